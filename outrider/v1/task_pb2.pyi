@@ -717,10 +717,13 @@ class BlockedReason(_message.Message):
     COMPLEXITY_FIELD_NUMBER: _builtins.int
     CLARIFICATION_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    KEEPS_RUNNING_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Names this wait within its task: an answer names it too, so that answering twice is harmless. Never empty."""
     context: _builtins.str
     """Free text from the worker that helps whoever resolves the wait."""
+    keeps_running: _builtins.bool
+    """True when the attempt goes on meanwhile and keeps its slot: the task stays RUNNING with an open wait."""
     @_builtins.property
     def dependency(self) -> Global___DependencyWait:
         """Another task."""
@@ -746,10 +749,11 @@ class BlockedReason(_message.Message):
         complexity: Global___ComplexityExceeded | None = ...,
         clarification: Global___ScopeClarification | None = ...,
         context: _builtins.str = ...,
+        keeps_running: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "dependency", b"dependency", "external", b"external", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "context", b"context", "dependency", b"dependency", "external", b"external", "key", b"key", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "context", b"context", "dependency", b"dependency", "external", b"external", "keeps_running", b"keeps_running", "key", b"key", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_reason: _TypeAlias = _typing.Literal["dependency", "external", "complexity", "clarification"]  # noqa: Y015
     _WhichOneofArgType_reason: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
@@ -905,7 +909,7 @@ class Task(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
-    BLOCKED_FIELD_NUMBER: _builtins.int
+    OPEN_WAITS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
@@ -951,8 +955,8 @@ class Task(_message.Message):
         """The latest progress; absent when none was reported."""
 
     @_builtins.property
-    def blocked(self) -> Global___BlockedReason:
-        """What it waits for; absent unless BLOCKED."""
+    def open_waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockedReason]:
+        """What its live attempt waits for, in the order asked; the task is BLOCKED while one of them stops it."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -989,7 +993,7 @@ class Task(_message.Message):
         result: Global___Payload | None = ...,
         error: Global___TaskError | None = ...,
         progress: Global___Progress | None = ...,
-        blocked: Global___BlockedReason | None = ...,
+        open_waits: _abc.Iterable[Global___BlockedReason] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
@@ -997,9 +1001,9 @@ class Task(_message.Message):
         summary: _builtins.str = ...,
         remaining_issues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "trace", b"trace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "blocked", b"blocked", "create_time", b"create_time", "dependency_ids", b"dependency_ids", "end_time", b"end_time", "error", b"error", "id", b"id", "namespace", b"namespace", "progress", b"progress", "reason", b"reason", "remaining_issues", b"remaining_issues", "result", b"result", "run_id", b"run_id", "run_key", b"run_key", "spec", b"spec", "start_time", b"start_time", "state", b"state", "summary", b"summary", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "dependency_ids", b"dependency_ids", "end_time", b"end_time", "error", b"error", "id", b"id", "namespace", b"namespace", "open_waits", b"open_waits", "progress", b"progress", "reason", b"reason", "remaining_issues", b"remaining_issues", "result", b"result", "run_id", b"run_id", "run_key", b"run_key", "spec", b"spec", "start_time", b"start_time", "state", b"state", "summary", b"summary", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from outrider.v1 import task_pb2 as outrider_dot_v1_dot_task__pb2
 from outrider.v1 import worker_message_pb2 as outrider_dot_v1_dot_worker__message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eoutrider/v1/task_service.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17outrider/v1/event.proto\x1a\x16outrider/v1/task.proto\x1a outrider/v1/worker_message.proto\"\xb0\x01\n\rSubmitRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12\x16\n\x0e\x64\x65pendency_ids\x18\x04 \x03(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12(\n\x05trace\x18\x06 \x01(\x0b\x32\x19.outrider.v1.TraceContext\"2\n\x0eSubmitResponse\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"?\n\x12SubmitBatchRequest\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"A\n\x13SubmitBatchResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.outrider.v1.SubmitResponse\"8\n\x0bSubmissions\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"O\n\x13SubmitStreamRequest\x12/\n\x0bsubmissions\x18\x01 \x01(\x0b\x32\x18.outrider.v1.SubmissionsH\x00\x42\x07\n\x05\x66rame\"B\n\x11SubmissionRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x94\x01\n\x10SubmissionResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.SubmitResponseH\x00\x12\x31\n\x07refused\x18\x03 \x01(\x0b\x32\x1e.outrider.v1.SubmissionRefusedH\x00\x42\x08\n\x06result\"C\n\x11SubmissionResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.outrider.v1.SubmissionResult\"R\n\x14SubmitStreamResponse\x12\x31\n\x07results\x18\x01 \x01(\x0b\x32\x1e.outrider.v1.SubmissionResultsH\x00\x42\x07\n\x05\x66rame\"0\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.outrider.v1.Task\"\xa5\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x06states\x18\x02 \x03(\x0e\x32\x16.outrider.v1.TaskState\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x11\n\tid_prefix\x18\x07 \x01(\t\"I\n\x0cListResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\rCancelRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"J\n\x0e\x43\x61ncelResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x11\n\tcancelled\x18\x02 \x01(\x08\"{\n\rAnswerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12$\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x14.outrider.v1.Payload\x12\x13\n\x0bresolved_by\x18\x05 \x01(\t\"\x1d\n\x0e\x41nswerResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xc2\x01\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08task_ids\x18\x02 \x03(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12%\n\x05types\x18\x05 \x03(\x0e\x32\x16.outrider.v1.EventType\x12\x19\n\x0c\x61\x66ter_cursor\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0finclude_results\x18\x07 \x01(\x08\x42\x0f\n\r_after_cursor\",\n\x06\x45vents\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.outrider.v1.Event\"\x1a\n\x08\x43\x61ughtUp\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\"\x1b\n\x03Gap\x12\x14\n\x0c\x66irst_cursor\x18\x01 \x01(\x04\"\x8c\x01\n\rWatchResponse\x12%\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x13.outrider.v1.EventsH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.outrider.v1.CaughtUpH\x00\x12\x1f\n\x03gap\x18\x03 \x01(\x0b\x32\x10.outrider.v1.GapH\x00\x42\x07\n\x05\x66rame\"4\n\x0e\x45xplainRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"N\n\x0c\x41gentVerdict\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ligible\x18\x02 \x01(\x08\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x80\x02\n\x0f\x45xplainResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12)\n\x06\x61gents\x18\x04 \x03(\x0b\x32\x19.outrider.v1.AgentVerdict\x12\x16\n\x0e\x61head_in_queue\x18\x05 \x01(\x04\x12\x1c\n\x14waiting_for_task_ids\x18\x06 \x03(\t\x12.\n\nready_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsuggestions\x18\x08 \x03(\t\"V\n\x0fReadLogsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"j\n\x08LogChunk\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x1d\n\x03log\x18\x02 \x01(\x0b\x32\x10.outrider.v1.Log\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x10ReadLogsResponse\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.outrider.v1.LogChunk2\xcb\x05\n\x0bTaskService\x12\x41\n\x06Submit\x12\x1a.outrider.v1.SubmitRequest\x1a\x1b.outrider.v1.SubmitResponse\x12P\n\x0bSubmitBatch\x12\x1f.outrider.v1.SubmitBatchRequest\x1a .outrider.v1.SubmitBatchResponse\x12W\n\x0cSubmitStream\x12 .outrider.v1.SubmitStreamRequest\x1a!.outrider.v1.SubmitStreamResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.outrider.v1.GetRequest\x1a\x18.outrider.v1.GetResponse\x12;\n\x04List\x12\x18.outrider.v1.ListRequest\x1a\x19.outrider.v1.ListResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.outrider.v1.CancelRequest\x1a\x1b.outrider.v1.CancelResponse\x12\x41\n\x06\x41nswer\x12\x1a.outrider.v1.AnswerRequest\x1a\x1b.outrider.v1.AnswerResponse\x12@\n\x05Watch\x12\x19.outrider.v1.WatchRequest\x1a\x1a.outrider.v1.WatchResponse0\x01\x12\x44\n\x07\x45xplain\x12\x1b.outrider.v1.ExplainRequest\x1a\x1c.outrider.v1.ExplainResponse\x12I\n\x08ReadLogs\x12\x1c.outrider.v1.ReadLogsRequest\x1a\x1d.outrider.v1.ReadLogsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eoutrider/v1/task_service.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17outrider/v1/event.proto\x1a\x16outrider/v1/task.proto\x1a outrider/v1/worker_message.proto\"\xb0\x01\n\rSubmitRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12\x16\n\x0e\x64\x65pendency_ids\x18\x04 \x03(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12(\n\x05trace\x18\x06 \x01(\x0b\x32\x19.outrider.v1.TraceContext\"2\n\x0eSubmitResponse\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"?\n\x12SubmitBatchRequest\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"A\n\x13SubmitBatchResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.outrider.v1.SubmitResponse\"8\n\x0bSubmissions\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"O\n\x13SubmitStreamRequest\x12/\n\x0bsubmissions\x18\x01 \x01(\x0b\x32\x18.outrider.v1.SubmissionsH\x00\x42\x07\n\x05\x66rame\"B\n\x11SubmissionRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x94\x01\n\x10SubmissionResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.SubmitResponseH\x00\x12\x31\n\x07refused\x18\x03 \x01(\x0b\x32\x1e.outrider.v1.SubmissionRefusedH\x00\x42\x08\n\x06result\"C\n\x11SubmissionResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.outrider.v1.SubmissionResult\"R\n\x14SubmitStreamResponse\x12\x31\n\x07results\x18\x01 \x01(\x0b\x32\x1e.outrider.v1.SubmissionResultsH\x00\x42\x07\n\x05\x66rame\"0\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.outrider.v1.Task\"\xbe\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x06states\x18\x02 \x03(\x0e\x32\x16.outrider.v1.TaskState\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x11\n\tid_prefix\x18\x07 \x01(\t\x12\x17\n\x0fopen_waits_only\x18\x08 \x01(\x08\"I\n\x0cListResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\rCancelRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"J\n\x0e\x43\x61ncelResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x11\n\tcancelled\x18\x02 \x01(\x08\"{\n\rAnswerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12$\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x14.outrider.v1.Payload\x12\x13\n\x0bresolved_by\x18\x05 \x01(\t\"\x1d\n\x0e\x41nswerResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xc2\x01\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08task_ids\x18\x02 \x03(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12%\n\x05types\x18\x05 \x03(\x0e\x32\x16.outrider.v1.EventType\x12\x19\n\x0c\x61\x66ter_cursor\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0finclude_results\x18\x07 \x01(\x08\x42\x0f\n\r_after_cursor\",\n\x06\x45vents\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.outrider.v1.Event\"\x1a\n\x08\x43\x61ughtUp\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\"\x1b\n\x03Gap\x12\x14\n\x0c\x66irst_cursor\x18\x01 \x01(\x04\"\x8c\x01\n\rWatchResponse\x12%\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x13.outrider.v1.EventsH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.outrider.v1.CaughtUpH\x00\x12\x1f\n\x03gap\x18\x03 \x01(\x0b\x32\x10.outrider.v1.GapH\x00\x42\x07\n\x05\x66rame\"4\n\x0e\x45xplainRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"N\n\x0c\x41gentVerdict\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ligible\x18\x02 \x01(\x08\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x80\x02\n\x0f\x45xplainResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12)\n\x06\x61gents\x18\x04 \x03(\x0b\x32\x19.outrider.v1.AgentVerdict\x12\x16\n\x0e\x61head_in_queue\x18\x05 \x01(\x04\x12\x1c\n\x14waiting_for_task_ids\x18\x06 \x03(\t\x12.\n\nready_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsuggestions\x18\x08 \x03(\t\"V\n\x0fReadLogsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"j\n\x08LogChunk\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x1d\n\x03log\x18\x02 \x01(\x0b\x32\x10.outrider.v1.Log\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x10ReadLogsResponse\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.outrider.v1.LogChunk2\xcb\x05\n\x0bTaskService\x12\x41\n\x06Submit\x12\x1a.outrider.v1.SubmitRequest\x1a\x1b.outrider.v1.SubmitResponse\x12P\n\x0bSubmitBatch\x12\x1f.outrider.v1.SubmitBatchRequest\x1a .outrider.v1.SubmitBatchResponse\x12W\n\x0cSubmitStream\x12 .outrider.v1.SubmitStreamRequest\x1a!.outrider.v1.SubmitStreamResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.outrider.v1.GetRequest\x1a\x18.outrider.v1.GetResponse\x12;\n\x04List\x12\x18.outrider.v1.ListRequest\x1a\x19.outrider.v1.ListResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.outrider.v1.CancelRequest\x1a\x1b.outrider.v1.CancelResponse\x12\x41\n\x06\x41nswer\x12\x1a.outrider.v1.AnswerRequest\x1a\x1b.outrider.v1.AnswerResponse\x12@\n\x05Watch\x12\x19.outrider.v1.WatchRequest\x1a\x1a.outrider.v1.WatchResponse0\x01\x12\x44\n\x07\x45xplain\x12\x1b.outrider.v1.ExplainRequest\x1a\x1c.outrider.v1.ExplainResponse\x12I\n\x08ReadLogs\x12\x1c.outrider.v1.ReadLogsRequest\x1a\x1d.outrider.v1.ReadLogsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,39 +60,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETRESPONSE']._serialized_start=1087
   _globals['_GETRESPONSE']._serialized_end=1133
   _globals['_LISTREQUEST']._serialized_start=1136
-  _globals['_LISTREQUEST']._serialized_end=1301
-  _globals['_LISTRESPONSE']._serialized_start=1303
-  _globals['_LISTRESPONSE']._serialized_end=1376
-  _globals['_CANCELREQUEST']._serialized_start=1378
-  _globals['_CANCELREQUEST']._serialized_end=1446
-  _globals['_CANCELRESPONSE']._serialized_start=1448
-  _globals['_CANCELRESPONSE']._serialized_end=1522
-  _globals['_ANSWERREQUEST']._serialized_start=1524
-  _globals['_ANSWERREQUEST']._serialized_end=1647
-  _globals['_ANSWERRESPONSE']._serialized_start=1649
-  _globals['_ANSWERRESPONSE']._serialized_end=1678
-  _globals['_WATCHREQUEST']._serialized_start=1681
-  _globals['_WATCHREQUEST']._serialized_end=1875
-  _globals['_EVENTS']._serialized_start=1877
-  _globals['_EVENTS']._serialized_end=1921
-  _globals['_CAUGHTUP']._serialized_start=1923
-  _globals['_CAUGHTUP']._serialized_end=1949
-  _globals['_GAP']._serialized_start=1951
-  _globals['_GAP']._serialized_end=1978
-  _globals['_WATCHRESPONSE']._serialized_start=1981
-  _globals['_WATCHRESPONSE']._serialized_end=2121
-  _globals['_EXPLAINREQUEST']._serialized_start=2123
-  _globals['_EXPLAINREQUEST']._serialized_end=2175
-  _globals['_AGENTVERDICT']._serialized_start=2177
-  _globals['_AGENTVERDICT']._serialized_end=2255
-  _globals['_EXPLAINRESPONSE']._serialized_start=2258
-  _globals['_EXPLAINRESPONSE']._serialized_end=2514
-  _globals['_READLOGSREQUEST']._serialized_start=2516
-  _globals['_READLOGSREQUEST']._serialized_end=2602
-  _globals['_LOGCHUNK']._serialized_start=2604
-  _globals['_LOGCHUNK']._serialized_end=2710
-  _globals['_READLOGSRESPONSE']._serialized_start=2712
-  _globals['_READLOGSRESPONSE']._serialized_end=2769
-  _globals['_TASKSERVICE']._serialized_start=2772
-  _globals['_TASKSERVICE']._serialized_end=3487
+  _globals['_LISTREQUEST']._serialized_end=1326
+  _globals['_LISTRESPONSE']._serialized_start=1328
+  _globals['_LISTRESPONSE']._serialized_end=1401
+  _globals['_CANCELREQUEST']._serialized_start=1403
+  _globals['_CANCELREQUEST']._serialized_end=1471
+  _globals['_CANCELRESPONSE']._serialized_start=1473
+  _globals['_CANCELRESPONSE']._serialized_end=1547
+  _globals['_ANSWERREQUEST']._serialized_start=1549
+  _globals['_ANSWERREQUEST']._serialized_end=1672
+  _globals['_ANSWERRESPONSE']._serialized_start=1674
+  _globals['_ANSWERRESPONSE']._serialized_end=1703
+  _globals['_WATCHREQUEST']._serialized_start=1706
+  _globals['_WATCHREQUEST']._serialized_end=1900
+  _globals['_EVENTS']._serialized_start=1902
+  _globals['_EVENTS']._serialized_end=1946
+  _globals['_CAUGHTUP']._serialized_start=1948
+  _globals['_CAUGHTUP']._serialized_end=1974
+  _globals['_GAP']._serialized_start=1976
+  _globals['_GAP']._serialized_end=2003
+  _globals['_WATCHRESPONSE']._serialized_start=2006
+  _globals['_WATCHRESPONSE']._serialized_end=2146
+  _globals['_EXPLAINREQUEST']._serialized_start=2148
+  _globals['_EXPLAINREQUEST']._serialized_end=2200
+  _globals['_AGENTVERDICT']._serialized_start=2202
+  _globals['_AGENTVERDICT']._serialized_end=2280
+  _globals['_EXPLAINRESPONSE']._serialized_start=2283
+  _globals['_EXPLAINRESPONSE']._serialized_end=2539
+  _globals['_READLOGSREQUEST']._serialized_start=2541
+  _globals['_READLOGSREQUEST']._serialized_end=2627
+  _globals['_LOGCHUNK']._serialized_start=2629
+  _globals['_LOGCHUNK']._serialized_end=2735
+  _globals['_READLOGSRESPONSE']._serialized_start=2737
+  _globals['_READLOGSRESPONSE']._serialized_end=2794
+  _globals['_TASKSERVICE']._serialized_start=2797
+  _globals['_TASKSERVICE']._serialized_end=3512
 # @@protoc_insertion_point(module_scope)

@@ -373,6 +373,7 @@ class ListRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     ID_PREFIX_FIELD_NUMBER: _builtins.int
+    OPEN_WAITS_ONLY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     run_id: _builtins.str
@@ -385,6 +386,8 @@ class ListRequest(_message.Message):
     """next_page_token of the page before; empty means the first page."""
     id_prefix: _builtins.str
     """Ids that start with this; empty means all."""
+    open_waits_only: _builtins.bool
+    """Only tasks with an open wait: what `outrider inbox` shows."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState.ValueType]:
         """Any of these states; empty means all."""
@@ -399,10 +402,11 @@ class ListRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         id_prefix: _builtins.str = ...,
+        open_waits_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "id_prefix", b"id_prefix", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "id_prefix", b"id_prefix", "namespace", b"namespace", "open_waits_only", b"open_waits_only", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

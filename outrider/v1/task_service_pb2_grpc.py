@@ -137,7 +137,7 @@ class TaskServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Answer(self, request, context):
-        """Resolves what a BLOCKED task waits for; the same answer twice is harmless.
+        """Resolves an open wait of a task; the same answer twice is harmless.
         NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

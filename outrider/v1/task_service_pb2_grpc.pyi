@@ -51,7 +51,7 @@ class TaskServiceStub:
     Cancel: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelRequest, _task_service_pb2.CancelResponse]
     """Cancels; serialised with completion, so the reply says which of the two won. NOT_FOUND."""
     Answer: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.AnswerRequest, _task_service_pb2.AnswerResponse]
-    """Resolves what a BLOCKED task waits for; the same answer twice is harmless.
+    """Resolves an open wait of a task; the same answer twice is harmless.
     NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
     """
     Watch: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchRequest, _task_service_pb2.WatchResponse]
@@ -84,7 +84,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Cancel: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelRequest, _task_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancels; serialised with completion, so the reply says which of the two won. NOT_FOUND."""
     Answer: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AnswerRequest, _task_service_pb2.AnswerResponse]  # type: ignore[assignment]
-    """Resolves what a BLOCKED task waits for; the same answer twice is harmless.
+    """Resolves an open wait of a task; the same answer twice is harmless.
     NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
     """
     Watch: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchRequest, _task_service_pb2.WatchResponse]  # type: ignore[assignment]
@@ -156,7 +156,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.AnswerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.AnswerResponse, _abc.Awaitable[_task_service_pb2.AnswerResponse]]:
-        """Resolves what a BLOCKED task waits for; the same answer twice is harmless.
+        """Resolves an open wait of a task; the same answer twice is harmless.
         NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
         """
 
