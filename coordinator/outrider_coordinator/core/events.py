@@ -1,0 +1,277 @@
+"""What happened, in the past tense: the only way into the core.
+
+``reply`` is a callable of the shell; the core hands it back in a `Reply` effect, to be called with one value once
+everything that the value rests on is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from outrider_coordinator.core.model import AttemptState, HostFacts, Reason, Spec, TaskState, Trace
+
+ReplyTo = Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class Submission:
+    """One task to accept. ``task_id`` is made by the shell; ``digest`` identifies the normalised spec."""
+
+    task_id: str
+    namespace: str
+    spec: Spec
+    request_id: str = ""
+    digest: bytes = b""
+    client_id: str = ""
+    trace: Trace = Trace()
+    dependency_ids: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class TasksSubmitted:
+    """Tasks arrived. ``ended`` gives the states of dependencies that the store knows as terminal.
+
+    ``known_requests`` maps (namespace, request id) to (task id, digest) as found in the store. Reply: a list with one
+    `Accepted` or `Refused` per submission, or one `NeedTasks`. With ``atomic``, one refusal refuses all (the list
+    then has a Refused for the bad ones and None for the others).
+    """
+
+    submissions: list[Submission]
+    reply: ReplyTo
+    atomic: bool = False
+    ended: dict[str, TaskState] = field(default_factory=dict)
+    known_requests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
+
+
+class RunMember(NamedTuple):
+    """One task of a graph; ``after_keys`` name others of the same graph."""
+
+    task_id: str
+    key: str
+    spec: Spec
+    after_keys: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class RunSubmitted:
+    """A graph arrived; its shape (keys unique and known, no cycle) was checked with `graph.check`. Reply: Accepted or Refused."""
+
+    run_id: str
+    namespace: str
+    title: str
+    description: str
+    members: list[RunMember]
+    reply: ReplyTo
+    request_id: str = ""
+    digest: bytes = b""
+    client_id: str = ""
+    trace: Trace = Trace()
+    known_request: tuple[str, bytes] | None = None
+
+
+@dataclass(slots=True)
+class CancelRequested:
+    """Somebody wants these tasks cancelled. Reply: a list of `CancelVerdict`, one each."""
+
+    task_ids: list[str]
+    message: str
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class Answered:
+    """Somebody resolves a wait; an empty ``key`` means the only open one. Reply: the key (str) or Refused.
+
+    ``make_resolution`` gives the serialized Resolution for a key.
+    """
+
+    task_id: str
+    key: str
+    make_resolution: Callable[[str], bytes]
+    reply: ReplyTo
+
+
+class Ref(NamedTuple):
+    """Names an attempt and proves the right to speak of it."""
+
+    task_id: str
+    attempt: int
+    fence: int
+
+
+class Held(NamedTuple):
+    """An attempt that an agent says it holds."""
+
+    ref: Ref
+    state: AttemptState
+
+
+class OutboxFacts(NamedTuple):
+    """One outbox on an agent's disk: seqs ``first_seq`` to ``last_seq`` are held."""
+
+    outbox_id: str
+    first_seq: int
+    last_seq: int
+
+
+@dataclass(slots=True)
+class SessionOpened:
+    """An agent said hello. Reply: `SessionAccepted` or Refused; a session it supersedes gets an `EndSession`."""
+
+    agent_id: str
+    machine_id: str
+    instance_id: str
+    instance_start_ms: int
+    version: str
+    host: str
+    labels: dict[str, str]
+    slots: int
+    prefetch_credit: int
+    parked_max: int
+    held: list[Held]
+    outboxes: list[OutboxFacts]
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class HeartbeatReceived:
+    """An agent lives. ``workers`` None in ``facts`` keeps the list known before."""
+
+    agent_id: str
+    epoch: int
+    facts: HostFacts
+    workers_changed: bool = False
+
+
+@dataclass(slots=True)
+class AttemptsAccepted:
+    """The agent has these and will start them."""
+
+    agent_id: str
+    epoch: int
+    refs: list[Ref]
+
+
+@dataclass(slots=True)
+class AttemptsReturned:
+    """The agent gives these back unstarted: refused, or revoked on request when ``revoked``."""
+
+    agent_id: str
+    epoch: int
+    refs: list[Ref]
+    revoked: bool
+    message: str = ""
+
+
+class WaitFacts(NamedTuple):
+    """What the core needs of a BlockedReason; times in coordinator microseconds, 0 for none."""
+
+    key: str
+    kind: str
+    keeps_running: bool = False
+    required_task_id: str = ""
+    retry_us: int = 0
+
+
+class ReportKind:
+    """Arms of WorkerMessage, by field number."""
+
+    STARTED = 10
+    PROGRESS = 11
+    BLOCKED = 12
+    UNBLOCKED = 13
+    LOG = 14
+    COMPLETED = 15
+    FAILED = 16
+
+
+class Report(NamedTuple):
+    """One WorkerMessage. ``body`` is the serialized arm (TaskError for FAILED); ``raw`` the whole, kept as evidence.
+
+    ``wait`` is set for BLOCKED, ``text`` is the wait's key for UNBLOCKED and the error's message for FAILED.
+    """
+
+    ref: Ref
+    number: int
+    time_us: int
+    kind: int
+    terminal: bool
+    body: bytes
+    text: str = ""
+    reason: Reason = Reason.NONE
+    recoverable: bool = False
+    wait: WaitFacts | None = None
+    stream: int = 0
+
+
+@dataclass(slots=True)
+class ReportsReceived:
+    """Reports from one outbox, seqs from ``first_seq`` without gaps."""
+
+    agent_id: str
+    epoch: int
+    outbox_id: str
+    first_seq: int
+    reports: list[Report]
+
+
+@dataclass(slots=True)
+class SessionEnded:
+    """A stream ended: on purpose with ``goodbye``, otherwise contact is lost."""
+
+    agent_id: str
+    epoch: int
+    goodbye: bool
+    message: str = ""
+
+
+class AgentOrder:
+    """What an operator may ask of an agent."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    DRAIN = "drain"
+    REMOVE = "remove"
+    RESET_BREAKER = "reset_breaker"
+
+
+@dataclass(slots=True)
+class AgentOrdered:
+    """An operator asks something of an agent (`AgentOrder`). Reply: True or Refused."""
+
+    agent_id: str
+    order: str
+    reply: ReplyTo
+    force: bool = False
+    timeout_us: int = 0
+
+
+@dataclass(slots=True)
+class OutcomesLoaded:
+    """What the store says of tasks asked for by a `LoadOutcomes`: None for ids it does not have."""
+
+    states: dict[str, TaskState | None]
+
+
+@dataclass(slots=True)
+class Ticked:
+    """Time passed; timers that are due fire."""
+
+
+Event = (
+    TasksSubmitted
+    | RunSubmitted
+    | CancelRequested
+    | Answered
+    | SessionOpened
+    | HeartbeatReceived
+    | AttemptsAccepted
+    | AttemptsReturned
+    | ReportsReceived
+    | SessionEnded
+    | AgentOrdered
+    | OutcomesLoaded
+    | Ticked
+)

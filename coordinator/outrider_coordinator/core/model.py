@@ -1,0 +1,360 @@
+"""The records the core decides over, and the one state object that holds them.
+
+Hot records are mutable and slotted; only the modules of this package change them. Numbers of the enums equal those of
+the protocol (`protos/outrider/v1`), so that a record can travel without a translation table. ``body`` fields are
+serialized protocol messages that the core passes on unread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple
+
+SECOND_US = 1_000_000
+
+
+class TaskState(IntEnum):
+    """Where a task is in its life."""
+
+    PENDING = 1
+    QUEUED = 2
+    ASSIGNED = 3
+    RUNNING = 4
+    BLOCKED = 5
+    CANCELLING = 6
+    SUCCEEDED = 7
+    FAILED = 8
+    CANCELLED = 9
+    EXPIRED = 10
+    SKIPPED = 11
+
+
+TERMINAL = frozenset(
+    (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED, TaskState.SKIPPED)
+)
+
+
+class Reason(IntEnum):
+    """Why a task or attempt is in its state."""
+
+    NONE = 0
+    TASK_ERROR = 1
+    TIMED_OUT = 2
+    AGENT_LOST = 3
+    WORKER_DIED = 4
+    POISONED = 5
+    RESULT_TOO_LARGE = 6
+    UPSTREAM_FAILED = 7
+    INVALID_WORK = 8
+    RESULT_NOT_SERIALIZABLE = 9
+    CANCEL_REQUESTED = 10
+    QUEUE_TIMEOUT = 11
+    AGENT_REJECTED = 12
+    AGENT_STOPPED = 13
+
+
+class AttemptState(IntEnum):
+    """Where one try is in its life."""
+
+    OFFERED = 1
+    ACCEPTED = 2
+    STARTED = 3
+    BLOCKED = 4
+    CLOSED = 5
+    REJECTED = 6
+    REVOKED = 7
+    LOST = 8
+    FENCED = 9
+
+
+class Connectivity(IntEnum):
+    """Whether an agent can be reached."""
+
+    ONLINE = 1
+    SUSPECT = 2
+    LOST = 3
+    LEFT = 4
+
+
+class Admin(IntEnum):
+    """What an operator wants of an agent."""
+
+    ACTIVE = 1
+    PAUSED = 2
+    DRAINING = 3
+
+
+class BreakerState(IntEnum):
+    """Whether an agent is trusted with work."""
+
+    CLOSED = 1
+    OPEN = 2
+    HALF_OPEN = 3
+
+
+class EventType(IntEnum):
+    """Kinds of entries in the event log."""
+
+    TASK_SUBMITTED = 1
+    TASK_QUEUED = 2
+    TASK_ASSIGNED = 3
+    TASK_STARTED = 4
+    TASK_PROGRESS = 5
+    TASK_BLOCKED = 6
+    TASK_UNBLOCKED = 7
+    TASK_RETRYING = 8
+    TASK_CANCELLING = 9
+    TASK_SUCCEEDED = 10
+    TASK_FAILED = 11
+    TASK_CANCELLED = 12
+    TASK_EXPIRED = 13
+    TASK_SKIPPED = 14
+    RUN_SUBMITTED = 30
+    RUN_ENDED = 31
+    AGENT_ADDED = 50
+    AGENT_REMOVED = 51
+    AGENT_ONLINE = 52
+    AGENT_SUSPECT = 53
+    AGENT_LOST = 54
+    AGENT_LEFT = 55
+    AGENT_PAUSED = 56
+    AGENT_RESUMED = 57
+    AGENT_DRAINING = 58
+    AGENT_BREAKER = 59
+
+
+class Operator(IntEnum):
+    """How a label constraint compares."""
+
+    IN = 1
+    NOT_IN = 2
+    EXISTS = 3
+    NOT_EXISTS = 4
+
+
+class Constraint(NamedTuple):
+    """One hard requirement on an agent's labels."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Spec:
+    """What was submitted, as far as decisions need it; ``body`` is the whole TaskSpec, serialized.
+
+    Durations are microseconds; 0 means "none" for ``timeout_us`` and ``queue_timeout_us``. ``max_attempts`` 0 means
+    that a failure of the task's own is final while losses with an agent or worker are tried again.
+    """
+
+    body: bytes
+    kind: str
+    is_function: bool
+    title: str = ""
+    priority: int = 5
+    constraints: tuple[Constraint, ...] = ()
+    max_attempts: int = 0
+    initial_backoff_us: int = SECOND_US
+    max_backoff_us: int = 60 * SECOND_US
+    backoff_multiplier: float = 2.0
+    disconnect_grace_us: int = 5 * SECOND_US
+    not_before_us: int = 0
+    queue_timeout_us: int = 0
+
+
+class Trace(NamedTuple):
+    """W3C trace context of the submit; empty strings when nobody traces."""
+
+    parent: str = ""
+    state: str = ""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try. It is *live* while it may still run and *unfenced* while its success would count."""
+
+    task_id: str
+    number: int
+    agent_id: str
+    fence: int
+    state: AttemptState
+    offered_us: int
+    prefetched: bool = False
+    counted: bool = False
+    started_us: int = 0
+    ended_us: int = 0
+    reason: Reason = Reason.NONE
+    error: bytes = b""
+    holds_slot: bool = True
+    is_probe: bool = False
+    last_number: int = 0
+
+
+@dataclass(slots=True)
+class Wait:
+    """One open or resolved wait of a task. ``body`` is the BlockedReason, ``resolution`` the Resolution, serialized."""
+
+    key: str
+    kind: str
+    body: bytes
+    keeps_running: bool = False
+    required_task_id: str = ""
+    retry_us: int = 0
+    resolution: bytes = b""
+    dependency_state: int = 0
+    is_open: bool = True
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether an answer, the dependency's end or the retry time has come."""
+        return bool(self.resolution) or self.dependency_state != 0
+
+
+@dataclass(slots=True)
+class Task:
+    """A task that is not terminal yet; terminal ones live in the store only.
+
+    ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
+    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known.
+    """
+
+    id: str
+    namespace: str
+    spec: Spec
+    order: int
+    created_us: int
+    state: TaskState
+    reason: Reason = Reason.NONE
+    run_id: str = ""
+    run_key: str = ""
+    client_id: str = ""
+    request_id: str = ""
+    digest: bytes = b""
+    trace: Trace = Trace()
+    dependency_ids: tuple[str, ...] = ()
+    waiting_for: set[str] = field(default_factory=set)
+    ready_us: int = 0
+    attempts_made: int = 0
+    attempts_counted: int = 0
+    worker_deaths: int = 0
+    start_us: int = 0
+    end_us: int = 0
+    attempt: Attempt | None = None
+    strays: list[Attempt] = field(default_factory=list)
+    waits: dict[str, Wait] = field(default_factory=dict)
+    progress: bytes = b""
+    outcome: bytes = b""
+    error: bytes = b""
+    is_stored: bool = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the outcome is decided."""
+        return self.state in TERMINAL
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether a committed cancel decides the outcome."""
+        return self.state is TaskState.CANCELLING
+
+
+@dataclass(slots=True)
+class Run:
+    """A graph that is not over. ``open_count`` tasks are not terminal yet; ``counts`` holds terminal states seen."""
+
+    id: str
+    namespace: str
+    title: str
+    description: str
+    created_us: int
+    task_ids: tuple[str, ...]
+    task_keys: tuple[str, ...]
+    open_count: int
+    request_id: str = ""
+    digest: bytes = b""
+    client_id: str = ""
+    trace: Trace = Trace()
+    counts: dict[TaskState, int] = field(default_factory=dict)
+    ended_us: int = 0
+    is_stored: bool = False
+
+
+@dataclass(slots=True)
+class HostFacts:
+    """What the last heartbeat said of the machine; ``workers`` is a tuple of serialized WorkerInfo."""
+
+    free_slots: int = 0
+    load_average: float = 0.0
+    cpu_fraction: float = 0.0
+    memory_fraction: float = 0.0
+    outbox_pending: int = 0
+    workers: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Circuit breaker of one agent. ``reset_us`` is when OPEN may become HALF_OPEN."""
+
+    state: BreakerState = BreakerState.CLOSED
+    failures: int = 0
+    successes: int = 0
+    opened_count: int = 0
+    reset_us: int = 0
+    probe: tuple[str, int] | None = None
+
+
+@dataclass(slots=True)
+class Agent:
+    """An agent that registered once and was not removed. ``epoch`` is its current session, 0 when it has none.
+
+    ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too.
+    ``applied`` maps outbox id to the last applied seq.
+    """
+
+    id: str
+    machine_id: str
+    connectivity: Connectivity = Connectivity.LEFT
+    admin: Admin = Admin.ACTIVE
+    breaker: Breaker = field(default_factory=Breaker)
+    labels: dict[str, str] = field(default_factory=dict)
+    slots: int = 0
+    prefetch_credit: int = 0
+    parked_max: int = 0
+    version: str = ""
+    host: str = ""
+    instance_id: str = ""
+    instance_start_ms: int = 0
+    epoch: int = 0
+    session_start_us: int = 0
+    last_heard_us: int = 0
+    suspect_us: int = 0
+    slots_used: int = 0
+    parked: int = 0
+    prefetched: int = 0
+    succeeded_count: int = 0
+    failed_count: int = 0
+    facts: HostFacts = field(default_factory=HostFacts)
+    attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    applied: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """Bounds and times of the decisions; the daemon fills them from its settings."""
+
+    queue_depth_max: int = 1_000_000
+    request_ids_max: int = 200_000
+    heartbeat_interval_us: int = 2 * SECOND_US
+    suspect_after_us: int = 6 * SECOND_US
+    lost_after_us: int = 300 * SECOND_US
+    accept_timeout_us: int = 5 * SECOND_US
+    startup_hold_us: int = 25 * SECOND_US
+    breaker_failures: int = 5
+    breaker_reset_us: int = 30 * SECOND_US
+    breaker_reset_max_us: int = 600 * SECOND_US
+    breaker_probe_successes: int = 2
+    poison_limit: int = 3
+    lost_attempts_max: int = 3
+    short_function_us: int = 50_000
