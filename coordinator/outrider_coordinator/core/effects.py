@@ -52,7 +52,7 @@ class NeedTasks(NamedTuple):
 
 
 class CancelVerdict(NamedTuple):
-    """How a cancel and a completion were ordered; ``state`` None means the task is not in memory (terminal or unknown)."""
+    """How a cancel and a completion were ordered; ``state`` None: not in memory, so terminal or unknown."""
 
     task_id: str
     state: TaskState | None
@@ -60,7 +60,7 @@ class CancelVerdict(NamedTuple):
 
 
 class SessionAccepted(NamedTuple):
-    """The new session. ``verdicts`` are (task id, attempt, fence, Verdict number); ``applied`` maps outbox id to seq."""
+    """The new session. ``verdicts``: (task id, attempt, fence, Verdict number); ``applied``: outbox id to seq."""
 
     epoch: int
     applied: dict[str, int]
@@ -390,6 +390,145 @@ class Effects:
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
 
 
+def rows(effects: Effects) -> list[Write]:
+    """Snapshots of everything the step changed, in the order in which a store may write them."""
+    writes: list[Write] = [_task_row(task) for task in effects.tasks.values()]
+    writes.extend(_attempt_row(attempt) for attempt in effects.attempts.values())
+    writes.extend(_wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
+    writes.extend(_run_row(run) for run in effects.runs.values())
+    writes.extend(_agent_row(agent) for agent in effects.agents.values())
+    writes.extend(PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items())
+    writes.extend(effects.inserts)
+    writes.extend(effects.events)
+    return writes
+
+
+def _task_row(task: Task) -> InsertTask | UpdateTask:
+    if task.is_stored:
+        return UpdateTask(
+            task.id,
+            int(task.state),
+            int(task.reason),
+            task.ready_us,
+            task.attempts_made,
+            task.attempts_counted,
+            task.worker_deaths,
+            task.start_us,
+            task.end_us,
+            task.progress,
+            task.outcome,
+            task.error,
+        )
+    task.is_stored = True
+    spec = task.spec
+    return InsertTask(
+        task.id,
+        task.namespace,
+        spec.body,
+        spec.kind,
+        spec.title,
+        spec.priority,
+        task.order,
+        task.run_id,
+        task.run_key,
+        task.client_id,
+        task.request_id,
+        task.digest,
+        task.trace.parent,
+        task.trace.state,
+        task.dependency_ids,
+        task.created_us,
+        int(task.state),
+        int(task.reason),
+        task.ready_us,
+        task.attempts_made,
+        task.attempts_counted,
+        task.worker_deaths,
+        task.start_us,
+        task.end_us,
+        task.progress,
+        task.outcome,
+        task.error,
+    )
+
+
+def _attempt_row(attempt: Attempt) -> PutAttempt:
+    return PutAttempt(
+        attempt.task_id,
+        attempt.number,
+        attempt.agent_id,
+        attempt.fence,
+        int(attempt.state),
+        attempt.prefetched,
+        attempt.counted,
+        attempt.offered_us,
+        attempt.started_us,
+        attempt.ended_us,
+        int(attempt.reason),
+        attempt.error,
+        attempt.holds_slot,
+        attempt.is_probe,
+        attempt.last_number,
+    )
+
+
+def _wait_row(task_id: str, wait: Wait) -> PutWait:
+    return PutWait(
+        task_id,
+        wait.key,
+        wait.kind,
+        wait.body,
+        wait.keeps_running,
+        wait.required_task_id,
+        wait.retry_us,
+        wait.resolution,
+        wait.dependency_state,
+        wait.is_open,
+    )
+
+
+def _run_row(run: Run) -> PutRun:
+    return PutRun(
+        run.id,
+        run.namespace,
+        run.title,
+        run.description,
+        run.created_us,
+        run.ended_us,
+        run.task_ids,
+        run.task_keys,
+        tuple(sorted((int(state), count) for state, count in run.counts.items())),
+        run.request_id,
+        run.digest,
+        run.client_id,
+        run.trace.parent,
+        run.trace.state,
+    )
+
+
+def _agent_row(agent: Agent) -> PutAgent:
+    breaker = agent.breaker
+    return PutAgent(
+        agent.id,
+        agent.machine_id,
+        int(agent.connectivity),
+        int(agent.admin),
+        int(breaker.state),
+        breaker.opened_count,
+        breaker.reset_us,
+        dict(agent.labels),
+        agent.slots,
+        agent.prefetch_credit,
+        agent.parked_max,
+        agent.version,
+        agent.host,
+        agent.instance_id,
+        agent.instance_start_ms,
+        agent.last_heard_us,
+        agent.session_start_us,
+    )
+
+
 __all__ = [
     "Accepted",
     "Admin",
@@ -425,4 +564,5 @@ __all__ = [
     "SessionAccepted",
     "UpdateTask",
     "Write",
+    "rows",
 ]

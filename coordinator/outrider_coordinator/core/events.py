@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core.model import AttemptState, HostFacts, Reason, Spec, TaskState, Trace
+from outrider_coordinator.core.model import NO_TRACE, AttemptState, HostFacts, Reason, Spec, TaskState, Trace
 
 ReplyTo = Callable[[Any], None]
 
@@ -25,7 +25,7 @@ class Submission:
     request_id: str = ""
     digest: bytes = b""
     client_id: str = ""
-    trace: Trace = Trace()
+    trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
 
 
@@ -56,7 +56,7 @@ class RunMember(NamedTuple):
 
 @dataclass(slots=True)
 class RunSubmitted:
-    """A graph arrived; its shape (keys unique and known, no cycle) was checked with `graph.check`. Reply: Accepted or Refused."""
+    """A graph arrived; `graph.check` found its shape right. Reply: Accepted or Refused."""
 
     run_id: str
     namespace: str
@@ -67,7 +67,7 @@ class RunSubmitted:
     request_id: str = ""
     digest: bytes = b""
     client_id: str = ""
-    trace: Trace = Trace()
+    trace: Trace = NO_TRACE
     known_request: tuple[str, bytes] | None = None
 
 

@@ -30,9 +30,7 @@ class TaskState(IntEnum):
     SKIPPED = 11
 
 
-TERMINAL = frozenset(
-    (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED, TaskState.SKIPPED)
-)
+TERMINAL = frozenset((TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED, TaskState.SKIPPED))
 
 
 class Reason(IntEnum):
@@ -171,6 +169,10 @@ class Trace(NamedTuple):
     state: str = ""
 
 
+#: Nobody traces.
+NO_TRACE = Trace()
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count."""
@@ -189,7 +191,13 @@ class Attempt:
     error: bytes = b""
     holds_slot: bool = True
     is_probe: bool = False
+    revoke_sent: bool = False
     last_number: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Task id and number: unique in the fleet."""
+        return self.task_id, self.number
 
 
 @dataclass(slots=True)
@@ -232,7 +240,7 @@ class Task:
     client_id: str = ""
     request_id: str = ""
     digest: bytes = b""
-    trace: Trace = Trace()
+    trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
     waiting_for: set[str] = field(default_factory=set)
     ready_us: int = 0
@@ -275,7 +283,7 @@ class Run:
     request_id: str = ""
     digest: bytes = b""
     client_id: str = ""
-    trace: Trace = Trace()
+    trace: Trace = NO_TRACE
     counts: dict[TaskState, int] = field(default_factory=dict)
     ended_us: int = 0
     is_stored: bool = False
@@ -309,8 +317,10 @@ class Breaker:
 class Agent:
     """An agent that registered once and was not removed. ``epoch`` is its current session, 0 when it has none.
 
-    ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too.
-    ``applied`` maps outbox id to the last applied seq.
+    ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too; ``ahead`` holds the
+    prefetched ones among them that hold no slot yet, oldest first. ``applied`` maps outbox id to the last applied
+    seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
+    ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     """
 
     id: str
@@ -332,12 +342,29 @@ class Agent:
     suspect_us: int = 0
     slots_used: int = 0
     parked: int = 0
-    prefetched: int = 0
     succeeded_count: int = 0
     failed_count: int = 0
     facts: HostFacts = field(default_factory=HostFacts)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    ahead: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
+    replaying: dict[str, int] = field(default_factory=dict)
+    unlisted: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def prefetched(self) -> int:
+        """Attempts sent ahead of a slot."""
+        return len(self.ahead)
+
+    @property
+    def free_slots(self) -> int:
+        """Slots that a new attempt could take now."""
+        return max(0, self.slots - self.slots_used)
+
+    @property
+    def is_online(self) -> bool:
+        """Whether a session is there to push to."""
+        return self.connectivity is Connectivity.ONLINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,205 @@
+"""Who runs what: the first rule that refuses an agent, and the least-loaded agent that no rule refuses."""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+from outrider_coordinator.core import breaker, slots
+from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
+from outrider_coordinator.core.model import (
+    Admin,
+    Agent,
+    Attempt,
+    AttemptState,
+    Constraint,
+    EventType,
+    Operator,
+    Task,
+    TaskState,
+)
+from outrider_coordinator.core.queue import ClassKey
+from outrider_coordinator.core.state import State, TimerKind
+
+
+class Rule(NamedTuple):
+    """Why an agent cannot take a task: an UPPER_SNAKE name and a line for people."""
+
+    name: str
+    text: str
+
+
+def closed_to_work(agent: Agent) -> Rule | None:
+    """The first rule by which an agent gets no new work at all (I10), None when it may."""
+    if not agent.is_online:
+        return Rule("NOT_ONLINE", f"it is {agent.connectivity.name}")
+    if agent.admin is Admin.PAUSED:
+        return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
+    if agent.admin is Admin.DRAINING:
+        return Rule("DRAINING", "it finishes its work and leaves")
+    if not breaker.may_offer(agent):
+        return Rule("BREAKER_OPEN", f"its circuit breaker is {agent.breaker.state.name} after repeated failures")
+    return None
+
+
+def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
+    """The first label constraint that an agent does not meet, None when it meets all."""
+    for constraint in constraints:
+        value = agent.labels.get(constraint.key)
+        if not _holds(constraint, value):
+            return Rule("LABELS", f"{describe(constraint)} does not hold; it has {constraint.key}={value!r}")
+    return None
+
+
+def refusal(agent: Agent, task: Task) -> Rule | None:
+    """The first rule by which this agent cannot take this task now, None when it can."""
+    rule = mismatch(agent, task.spec.constraints) or closed_to_work(agent)
+    if rule is None and agent.free_slots == 0:
+        rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
+    return rule
+
+
+def describe(constraint: Constraint) -> str:
+    """A label constraint as people write it."""
+    values = ", ".join(constraint.values)
+    return {
+        Operator.IN: f"{constraint.key} in ({values})" if len(constraint.values) > 1 else f"{constraint.key}={values}",
+        Operator.NOT_IN: f"{constraint.key} not in ({values})",
+        Operator.EXISTS: f"{constraint.key} present",
+        Operator.NOT_EXISTS: f"{constraint.key} absent",
+    }[constraint.operator]
+
+
+def place(state: State, effects: Effects) -> None:
+    """Offer ready tasks while somebody can take them. A class that nobody can take holds up no other."""
+    state.placement_is_due = False
+    if state.queue:
+        _place_queue(state, effects)
+    _rebalance(state, effects)
+
+
+def _place_queue(state: State, effects: Effects) -> None:
+    open_agents = [agent for agent in state.agents.values() if closed_to_work(agent) is None]
+    heads = state.queue.heads()
+    matching: dict[ClassKey, list[Agent]] = {}
+    while heads:
+        _, key = heapq.heappop(heads)
+        task = state.queue.head(key)
+        if task is None:
+            continue
+        if key not in matching:
+            matching[key] = [agent for agent in open_agents if mismatch(agent, key.constraints) is None]
+        agent = _least_loaded(matching[key])
+        prefetched = agent is None
+        if agent is None and _is_short(state, task):
+            agent = _shortest_line(matching[key])
+        if agent is None:
+            continue
+        state.queue.pop(key)
+        offer(state, effects, task, agent, prefetched=prefetched)
+        head = state.queue.head(key) if key in state.queue.heaps else None
+        if head is not None:
+            heapq.heappush(heads, ((-head.spec.priority, head.order, head.id), key))
+
+
+def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:
+    """Make a new attempt: its row is written in this step, the assignment leaves after the commit."""
+    task.attempts_made += 1
+    attempt = Attempt(
+        task.id, task.attempts_made, agent.id, state.next_fence(), AttemptState.OFFERED, state.now_us, prefetched
+    )
+    task.attempt = attempt
+    breaker.offered(agent, attempt)
+    slots.take(agent, attempt)
+    state.move(task, TaskState.ASSIGNED, effects)
+    effects.attempts[attempt.key] = attempt
+    state.event(effects, EventType.TASK_ASSIGNED, task, attempt=attempt)
+    state.set_timer(state.now_us + state.settings.accept_timeout_us, TimerKind.ACCEPT, task.id, str(attempt.number))
+    effects.sends.append(
+        PushAssign(
+            agent.epoch,
+            agent.id,
+            task.id,
+            attempt.number,
+            attempt.fence,
+            task.spec.body,
+            _inputs(state, task),
+            prefetched,
+            task.namespace,
+            task.run_id,
+            task.trace,
+            task.spec.title,
+            task.created_us,
+            task.ready_us,
+            state.now_us,
+        )
+    )
+
+
+def accept_timed_out(state: State, effects: Effects, task_id: str, number: int) -> None:
+    """An offer was not accepted in time: ask for it back, and again until the agent says what became of it."""
+    task = state.tasks.get(task_id)
+    attempt = task.attempt if task else None
+    if attempt is None or attempt.number != number or attempt.state is not AttemptState.OFFERED:
+        return
+    agent = state.agents.get(attempt.agent_id)
+    if agent is not None and agent.is_online:
+        effects.sends.append(PushRevoke(agent.epoch, agent.id, task_id, number, attempt.fence))
+        state.set_timer(state.now_us + state.settings.accept_timeout_us, TimerKind.ACCEPT, task_id, str(number))
+
+
+def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
+    run = state.runs.get(task.run_id) if task.run_id and task.dependency_ids else None
+    if run is None:
+        return tuple((dependency_id, dependency_id) for dependency_id in task.dependency_ids)
+    keys = dict(zip(run.task_ids, run.task_keys, strict=True))
+    return tuple((keys.get(dependency_id, dependency_id), dependency_id) for dependency_id in task.dependency_ids)
+
+
+def _least_loaded(agents: list[Agent]) -> Agent | None:
+    best, best_load = None, (2.0, "")
+    for agent in agents:
+        if agent.slots_used < agent.slots and breaker.may_offer(agent):
+            load = (agent.slots_used / agent.slots, agent.id)
+            if load < best_load:
+                best, best_load = agent, load
+    return best
+
+
+def _shortest_line(agents: list[Agent]) -> Agent | None:
+    best, best_line = None, (1 << 60, "")
+    for agent in agents:
+        line = (len(agent.ahead), agent.id)
+        if line < best_line and line[0] < agent.prefetch_credit and breaker.may_offer(agent):
+            best, best_line = agent, line
+    return best
+
+
+def _is_short(state: State, task: Task) -> bool:
+    """A plain function whose kind has always ended fast may wait in line on an agent."""
+    if not task.spec.is_function:
+        return False
+    known = state.durations_us.get(task.spec.kind)
+    return known is not None and known <= state.settings.short_function_us
+
+
+def _rebalance(state: State, effects: Effects) -> None:
+    """While a slot is free somewhere, nothing that has not started waits in a line elsewhere."""
+    lines = [agent for agent in state.agents.values() if agent.ahead and agent.is_online]
+    if not lines:
+        return
+    free = sum(agent.free_slots for agent in state.agents.values() if not agent.ahead and closed_to_work(agent) is None)
+    for agent in sorted(lines, key=lambda agent: (-len(agent.ahead), agent.id)):
+        for attempt in reversed(list(agent.ahead.values())[-free:] if free else ()):
+            if not attempt.revoke_sent:
+                attempt.revoke_sent = True
+                free -= 1
+                effects.sends.append(PushRevoke(agent.epoch, agent.id, *attempt.key, attempt.fence))
+
+
+def _holds(constraint: Constraint, value: str | None) -> bool:
+    if constraint.operator is Operator.IN:
+        return value in constraint.values
+    if constraint.operator is Operator.NOT_IN:
+        return value not in constraint.values
+    return (value is not None) == (constraint.operator is Operator.EXISTS)

@@ -1,0 +1,93 @@
+"""Ready tasks in the order in which they are to be placed: priority first, then first come first served.
+
+Tasks that the same agents could take stand in one class, so that a thousand that nobody can run are looked at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from outrider_coordinator.core.model import Constraint, Task, TaskState
+
+
+class ClassKey(NamedTuple):
+    """What placement can tell two tasks apart by."""
+
+    constraints: tuple[Constraint, ...]
+    kind: str
+    is_function: bool
+
+
+Entry = tuple[int, int, str]
+
+
+def class_key(task: Task) -> ClassKey:
+    """The class a task waits in."""
+    spec = task.spec
+    return ClassKey(spec.constraints, spec.kind if spec.is_function else "", spec.is_function)
+
+
+def sort_key(task: Task) -> Entry:
+    """Position in the queue: smaller goes first. ``order`` is unique, so ties cannot happen."""
+    return -task.spec.priority, task.order, task.id
+
+
+@dataclass(slots=True)
+class ReadyQueue:
+    """Heaps of QUEUED tasks by class. Entries of tasks that left the queue are dropped when they come up."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    heaps: dict[ClassKey, list[Entry]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def push(self, task: Task) -> None:
+        """Add a QUEUED task."""
+        assert task.state is TaskState.QUEUED
+        self.tasks[task.id] = task
+        heapq.heappush(self.heaps.setdefault(class_key(task), []), sort_key(task))
+
+    def remove(self, task: Task) -> None:
+        """Take a task out, wherever it stands; unknown ones are ignored."""
+        self.tasks.pop(task.id, None)
+
+    def head(self, key: ClassKey) -> Task | None:
+        """The first task of a class, None when the class is empty (it is then forgotten)."""
+        heap = self.heaps[key]
+        while heap:
+            task = self.tasks.get(heap[0][2])
+            if task is not None and sort_key(task) == heap[0]:
+                return task
+            heapq.heappop(heap)
+        del self.heaps[key]
+        return None
+
+    def pop(self, key: ClassKey) -> Task:
+        """Take the first task of a class out."""
+        task = self.head(key)
+        assert task is not None
+        heapq.heappop(self.heaps[key])
+        del self.tasks[task.id]
+        return task
+
+    def heads(self) -> list[tuple[Entry, ClassKey]]:
+        """The first entry of every class, as a heap."""
+        heads = []
+        for key in list(self.heaps):
+            task = self.head(key)
+            if task is not None:
+                heads.append((sort_key(task), key))
+        heapq.heapify(heads)
+        return heads
+
+    def ahead_of(self, task: Task) -> int:
+        """How many tasks would be placed before this one. Reads the whole queue: for Explain only."""
+        mine = sort_key(task)
+        return sum(1 for other in self._entries() if other < mine)
+
+    def _entries(self) -> Iterator[Entry]:
+        return (sort_key(task) for task in self.tasks.values())

@@ -1,0 +1,106 @@
+"""Memory rebuilt from the store after a start: the same decisions go on where the disk says they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from outrider_coordinator.core import slots
+from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.model import (
+    Agent,
+    Attempt,
+    AttemptState,
+    BreakerState,
+    Connectivity,
+    Run,
+    Task,
+    TaskState,
+    Wait,
+)
+from outrider_coordinator.core.sessions import suspect
+from outrider_coordinator.core.state import State, TimerKind
+
+
+def restore(
+    state: State,
+    *,
+    tasks: Iterable[Task],
+    attempts: Iterable[Attempt],
+    waits: Iterable[tuple[str, Wait]],
+    runs: Iterable[Run],
+    agents: Iterable[Agent],
+) -> Effects:
+    """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
+
+    Every agent that holds something is suspect from ``startup_hold_us`` on: it gets that long to say hello before its
+    graces begin. Returns effects with the events this made; nothing is offered before the first step.
+    """
+    effects = Effects()
+    for agent in agents:
+        state.agents[agent.id] = agent
+    for run in runs:
+        state.runs[run.id] = run
+    for task in tasks:
+        state.add_task(task)
+        state.requests.add(task.namespace, task.request_id, task.id, task.digest)
+    for task_id, wait in waits:
+        state.tasks[task_id].waits[wait.key] = wait
+    for attempt in attempts:
+        _attach(state, attempt)
+    for task in state.tasks.values():
+        _link(state, task)
+    for run in state.runs.values():
+        run.open_count = len(run.task_ids) - sum(run.counts.values())
+    for agent in state.agents.values():
+        _agent(state, effects, agent)
+    state.requests.is_complete = False
+    state.placement_is_due = True
+    return effects
+
+
+def _attach(state: State, attempt: Attempt) -> None:
+    task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    if attempt.state is AttemptState.LOST:
+        task.strays.append(attempt)
+        return
+    task.attempt = attempt
+    if agent is None:
+        return
+    holds_slot = attempt.holds_slot
+    slots.take(agent, attempt)
+    if attempt.state is AttemptState.BLOCKED and not holds_slot:
+        agent.parked += 1
+        slots.give_back(agent, attempt)
+
+
+def _link(state: State, task: Task) -> None:
+    if task.state is TaskState.PENDING:
+        for dependency_id in task.dependency_ids:
+            if dependency_id in state.tasks:
+                task.waiting_for.add(dependency_id)
+                state.dependents.setdefault(dependency_id, []).append(task.id)
+        if not task.waiting_for:
+            state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
+    elif task.state is TaskState.QUEUED:
+        state.queue.push(task)
+    if task.spec.queue_timeout_us and task.attempts_made == 0:
+        state.set_timer(task.created_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
+    for wait in task.waits.values():
+        if wait.is_open and not wait.is_resolved:
+            _rearm(state, task, wait)
+
+
+def _rearm(state: State, task: Task, wait: Wait) -> None:
+    if wait.kind == "dependency":
+        state.waiters.setdefault(wait.required_task_id, []).append((task.id, wait.key))
+    elif wait.retry_us:
+        state.set_timer(wait.retry_us, TimerKind.WAIT, task.id, wait.key)
+
+
+def _agent(state: State, effects: Effects, agent: Agent) -> None:
+    agent.epoch = 0
+    if agent.breaker.state is BreakerState.OPEN:
+        state.set_timer(agent.breaker.reset_us, TimerKind.BREAKER, agent.id)
+    if agent.attempts or agent.connectivity is Connectivity.ONLINE:
+        suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
+        effects.agents[agent.id] = agent

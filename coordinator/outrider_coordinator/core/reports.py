@@ -1,0 +1,175 @@
+"""Reports from agents' outboxes: applied once, in order, under the right fence, or kept as evidence."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core import blockage, breaker, slots
+from outrider_coordinator.core.effects import (
+    Effects,
+    EndSession,
+    InsertEvidence,
+    InsertLog,
+    PushAck,
+    Refused,
+)
+from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
+from outrider_coordinator.core.model import Agent, Attempt, AttemptState, EventType, Reason, Task, TaskState
+from outrider_coordinator.core.outcome import end_task
+from outrider_coordinator.core.retry import attempt_failed
+from outrider_coordinator.core.sessions import nothing_left_to_replay
+from outrider_coordinator.core.state import State
+from outrider_coordinator.core.transitions import move_attempt
+
+
+def received(state: State, effects: Effects, event: ReportsReceived) -> None:
+    """Apply a frame of reports and acknowledge it (I4, I5, I7). A seq applied before is only acked again."""
+    agent = state.agents.get(event.agent_id)
+    if agent is None or agent.epoch != event.epoch:
+        return
+    agent.last_heard_us = state.now_us
+    applied = agent.applied.get(event.outbox_id, 0)
+    if event.first_seq > applied + 1:
+        message = f"outbox {event.outbox_id}: seq {event.first_seq} after {applied}; reconnect and replay"
+        effects.sends.append(EndSession(agent.epoch, agent.id, Refused("INVALID_REQUEST", message)))
+        return
+    for offset, report in enumerate(event.reports):
+        seq = event.first_seq + offset
+        if seq > applied:
+            _apply(state, effects, agent, event.outbox_id, seq, report)
+            applied = seq
+    agent.applied[event.outbox_id] = applied
+    effects.outboxes[agent.id, event.outbox_id] = applied
+    effects.acks[agent.id, event.outbox_id] = PushAck(agent.epoch, agent.id, event.outbox_id, applied)
+    if agent.replaying and applied >= agent.replaying.get(event.outbox_id, applied + 1):
+        del agent.replaying[event.outbox_id]
+        nothing_left_to_replay(state, effects, agent)
+
+
+def _apply(state: State, effects: Effects, agent: Agent, outbox_id: str, seq: int, report: Report) -> None:
+    attempt = agent.attempts.get((report.ref.task_id, report.ref.attempt))
+    task = state.tasks.get(report.ref.task_id)
+    if attempt is None and task is not None:
+        attempt = next((stray for stray in task.strays if _is(stray, agent, report)), None)
+    cause = _refusal(attempt, task, report)
+    if cause or attempt is None or task is None:
+        _keep_as_evidence(state, effects, agent, outbox_id, seq, report, cause)
+        return
+    attempt.last_number = report.number
+    _HANDLERS.get(report.kind, _unknown)(state, effects, agent, task, attempt, report)
+
+
+def _is(attempt: Attempt, agent: Agent, report: Report) -> bool:
+    return attempt.number == report.ref.attempt and attempt.agent_id == agent.id
+
+
+def _refusal(attempt: Attempt | None, task: Task | None, report: Report) -> str:
+    if attempt is None or task is None or task.is_terminal:
+        return "no open attempt"
+    if attempt.fence != report.ref.fence:
+        return "foreign fence"
+    return "" if report.number > attempt.last_number else "message number seen before"
+
+
+def _keep_as_evidence(
+    state: State, effects: Effects, agent: Agent, outbox_id: str, seq: int, report: Report, cause: str
+) -> None:
+    ref = report.ref
+    effects.inserts.append(
+        InsertEvidence(
+            agent.id,
+            outbox_id,
+            seq,
+            state.now_us,
+            cause,
+            ref.task_id,
+            ref.attempt,
+            ref.fence,
+            report.kind,
+            report.body,
+        )
+    )
+
+
+def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    if attempt.state is not AttemptState.STARTED:
+        move_attempt(attempt, AttemptState.STARTED)
+    slots.started(agent, attempt)
+    attempt.started_us = report.time_us
+    effects.attempts[attempt.key] = attempt
+    if attempt is task.attempt and not task.cancel_requested:
+        task.start_us = report.time_us
+        state.move(task, TaskState.RUNNING, effects)
+    state.event(effects, EventType.TASK_STARTED, task, attempt=attempt, body=report.body)
+
+
+def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    task.progress = report.body
+    effects.tasks[task.id] = task
+    state.event(effects, EventType.TASK_PROGRESS, task, attempt=attempt, body=report.body)
+
+
+def _blocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    if attempt is task.attempt and not task.cancel_requested:
+        blockage.blocked(state, effects, agent, task, attempt, report)
+
+
+def _unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    blockage.unblocked(state, effects, agent, task, attempt, report)
+
+
+def _log(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    effects.inserts.append(InsertLog(task.id, attempt.number, report.number, report.time_us, report.body))
+
+
+def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    """The first success wins, also a stray's; a committed cancel wins over it (I1, I14)."""
+    started_us = attempt.started_us or report.time_us
+    slots.release(agent, attempt)
+    move_attempt(attempt, AttemptState.CLOSED)
+    attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
+    effects.attempts[attempt.key] = attempt
+    state.placement_is_due = True
+    state.learn_duration(task.spec.kind, max(0, report.time_us - started_us))
+    agent.succeeded_count += 1
+    breaker.ended(state, effects, agent, attempt, succeeded=True, reason=Reason.NONE)
+    if attempt is task.attempt:
+        task.attempt = None
+        task.attempts_counted += 1
+    elif attempt in task.strays:
+        task.strays.remove(attempt)
+    if task.cancel_requested:
+        end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+    else:
+        task.start_us = started_us
+        end_task(state, effects, task, TaskState.SUCCEEDED, outcome=report.body, attempt=attempt)
+
+
+def _failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    attempt_failed(
+        state,
+        effects,
+        agent,
+        task,
+        attempt,
+        report.reason or Reason.TASK_ERROR,
+        error=report.body,
+        message=report.text,
+        recoverable=report.recoverable,
+        ended_us=report.time_us,
+    )
+
+
+def _unknown(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    """A kind that this version does not know: if it ends the attempt, it is a failure."""
+    if report.terminal:
+        _failed(state, effects, agent, task, attempt, report)
+
+
+_HANDLERS = {
+    ReportKind.STARTED: _started,
+    ReportKind.PROGRESS: _progress,
+    ReportKind.BLOCKED: _blocked,
+    ReportKind.UNBLOCKED: _unblocked,
+    ReportKind.LOG: _log,
+    ReportKind.COMPLETED: _completed,
+    ReportKind.FAILED: _failed,
+}

@@ -1,0 +1,158 @@
+"""What happens to a task when one of its attempts ends without success: again, elsewhere, or over."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core import blockage, breaker, slots
+from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.failure import encode_error
+from outrider_coordinator.core.model import (
+    Agent,
+    Attempt,
+    AttemptState,
+    EventType,
+    Reason,
+    Spec,
+    Task,
+    TaskState,
+)
+from outrider_coordinator.core.outcome import end_task, make_ready
+from outrider_coordinator.core.state import State
+from outrider_coordinator.core.transitions import move_attempt
+
+#: Failures that are not the task's own: tried again even without a retry policy.
+INFRASTRUCTURE = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED))
+
+
+def attempt_failed(
+    state: State,
+    effects: Effects,
+    agent: Agent,
+    task: Task,
+    attempt: Attempt,
+    reason: Reason,
+    *,
+    error: bytes,
+    message: str,
+    recoverable: bool,
+    ended_us: int,
+) -> None:
+    """An attempt ended without success: close it, judge the agent, and decide about the task.
+
+    A cancel decides the task whatever the attempt says. A stray's failure decides nothing: another try is under way.
+    """
+    was_started, was_current = attempt.started_us > 0, task.attempt is attempt
+    _close(state, effects, agent, task, attempt, reason, error, ended_us)
+    attempt.counted = was_started or reason not in (Reason.AGENT_LOST, Reason.AGENT_STOPPED)
+    breaker.ended(state, effects, agent, attempt, succeeded=False, reason=reason)
+    agent.failed_count += 1
+    if not was_current:
+        return
+    if task.cancel_requested:
+        end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+        return
+    task.attempts_counted += attempt.counted
+    task.worker_deaths += reason is Reason.WORKER_DIED
+    _decide(state, effects, task, attempt, reason, error, message, recoverable)
+
+
+def attempt_returned(
+    state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, to: AttemptState, message: str
+) -> None:
+    """An attempt never started (rejected, revoked, lost on the way): nothing is counted, the task is offered again."""
+    slots.release(agent, attempt)
+    move_attempt(attempt, to)
+    attempt.ended_us = state.now_us
+    effects.attempts[attempt.key] = attempt
+    if agent.breaker.probe == attempt.key:
+        agent.breaker.probe = None
+    state.placement_is_due = True
+    if task.attempt is not attempt:
+        return
+    task.attempt = None
+    if task.cancel_requested:
+        end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+        return
+    effects.tasks[task.id] = task
+    task.ready_us = state.now_us
+    make_ready(state, effects, task)
+
+
+def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, message: str) -> None:
+    """An attempt's agent is out of contact past the grace: the task goes elsewhere, a late success still wins."""
+    was_started = attempt.started_us > 0
+    slots.release(agent, attempt)
+    move_attempt(attempt, AttemptState.LOST)
+    attempt.reason, attempt.ended_us, attempt.counted = Reason.AGENT_LOST, state.now_us, was_started
+    attempt.error = encode_error(Reason.AGENT_LOST, message)
+    effects.attempts[attempt.key] = attempt
+    breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_LOST)
+    if task.attempt is not attempt:
+        return
+    task.attempt = None
+    blockage.attempt_ended(effects, task)
+    if task.cancel_requested:
+        end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+        return
+    task.strays.append(attempt)
+    task.attempts_counted += was_started
+    _decide(state, effects, task, attempt, Reason.AGENT_LOST, attempt.error, message, recoverable=True)
+
+
+def attempts_max(state: State, spec: Spec, reason: Reason) -> int:
+    """Counted attempts allowed when one just failed for this reason."""
+    if spec.max_attempts:
+        return spec.max_attempts
+    return state.settings.lost_attempts_max if reason in INFRASTRUCTURE else 1
+
+
+def backoff_us(spec: Spec, attempts_counted: int) -> int:
+    """Wait before the next try: exponential in the counted tries so far, capped, without jitter."""
+    factor = spec.backoff_multiplier ** max(0, attempts_counted - 1)
+    return int(min(spec.initial_backoff_us * factor, spec.max_backoff_us))
+
+
+def _close(
+    state: State,
+    effects: Effects,
+    agent: Agent,
+    task: Task,
+    attempt: Attempt,
+    reason: Reason,
+    error: bytes,
+    ended_us: int,
+) -> None:
+    slots.release(agent, attempt)
+    move_attempt(attempt, AttemptState.CLOSED)
+    attempt.reason, attempt.error, attempt.ended_us = reason, error, ended_us
+    effects.attempts[attempt.key] = attempt
+    state.placement_is_due = True
+    if task.attempt is attempt:
+        task.attempt = None
+        blockage.attempt_ended(effects, task)
+    elif attempt in task.strays:
+        task.strays.remove(attempt)
+
+
+def _decide(
+    state: State,
+    effects: Effects,
+    task: Task,
+    attempt: Attempt,
+    reason: Reason,
+    error: bytes,
+    message: str,
+    recoverable: bool,
+) -> None:
+    effects.tasks[task.id] = task
+    if task.worker_deaths >= state.settings.poison_limit:
+        poisoned = encode_error(Reason.POISONED, f"killed its worker {task.worker_deaths} times; last: {message}")
+        end_task(state, effects, task, TaskState.FAILED, reason=Reason.POISONED, error=poisoned, attempt=attempt)
+        return
+    if not recoverable or task.attempts_counted >= attempts_max(state, task.spec, reason):
+        end_task(state, effects, task, TaskState.FAILED, reason=reason, error=error, attempt=attempt)
+        return
+    again_at_once = reason in INFRASTRUCTURE and task.worker_deaths == 0
+    wait_us = 0 if again_at_once else backoff_us(task.spec, task.attempts_counted)
+    task.ready_us = state.now_us + wait_us
+    state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=reason, text=message, body=error)
+    make_ready(state, effects, task)

@@ -1,0 +1,258 @@
+"""Sessions of agents: who an agent is, what it still holds, and what becomes of the work it does not list.
+
+A newer session supersedes the older one. Work that an agent was given and does not name in Hello counts as lost only
+once every report that Hello announced has been applied: the outcome may be among them.
+"""
+
+from __future__ import annotations
+
+from outrider_coordinator.core import slots
+from outrider_coordinator.core.blockage import push_answer
+from outrider_coordinator.core.effects import (
+    VERDICT_CLOSE,
+    VERDICT_FENCE,
+    VERDICT_RESUME,
+    DeleteAgent,
+    Effects,
+    EndSession,
+    PushCancel,
+    Refused,
+    Reply,
+    SessionAccepted,
+)
+from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
+from outrider_coordinator.core.model import (
+    Admin,
+    Agent,
+    Attempt,
+    AttemptState,
+    Connectivity,
+    EventType,
+    Reason,
+    Task,
+    TaskState,
+)
+from outrider_coordinator.core.outcome import fence
+from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
+from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.transitions import move_attempt
+
+
+def opened(state: State, effects: Effects, event: SessionOpened) -> None:
+    """An agent said hello: register or refuse it, judge what it holds, and send again what it may have missed."""
+    agent = state.agents.get(event.agent_id)
+    refused = _refusal(agent, event)
+    if refused is not None:
+        effects.sends.append(Reply(event.reply, refused))
+        return
+    if agent is None:
+        agent = Agent(event.agent_id, event.machine_id)
+        state.agents[agent.id] = agent
+        state.event(effects, EventType.AGENT_ADDED, agent_id=agent.id)
+    elif agent.epoch:
+        superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
+        effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
+    _register(state, effects, agent, event)
+    applied = _outboxes(effects, agent, event.outboxes)
+    verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
+    accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED)
+    effects.sends.append(Reply(event.reply, accepted))
+    listed = {(held.ref.task_id, held.ref.attempt) for held in event.held}
+    agent.unlisted = [key for key in agent.attempts if key not in listed]
+    nothing_left_to_replay(state, effects, agent)
+    _send_again(state, effects, agent)
+    state.placement_is_due = True
+
+
+def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None:
+    """Once everything Hello announced is applied, attempts the agent did not list are gone."""
+    if agent.replaying:
+        return
+    unlisted, agent.unlisted = agent.unlisted, []
+    for key in unlisted:
+        attempt, task = agent.attempts.get(key), state.tasks.get(key[0])
+        if attempt is None or task is None:
+            continue
+        if attempt.started_us:
+            stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it")
+            if attempt in task.strays:
+                task.strays.remove(attempt)
+        else:
+            attempt_returned(state, effects, agent, task, attempt, AttemptState.LOST, "never reached its agent")
+
+
+def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye: bool) -> None:
+    """A stream ended. With a goodbye the agent left; without one contact is lost and the graces begin."""
+    agent = state.agents.get(agent_id)
+    if agent is None or agent.epoch != epoch:
+        return
+    agent.epoch = 0
+    if goodbye and not agent.attempts:
+        agent.connectivity = Connectivity.LEFT
+        state.event(effects, EventType.AGENT_LEFT, agent_id=agent.id)
+    else:
+        suspect(state, effects, agent, state.now_us)
+    effects.agents[agent.id] = agent
+
+
+def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:
+    """Contact is lost: each attempt may stay for its own grace from now on."""
+    agent.connectivity, agent.suspect_us = Connectivity.SUSPECT, since_us
+    state.event(effects, EventType.AGENT_SUSPECT, agent_id=agent.id)
+    for attempt in agent.attempts.values():
+        task = state.tasks[attempt.task_id]
+        due_us = since_us + task.spec.disconnect_grace_us
+        state.set_timer(due_us, TimerKind.GRACE, task.id, str(attempt.number))
+    state.set_timer(since_us + state.settings.lost_after_us, TimerKind.LOST, agent.id)
+
+
+def silence_checked(state: State, effects: Effects, agent: Agent) -> None:
+    """The heartbeat timer: an online agent that was not heard for too long is suspect, its session over."""
+    if not agent.is_online:
+        return
+    due_us = agent.last_heard_us + state.settings.suspect_after_us
+    if due_us > state.now_us:
+        state.set_timer(due_us, TimerKind.SILENCE, agent.id)
+        return
+    refused = Refused("SESSION_SUPERSEDED", "no heartbeat arrived in time; open a new session")
+    effects.sends.append(EndSession(agent.epoch, agent.id, refused))
+    agent.epoch = 0
+    effects.agents[agent.id] = agent
+    suspect(state, effects, agent, state.now_us)
+
+
+def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> None:
+    """An attempt's agent has been out of contact for the attempt's whole grace."""
+    task = state.tasks.get(task_id)
+    attempt = task.attempt if task else None
+    agent = state.agents.get(attempt.agent_id) if attempt else None
+    if task is None or attempt is None or agent is None or attempt.number != number:
+        return
+    if agent.connectivity is not Connectivity.SUSPECT:
+        return
+    if agent.suspect_us + task.spec.disconnect_grace_us > state.now_us:
+        return
+    stray_or_lose(
+        state, effects, agent, task, attempt, f"agent {agent.id} was out of contact for longer than its grace"
+    )
+
+
+def lost_after(state: State, effects: Effects, agent: Agent) -> None:
+    """An agent has been silent for so long that people should see it as lost."""
+    if agent.connectivity is Connectivity.SUSPECT and (agent.suspect_us + state.settings.lost_after_us <= state.now_us):
+        agent.connectivity = Connectivity.LOST
+        effects.agents[agent.id] = agent
+        state.event(effects, EventType.AGENT_LOST, agent_id=agent.id)
+        for key, attempt in list(agent.attempts.items()):
+            message = f"agent {agent.id} is lost"
+            stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message)
+
+
+def removed(state: State, effects: Effects, agent: Agent) -> None:
+    """An operator forgets an agent: its session ends and its attempts count as lost at once."""
+    if agent.epoch:
+        refused = Refused("AGENT_REMOVED", f"an operator removed agent {agent.id!r} from the fleet")
+        effects.sends.append(EndSession(agent.epoch, agent.id, refused))
+    agent.connectivity, agent.epoch = Connectivity.LOST, 0
+    for key, attempt in list(agent.attempts.items()):
+        stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, f"agent {agent.id} was removed")
+    del state.agents[agent.id]
+    effects.agents.pop(agent.id, None)
+    effects.inserts.append(DeleteAgent(agent.id))
+    state.event(effects, EventType.AGENT_REMOVED, agent_id=agent.id)
+
+
+def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
+    if agent is None:
+        return None
+    if agent.machine_id != event.machine_id:
+        return Refused(
+            "AGENT_NAME_TAKEN",
+            f"agent name {agent.id!r} belongs to another machine ({agent.host}); start this one with another --name, "
+            f"or free the name with `outrider agent remove {agent.id}`",
+        )
+    other = agent.instance_id != event.instance_id
+    if agent.epoch and other and event.instance_start_ms < agent.instance_start_ms:
+        return Refused("SESSION_SUPERSEDED", f"a newer instance of agent {agent.id!r} is connected")
+    return None
+
+
+def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened) -> None:
+    came_back = agent.connectivity is not Connectivity.ONLINE
+    agent.connectivity, agent.epoch = Connectivity.ONLINE, state.next_session()
+    agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
+    agent.version, agent.host, agent.labels = event.version, event.host, event.labels
+    agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
+    agent.session_start_us = agent.last_heard_us = state.now_us
+    if agent.admin is Admin.DRAINING:
+        agent.admin = Admin.ACTIVE
+    effects.agents[agent.id] = agent
+    state.set_timer(state.now_us + state.settings.suspect_after_us, TimerKind.SILENCE, agent.id)
+    if came_back:
+        state.event(effects, EventType.AGENT_ONLINE, agent_id=agent.id)
+
+
+def _outboxes(effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
+    """Where each outbox is applied up to. A piece that the agent no longer has (a restored backup) is passed over."""
+    applied, agent.replaying = {}, {}
+    for outbox in outboxes:
+        seq = max(agent.applied.get(outbox.outbox_id, 0), outbox.first_seq - 1)
+        if seq != agent.applied.get(outbox.outbox_id, 0):
+            agent.applied[outbox.outbox_id] = seq
+            effects.outboxes[agent.id, outbox.outbox_id] = seq
+        applied[outbox.outbox_id] = seq
+        if outbox.last_seq > seq:
+            agent.replaying[outbox.outbox_id] = outbox.last_seq
+    return applied
+
+
+def _verdict(state: State, effects: Effects, agent: Agent, held: Held) -> int:
+    task = state.tasks.get(held.ref.task_id)
+    attempt = _known(task, agent, held)
+    if task is None or attempt is None:
+        return VERDICT_CLOSE if held.state is AttemptState.CLOSED else VERDICT_FENCE
+    if attempt in task.strays and held.state is not AttemptState.CLOSED:
+        return _stray_returned(state, effects, agent, task, attempt, held)
+    return VERDICT_RESUME
+
+
+def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
+    if task is None:
+        return None
+    for attempt in (task.attempt, *task.strays):
+        if attempt is not None and attempt.number == held.ref.attempt and attempt.fence == held.ref.fence:
+            return attempt if attempt.agent_id == agent.id else None
+    return None
+
+
+def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
+    """A stray that still runs is taken back when nothing replaced it yet, and fenced otherwise."""
+    task.strays.remove(attempt)
+    if task.attempt is not None:
+        fence(state, effects, attempt, "went elsewhere")
+        return VERDICT_FENCE
+    to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
+    move_attempt(attempt, to)
+    attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
+    task.attempts_counted -= attempt.started_us > 0
+    task.attempt = attempt
+    slots.take(agent, attempt)
+    if to is AttemptState.BLOCKED:
+        slots.park(agent, attempt)
+    effects.attempts[attempt.key] = attempt
+    if not task.cancel_requested:
+        state.move(task, TaskState.BLOCKED if to is AttemptState.BLOCKED else TaskState.RUNNING, effects)
+    return VERDICT_RESUME
+
+
+def _send_again(state: State, effects: Effects, agent: Agent) -> None:
+    """Cancels and answers that the last session may not have carried: both are harmless twice."""
+    for attempt in agent.attempts.values():
+        task = state.tasks[attempt.task_id]
+        if task.cancel_requested:
+            effects.sends.append(
+                PushCancel(agent.epoch, agent.id, task.id, attempt.number, attempt.fence, "cancel requested")
+            )
+        for wait in task.waits.values():
+            if wait.is_open and wait.is_resolved and task.attempt is attempt:
+                push_answer(state, effects, task, wait)

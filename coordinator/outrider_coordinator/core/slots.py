@@ -1,0 +1,65 @@
+"""Which attempts hold a slot of their agent: the one place that counts them (I11).
+
+An attempt holds a slot, or stands ahead of one (prefetched), or is parked (BLOCKED), or is a stray that the
+coordinator no longer counts on.
+"""
+
+from __future__ import annotations
+
+from outrider_coordinator.core.model import Agent, Attempt, AttemptState
+
+
+def take(agent: Agent, attempt: Attempt) -> None:
+    """Count a new or resumed attempt."""
+    agent.attempts[attempt.key] = attempt
+    if attempt.prefetched and attempt.state is AttemptState.OFFERED:
+        attempt.holds_slot = False
+        agent.ahead[attempt.key] = attempt
+    else:
+        attempt.holds_slot = True
+        agent.slots_used += 1
+
+
+def release(agent: Agent, attempt: Attempt) -> None:
+    """Count an attempt no longer, whatever it held."""
+    if agent.attempts.pop(attempt.key, None) is None:
+        return
+    if agent.ahead.pop(attempt.key, None) is not None:
+        return
+    if attempt.holds_slot:
+        give_back(agent, attempt)
+    elif attempt.state is AttemptState.BLOCKED:
+        agent.parked -= 1
+
+
+def give_back(agent: Agent, attempt: Attempt) -> None:
+    """Free the slot of an attempt and let the oldest prefetched one have it."""
+    attempt.holds_slot = False
+    agent.slots_used -= 1
+    if agent.ahead and agent.slots_used < agent.slots:
+        promoted = agent.ahead.pop(next(iter(agent.ahead)))
+        promoted.holds_slot = True
+        agent.slots_used += 1
+
+
+def started(agent: Agent, attempt: Attempt) -> None:
+    """A prefetched attempt runs: it holds a slot now, even if the order differs from ours."""
+    if agent.ahead.pop(attempt.key, None) is not None:
+        attempt.holds_slot = True
+        agent.slots_used += 1
+
+
+def park(agent: Agent, attempt: Attempt) -> None:
+    """A BLOCKED attempt gives its slot back, unless the agent parks as many as it may."""
+    started(agent, attempt)
+    if attempt.holds_slot and agent.parked < agent.parked_max:
+        agent.parked += 1
+        give_back(agent, attempt)
+
+
+def unpark(agent: Agent, attempt: Attempt) -> None:
+    """A parked attempt runs again and holds a slot."""
+    if not attempt.holds_slot:
+        agent.parked -= 1
+        agent.slots_used += 1
+        attempt.holds_slot = True

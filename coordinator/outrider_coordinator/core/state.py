@@ -1,0 +1,165 @@
+"""Everything the core remembers between two steps, and the few operations that keep its indexes true."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from outrider_coordinator.core.effects import Effects, InsertEvent
+from outrider_coordinator.core.model import (
+    Agent,
+    Attempt,
+    CoreSettings,
+    EventType,
+    Reason,
+    Run,
+    Task,
+    TaskState,
+)
+from outrider_coordinator.core.queue import ReadyQueue
+from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.transitions import move_task
+
+KINDS_MAX = 10_000
+
+
+class TimerKind(IntEnum):
+    """What a timer is for; its two keys are a task id and an attempt number or wait key, or an agent id."""
+
+    READY = 1
+    QUEUE_TIMEOUT = 2
+    ACCEPT = 3
+    GRACE = 4
+    WAIT = 5
+    SILENCE = 6
+    LOST = 7
+    BREAKER = 8
+
+
+Timer = tuple[int, int, TimerKind, str, str]
+
+
+@dataclass(slots=True)
+class State:
+    """The coordinator's memory.
+
+    ``tasks`` are those not terminal yet. ``dependents`` maps a task to those that depend on it, ``waiters`` to the
+    (task id, wait key) pairs of attempts that wait for its end. ``durations_us`` holds a moving average of the
+    running time per kind of work.
+    """
+
+    settings: CoreSettings
+    epoch: int
+    started_us: int
+    now_us: int
+    requests: RequestIndex
+    tasks: dict[str, Task] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+    queue: ReadyQueue = field(default_factory=ReadyQueue)
+    dependents: dict[str, list[str]] = field(default_factory=dict)
+    waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    durations_us: dict[str, float] = field(default_factory=dict)
+    timers: list[Timer] = field(default_factory=list)
+    counts: dict[TaskState, int] = field(default_factory=dict)
+    order_next: int = 1
+    cursor_next: int = 1
+    fence_next: int = 1
+    session_next: int = 1
+    timer_next: int = 1
+    ended_count: int = 0
+    placement_is_due: bool = False
+
+    def count(self, task_state: TaskState) -> int:
+        """Tasks in memory in this state."""
+        return self.counts.get(task_state, 0)
+
+    def set_timer(self, due_us: int, kind: TimerKind, key: str, key2: str = "") -> None:
+        """Ask for a timer; it is never cancelled, whoever handles it checks whether it still matters."""
+        heapq.heappush(self.timers, (due_us, self.timer_next, kind, key, key2))
+        self.timer_next += 1
+
+    def take_due_timers(self) -> list[Timer]:
+        """Timers due by now, in order."""
+        due = []
+        while self.timers and self.timers[0][0] <= self.now_us:
+            due.append(heapq.heappop(self.timers))
+        return due
+
+    def next_fence(self) -> int:
+        """A token never given before, by this start of the coordinator or an earlier one."""
+        self.fence_next += 1
+        return self.fence_next - 1
+
+    def next_session(self) -> int:
+        """A session epoch never given before."""
+        self.session_next += 1
+        return self.session_next - 1
+
+    def add_task(self, task: Task) -> None:
+        """Take a new task in; its state stays what it is."""
+        self.tasks[task.id] = task
+        self.counts[task.state] = self.counts.get(task.state, 0) + 1
+
+    def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
+        """Take a task to another state, keeping counts and queue true."""
+        if task.state is to:
+            return
+        self.counts[task.state] -= 1
+        if task.state is TaskState.QUEUED:
+            self.queue.remove(task)
+        move_task(task, to)
+        task.reason = reason
+        self.counts[to] = self.counts.get(to, 0) + 1
+        if to is TaskState.QUEUED:
+            self.queue.push(task)
+            self.placement_is_due = True
+        effects.tasks[task.id] = task
+
+    def event(
+        self,
+        effects: Effects,
+        kind: EventType,
+        task: Task | None = None,
+        *,
+        attempt: Attempt | None = None,
+        agent_id: str = "",
+        reason: Reason = Reason.NONE,
+        text: str = "",
+        body: bytes = b"",
+        outcome: bytes = b"",
+    ) -> None:
+        """Append to the event log; the cursor is given here, so cursor order is step order and commit order."""
+        effects.events.append(
+            InsertEvent(
+                self.cursor_next,
+                int(kind),
+                self.now_us,
+                task.namespace if task else "",
+                task.id if task else "",
+                task.run_id if task else "",
+                task.client_id if task else "",
+                attempt.number if attempt else 0,
+                attempt.agent_id if attempt else agent_id,
+                int(reason),
+                text,
+                body,
+                outcome,
+            )
+        )
+        self.cursor_next += 1
+
+    def run_event(self, effects: Effects, kind: EventType, run: Run) -> None:
+        """Append an event about a run."""
+        effects.events.append(
+            InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, run_id=run.id, client_id=run.client_id)
+        )
+        self.cursor_next += 1
+
+    def learn_duration(self, kind: str, duration_us: int) -> None:
+        """Move the average of a kind of work by a fifth towards one more sample."""
+        known = self.durations_us.get(kind)
+        if known is None and len(self.durations_us) >= KINDS_MAX:
+            return
+        self.durations_us[kind] = duration_us if known is None else known + 0.2 * (duration_us - known)

@@ -1,0 +1,128 @@
+"""One step: facts in, changed state and effects out. The only door to the core."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core import blockage, breaker, control, reports, sessions, submission
+from outrider_coordinator.core.effects import Effects, Reply
+from outrider_coordinator.core.events import (
+    AgentOrdered,
+    Answered,
+    AttemptsAccepted,
+    AttemptsReturned,
+    CancelRequested,
+    Event,
+    HeartbeatReceived,
+    OutcomesLoaded,
+    ReportsReceived,
+    RunSubmitted,
+    SessionEnded,
+    SessionOpened,
+    TasksSubmitted,
+    Ticked,
+)
+from outrider_coordinator.core.model import CoreSettings, TaskState
+from outrider_coordinator.core.outcome import forget_ended, make_ready
+from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.state import State, Timer, TimerKind
+
+#: Fences and session epochs of one start of the coordinator stand below those of the next.
+_NUMBERS_PER_EPOCH = 1 << 40
+
+
+def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int) -> State:
+    """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever."""
+    first = coordinator_epoch * _NUMBERS_PER_EPOCH + 1
+    return State(
+        settings=settings,
+        epoch=coordinator_epoch,
+        started_us=now_us,
+        now_us=now_us,
+        requests=RequestIndex(settings.request_ids_max),
+        fence_next=first,
+        session_next=first,
+    )
+
+
+def step(state: State, events: list[Event], now_us: int) -> Effects:
+    """Apply events in order, fire due timers, place what is ready. Raises AssertionError on a fault of ours."""
+    state.now_us = max(state.now_us, now_us)
+    effects = Effects()
+    for event in events:
+        _apply(state, effects, event)
+    for timer in state.take_due_timers():
+        _fire(state, effects, timer)
+    if state.placement_is_due:
+        place(state, effects)
+    effects.sends.extend(effects.acks.values())
+    forget_ended(state, effects)
+    return effects
+
+
+def next_due_us(state: State) -> int | None:
+    """When the next timer is due, None when there is none."""
+    return state.timers[0][0] if state.timers else None
+
+
+def _apply(state: State, effects: Effects, event: Event) -> None:
+    match event:
+        case ReportsReceived():
+            reports.received(state, effects, event)
+        case TasksSubmitted():
+            submission.tasks_submitted(state, effects, event)
+        case HeartbeatReceived():
+            _heard(state, event)
+        case AttemptsAccepted():
+            control.attempts_accepted(state, effects, event)
+        case AttemptsReturned():
+            control.attempts_returned(state, effects, event)
+        case RunSubmitted():
+            submission.run_submitted(state, effects, event)
+        case CancelRequested():
+            verdicts = [control.cancel(state, effects, task_id, event.message) for task_id in event.task_ids]
+            effects.sends.append(Reply(event.reply, verdicts))
+        case Answered():
+            blockage.answered(state, effects, event)
+        case SessionOpened():
+            sessions.opened(state, effects, event)
+        case SessionEnded():
+            sessions.ended(state, effects, event.agent_id, event.epoch, goodbye=event.goodbye)
+        case AgentOrdered():
+            control.agent_ordered(state, effects, event)
+        case OutcomesLoaded():
+            blockage.outcomes_loaded(state, effects, event.states)
+        case Ticked():
+            pass
+
+
+def _heard(state: State, event: HeartbeatReceived) -> None:
+    agent = state.agents.get(event.agent_id)
+    if agent is not None and agent.epoch == event.epoch:
+        agent.last_heard_us = state.now_us
+        if not event.workers_changed:
+            event.facts.workers = agent.facts.workers
+        agent.facts = event.facts
+
+
+def _fire(state: State, effects: Effects, timer: Timer) -> None:
+    _, _, kind, key, key2 = timer
+    task, agent = state.tasks.get(key), state.agents.get(key)
+    match kind:
+        case TimerKind.READY if task and task.state is TaskState.PENDING and not task.waiting_for:
+            make_ready(state, effects, task)
+        case TimerKind.QUEUE_TIMEOUT:
+            control.queue_timed_out(state, effects, key)
+        case TimerKind.ACCEPT:
+            accept_timed_out(state, effects, key, int(key2))
+        case TimerKind.GRACE:
+            sessions.grace_ended(state, effects, key, int(key2))
+        case TimerKind.WAIT:
+            blockage.retry_time_came(state, effects, key, key2)
+        case TimerKind.SILENCE if agent:
+            sessions.silence_checked(state, effects, agent)
+        case TimerKind.LOST if agent:
+            sessions.lost_after(state, effects, agent)
+        case TimerKind.BREAKER if agent:
+            breaker.timer_fired(state, effects, agent)
+        case _:
+            pass

@@ -1,0 +1,172 @@
+"""New tasks and runs: known request ids, dependencies, bounds; accepted whole or not at all where asked."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
+from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted
+from outrider_coordinator.core.failure import encode_error
+from outrider_coordinator.core.model import EventType, Reason, Run, Task, TaskState
+from outrider_coordinator.core.outcome import end_task, make_ready
+from outrider_coordinator.core.state import State, TimerKind
+
+
+def tasks_submitted(state: State, effects: Effects, event: TasksSubmitted) -> None:
+    """Accept tasks one by one, or all or none when ``atomic``."""
+    missing = _missing(state, event)
+    if missing:
+        effects.sends.append(Reply(event.reply, NeedTasks(missing)))
+        return
+    answers: list[Accepted | Refused | None] = []
+    room = state.settings.queue_depth_max - len(state.tasks)
+    seen: dict[tuple[str, str], tuple[str, bytes]] = {}
+    for submission in event.submissions:
+        answer = _known(state, event, submission, seen)
+        if answer is None and room <= 0:
+            answer = _full(state)
+        if answer is None:
+            room -= 1
+            seen[submission.namespace, submission.request_id] = (submission.task_id, submission.digest)
+        answers.append(answer)
+    if event.atomic and any(isinstance(answer, Refused) for answer in answers):
+        answers = [answer if isinstance(answer, Refused) else None for answer in answers]
+    else:
+        for position, submission in enumerate(event.submissions):
+            if answers[position] is None:
+                _accept(state, effects, submission, event.ended)
+                answers[position] = Accepted(submission.task_id)
+    effects.sends.append(Reply(event.reply, answers))
+
+
+def run_submitted(state: State, effects: Effects, event: RunSubmitted) -> None:
+    """Accept a graph whole or refuse it whole."""
+    known = event.known_request or state.requests.find(event.namespace, event.request_id)
+    if event.request_id and known is not None:
+        effects.sends.append(Reply(event.reply, _again(known, event.digest, event.request_id)))
+        return
+    if len(state.tasks) + len(event.members) > state.settings.queue_depth_max:
+        effects.sends.append(Reply(event.reply, _full(state)))
+        return
+    run = Run(
+        event.run_id,
+        event.namespace,
+        event.title,
+        event.description,
+        state.now_us,
+        tuple(member.task_id for member in event.members),
+        tuple(member.key for member in event.members),
+        len(event.members),
+        event.request_id,
+        event.digest,
+        event.client_id,
+        event.trace,
+    )
+    state.runs[run.id] = run
+    effects.runs[run.id] = run
+    state.requests.add(run.namespace, run.request_id, run.id, run.digest)
+    state.run_event(effects, EventType.RUN_SUBMITTED, run)
+    ids = {member.key: member.task_id for member in event.members}
+    tasks = [_member_task(state, run, member, ids) for member in event.members]
+    for task in tasks:
+        _enter(state, effects, task)
+    for task in tasks:
+        _link(state, effects, task, {})
+    effects.sends.append(Reply(event.reply, Accepted(run.id)))
+
+
+def _missing(state: State, event: TasksSubmitted) -> tuple[str, ...]:
+    wanted = {
+        dependency_id: None
+        for submission in event.submissions
+        for dependency_id in submission.dependency_ids
+        if dependency_id not in state.tasks and dependency_id not in event.ended
+    }
+    return tuple(wanted)
+
+
+def _known(
+    state: State,
+    event: TasksSubmitted,
+    submission: Submission,
+    seen: dict[tuple[str, str], tuple[str, bytes]],
+) -> Accepted | Refused | None:
+    if not submission.request_id:
+        return None
+    key = (submission.namespace, submission.request_id)
+    known = state.requests.find(*key) or event.known_requests.get(key) or seen.get(key)
+    return _again(known, submission.digest, submission.request_id) if known else None
+
+
+def _again(known: tuple[str, bytes], digest: bytes, request_id: str) -> Accepted | Refused:
+    if known[1] == digest:
+        return Accepted(known[0], created=False)
+    return Refused(
+        "REQUEST_ID_REUSED",
+        f"request id {request_id!r} was used for {known[0]} with another body; use a new request id for new work",
+    )
+
+
+def _full(state: State) -> Refused:
+    return Refused("QUEUE_FULL", f"{state.settings.queue_depth_max} tasks are open; try again when some have ended")
+
+
+def _accept(state: State, effects: Effects, submission: Submission, ended: dict[str, TaskState]) -> None:
+    task = Task(
+        submission.task_id,
+        submission.namespace,
+        submission.spec,
+        state.order_next,
+        state.now_us,
+        TaskState.PENDING,
+        client_id=submission.client_id,
+        request_id=submission.request_id,
+        digest=submission.digest,
+        trace=submission.trace,
+        dependency_ids=submission.dependency_ids,
+        ready_us=submission.spec.not_before_us,
+    )
+    state.order_next += 1
+    state.requests.add(task.namespace, task.request_id, task.id, task.digest)
+    _enter(state, effects, task)
+    _link(state, effects, task, ended)
+
+
+def _member_task(state: State, run: Run, member: RunMember, ids: dict[str, str]) -> Task:
+    task = Task(
+        member.task_id,
+        run.namespace,
+        member.spec,
+        state.order_next,
+        state.now_us,
+        TaskState.PENDING,
+        run_id=run.id,
+        run_key=member.key,
+        client_id=run.client_id,
+        trace=run.trace,
+        dependency_ids=tuple(ids[key] for key in member.after_keys),
+        ready_us=member.spec.not_before_us,
+    )
+    state.order_next += 1
+    return task
+
+
+def _enter(state: State, effects: Effects, task: Task) -> None:
+    state.add_task(task)
+    effects.tasks[task.id] = task
+    state.event(effects, EventType.TASK_SUBMITTED, task)
+    if task.spec.queue_timeout_us:
+        state.set_timer(state.now_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
+
+
+def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState]) -> None:
+    """Wait for open dependencies; one that ended without success decides the task at once."""
+    for dependency_id in task.dependency_ids:
+        if dependency_id in state.tasks:
+            task.waiting_for.add(dependency_id)
+            state.dependents.setdefault(dependency_id, []).append(task.id)
+        elif ended.get(dependency_id) is not TaskState.SUCCEEDED:
+            name = ended[dependency_id].name
+            error = encode_error(Reason.UPSTREAM_FAILED, f"dependency {dependency_id} had ended {name}")
+            end_task(state, effects, task, TaskState.SKIPPED, reason=Reason.UPSTREAM_FAILED, error=error)
+            return
+    if not task.waiting_for:
+        make_ready(state, effects, task)
