@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+GENERATED := build/generated
+# Quotes around the tree are the caller's business: make run TREE=/usr/lib/python3
+TREE ?=
 
 .PHONY: help
 help: ## List the targets
@@ -19,10 +22,70 @@ $(STAMP): requirements/dev.txt pyproject.toml
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with everything, at the locked versions
 
+.PHONY: run
+run: $(STAMP) ## Take a census of a source tree with two agents (TREE=path)
+	@$(BIN)/python examples/census.py $(if $(TREE),"$(TREE)")
+
+.PHONY: test
+test: $(STAMP) ## Run every test (ARGS="-k name" to choose)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/interop $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style, format and who imports whom
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/lint-imports --no-logo > /dev/null || $(BIN)/lint-imports --no-logo
+
+.PHONY: type
+type: $(STAMP) ## Check types, strictly
+	@$(BIN)/mypy --no-error-summary
+
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I protos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
   --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 
+# Generate the stubs under $(1).
+define generate_stubs
+	@$(PROTOC) --python_out=$(1) --mypy_out=quiet:$(1) protos/outrider/v1/*.proto
+	@$(PROTOC) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) protos/outrider/v1/*_service.proto
+endef
+
 .PHONY: proto
 proto: $(STAMP) ## Generate the stubs in outrider/v1 from protos/
-	@$(PROTOC) --python_out=. --mypy_out=quiet:. protos/outrider/v1/*.proto
-	@$(PROTOC) --grpc_python_out=. --mypy_grpc_out=quiet:. protos/outrider/v1/*_service.proto
+	$(call generate_stubs,.)
+	@$(BIN)/python protos/record_numbers.py
+
+.PHONY: docs
+docs: $(STAMP) ## Generate docs/settings.md from the code
+	@$(BIN)/python docs/generate_settings.py docs/settings.md
+
+.PHONY: verify
+verify: $(STAMP) ## Check that what is generated is what is committed
+	@rm -rf $(GENERATED) && mkdir -p $(GENERATED)
+	$(call generate_stubs,$(GENERATED))
+	@touch $(GENERATED)/outrider/v1/__init__.py
+	@diff -ru --exclude=__pycache__ outrider/v1 $(GENERATED)/outrider/v1 || { echo "run: make proto"; exit 1; }
+	@$(BIN)/python protos/record_numbers.py --check $(GENERATED)/numbers.txt
+	@diff -u protos/numbers.txt $(GENERATED)/numbers.txt || { echo "run: make proto"; exit 1; }
+	@$(BIN)/python docs/generate_settings.py $(GENERATED)/settings.md
+	@diff -u docs/settings.md $(GENERATED)/settings.md || { echo "run: make docs"; exit 1; }
+
+.PHONY: bench
+bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
+	@$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+.PHONY: interop
+interop: $(STAMP) ## Drive a coordinator from Node, by reflection and by the protos
+	@$(BIN)/python -m pytest -q tests/interop $(ARGS)
+
+.PHONY: lock
+lock: $(STAMP) ## Lock the dependencies again, at their newest allowed versions
+	@for extra in base coordinator dev; do \
+	  case $$extra in base) options=;; coordinator) options="--extra coordinator";; dev) options="--extra coordinator --group dev";; esac; \
+	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
+	    --python-version 3.11 $$options pyproject.toml --output-file requirements/$$extra.txt || exit 1; \
+	done
+
+.PHONY: clean
+clean: ## Remove what was built and cached, not .venv
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage* tests/interop/node_modules
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -60,7 +60,7 @@ class AttemptRef(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """Its task."""
+    """Full id of the task this is a try of."""
     attempt: _builtins.int
     """Number within the task, from 1."""
     fence: _builtins.int
@@ -92,7 +92,7 @@ class HeldAttempt(_message.Message):
     """Where the agent has it: ACCEPTED, STARTED, BLOCKED or CLOSED (the report is in the outbox)."""
     @_builtins.property
     def ref(self) -> Global___AttemptRef:
-        """Which."""
+        """The attempt, with its fence."""
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ class Accepted(_message.Message):
     REFS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
-        """Which."""
+        """In the order they were assigned."""
 
     def __init__(
         self,
@@ -368,7 +368,7 @@ class Rejected(_message.Message):
     """Why, one line: "draining", "no free slot"."""
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
-        """Which."""
+        """Attempts as they were assigned; at least one."""
 
     def __init__(
         self,
@@ -393,7 +393,7 @@ class Revoked(_message.Message):
     REFS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
-        """Which."""
+        """Attempts that Revoke named, or that a drain hands back."""
 
     def __init__(
         self,
@@ -540,7 +540,7 @@ class HeldVerdict(_message.Message):
     """What to do; an unknown value means FENCE."""
     @_builtins.property
     def ref(self) -> Global___AttemptRef:
-        """Which."""
+        """As it stood in Hello.held."""
 
     def __init__(
         self,
@@ -565,7 +565,7 @@ class OutboxApplied(_message.Message):
     OUTBOX_ID_FIELD_NUMBER: _builtins.int
     APPLIED_SEQ_FIELD_NUMBER: _builtins.int
     outbox_id: _builtins.str
-    """Which outbox."""
+    """Random id from Hello.outboxes or Reports."""
     applied_seq: _builtins.int
     """Cumulative: this and everything before is durable on the coordinator."""
     def __init__(
@@ -646,7 +646,7 @@ class TaskInput(_message.Message):
     key: _builtins.str
     """Run key of the dependency, or its task id when it is in no run."""
     task_id: _builtins.str
-    """Its task."""
+    """Full id of the task that returned it."""
     @_builtins.property
     def result(self) -> _task_pb2.Payload:
         """What it returned."""
@@ -753,7 +753,7 @@ class Revoke(_message.Message):
     REFS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
-        """Which."""
+        """Attempts assigned in this session."""
 
     def __init__(
         self,
@@ -784,7 +784,7 @@ class Cancel(_message.Message):
     """True when another attempt decided the task: stop without reporting."""
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
-        """Which."""
+        """Attempts the agent holds; one it does not know is ignored."""
 
     @_builtins.property
     def grace(self) -> _duration_pb2.Duration:

@@ -287,7 +287,7 @@ Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
 
 @_typing.final
 class GetAgentRequest(_message.Message):
-    """Which agent."""
+    """Names one agent to show."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -309,7 +309,7 @@ Global___GetAgentRequest: _TypeAlias = GetAgentRequest  # noqa: Y015
 
 @_typing.final
 class GetAgentResponse(_message.Message):
-    """The agent."""
+    """Everything known about one agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -333,7 +333,7 @@ Global___GetAgentResponse: _TypeAlias = GetAgentResponse  # noqa: Y015
 
 @_typing.final
 class PauseAgentRequest(_message.Message):
-    """Which agent to pause."""
+    """Names the agent that shall start nothing new."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -379,7 +379,7 @@ Global___PauseAgentResponse: _TypeAlias = PauseAgentResponse  # noqa: Y015
 
 @_typing.final
 class ResumeAgentRequest(_message.Message):
-    """Which agent to resume."""
+    """Names the agent that shall work again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -425,7 +425,7 @@ Global___ResumeAgentResponse: _TypeAlias = ResumeAgentResponse  # noqa: Y015
 
 @_typing.final
 class DrainAgentRequest(_message.Message):
-    """Which agent to drain."""
+    """Names the agent that shall leave, and how long it may take."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -607,7 +607,7 @@ class GetCoordinatorResponse(_message.Message):
     version: _builtins.str
     """Product version."""
     store_id: _builtins.str
-    """Id of its store."""
+    """Random id made with the database; agents and cursors are bound to it."""
     coordinator_epoch: _builtins.int
     """Rises with every start."""
     pending_count: _builtins.int
@@ -621,9 +621,9 @@ class GetCoordinatorResponse(_message.Message):
     ended_count: _builtins.int
     """Tasks that reached a terminal state since this process began."""
     agents_online: _builtins.int
-    """Agents that are ONLINE."""
+    """How many have a live session."""
     agents_known: _builtins.int
-    """Agents that are known."""
+    """How many have ever registered and were not removed."""
     slots_total: _builtins.int
     """Slots of ONLINE agents."""
     slots_used: _builtins.int

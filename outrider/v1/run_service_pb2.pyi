@@ -67,7 +67,7 @@ class RunTask(_message.Message):
     """Unique within the run, 1 to 128 characters."""
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:
-        """What to run."""
+        """The work itself, as for a task submitted alone."""
 
     @_builtins.property
     def after_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -129,7 +129,7 @@ class StateCount(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     state: _task_pb2.TaskState.ValueType
-    """The state."""
+    """Where these tasks are in their life."""
     count: _builtins.int
     """Tasks in it."""
     def __init__(
@@ -223,7 +223,7 @@ class RunTaskId(_message.Message):
     key: _builtins.str
     """As submitted."""
     task_id: _builtins.str
-    """The task."""
+    """Full id the coordinator gave it."""
     def __init__(
         self,
         *,
@@ -252,7 +252,7 @@ class SubmitRunRequest(_message.Message):
     namespace: _builtins.str
     """Empty means `default`."""
     request_id: _builtins.str
-    """As SubmitRequest.request_id."""
+    """Makes a retry safe, as in SubmitRequest; it covers the whole graph."""
     client_id: _builtins.str
     """As SubmitRequest.client_id, for every task."""
     @_builtins.property
@@ -310,7 +310,7 @@ Global___SubmitRunResponse: _TypeAlias = SubmitRunResponse  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
-    """Which run."""
+    """Names one run to show."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -360,7 +360,7 @@ Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):
-    """Which runs."""
+    """Selects runs, a page at a time."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -422,7 +422,7 @@ Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
 
 @_typing.final
 class WatchRunRequest(_message.Message):
-    """Which run to watch."""
+    """Names the run whose events are wanted, and from where."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -496,7 +496,7 @@ Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):
-    """Which run to cancel."""
+    """Names the run to stop, with every task of it that has not ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

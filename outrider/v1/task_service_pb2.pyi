@@ -79,7 +79,7 @@ class SubmitResponse(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """Its id."""
+    """Full id, time-ordered; new, or of the task accepted earlier."""
     created: _builtins.bool
     """False when request_id named a task accepted earlier."""
     def __init__(
@@ -234,7 +234,7 @@ class SubmissionResult(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """request_id of the submission."""
+    """As the client sent it, to match results with submissions."""
     @_builtins.property
     def accepted(self) -> Global___SubmitResponse:
         """It is on disk."""
@@ -753,7 +753,7 @@ class AgentVerdict(_message.Message):
     RULE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
-    """The agent."""
+    """Name of the agent that was looked at."""
     eligible: _builtins.bool
     """True when it could take the task now."""
     rule: _builtins.str

@@ -244,7 +244,7 @@ class WorkerMessage(_message.Message):
 
     @_builtins.property
     def failed(self) -> Global___Failed:
-        """It failed."""
+        """It ended without a result."""
 
     @_builtins.property
     def trace(self) -> _task_pb2.TraceContext:

@@ -1,0 +1,62 @@
+"""What all tests share: a clean environment, and tests that need something the machine may not have.
+
+A test marked ``@pytest.mark.needs("node")`` runs where that command is found. Elsewhere it is left out and the summary
+says ``not run: needs node``; continuous integration installs everything, so there nothing is left out.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports grpc: see docs/adr/0001-foundations.md.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+import shutil
+from collections import Counter
+from typing import Any
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget what the caller's shell says about Outrider and telemetry: tests say it themselves."""
+    config.addinivalue_line("markers", "needs(command): runs only where this command is installed")
+    config.stash[LEFT_OUT] = Counter()
+    for name in [name for name in os.environ if name.startswith(("OUTRIDER_", "OTEL_")) or name == "TRACEPARENT"]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests whose needs are not met, and count them."""
+    missing = {item: _missing(item) for item in items}
+    left_out = [item for item in items if missing[item]]
+    config.stash[LEFT_OUT].update(", ".join(missing[item]) for item in left_out)
+    items[:] = [item for item in items if not missing[item]]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a test process of xdist: send the counts to the one that prints the summary."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """In the process that prints: every test process collected the same tests, so one count is the count."""
+    node.config.stash[LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was not run and why."""
+    for command, count in sorted(config.stash[LEFT_OUT].items()):
+        terminalreporter.write_line(f"not run: needs {command}: {count} test{'s' if count > 1 else ''}", yellow=True)
+
+
+def _missing(item: pytest.Item) -> list[str]:
+    needed = {str(command) for marker in item.iter_markers("needs") for command in marker.args}
+    return sorted(command for command in needed if shutil.which(command) is None)
