@@ -1,0 +1,220 @@
+"""A small world around the coordinator's core: model agents that obey the protocol, time as an argument.
+
+Nothing here is random or slow. A test drives it step by step and reads back effects; invariants are checked after
+every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from outrider_coordinator.core import invariants
+from outrider_coordinator.core.effects import Effects, InsertEvent, PushAnswer, PushAssign, PushCancel, Reply, rows
+from outrider_coordinator.core.events import (
+    Event,
+    HeartbeatReceived,
+    Held,
+    OutboxFacts,
+    Ref,
+    Report,
+    ReportKind,
+    ReportsReceived,
+    RunMember,
+    RunSubmitted,
+    SessionEnded,
+    SessionOpened,
+    Submission,
+    TasksSubmitted,
+    Ticked,
+    WaitFacts,
+)
+from outrider_coordinator.core.model import (
+    SECOND_US,
+    AttemptState,
+    CoreSettings,
+    EventType,
+    HostFacts,
+    Reason,
+    Spec,
+    TaskState,
+)
+from outrider_coordinator.core.state import State
+from outrider_coordinator.core.step import new_state, step
+
+
+@dataclass
+class ModelAgent:
+    """One agent: what it holds, and the next seq of its outbox."""
+
+    id: str
+    slots: int
+    silent: bool = False
+    machine_id: str = "m"
+    epoch: int = 0
+    seq: int = 0
+    numbers: dict[Ref, int] = field(default_factory=dict)
+    held: dict[Ref, AttemptState] = field(default_factory=dict)
+    cancelled: list[Ref] = field(default_factory=list)
+    answers: list[PushAnswer] = field(default_factory=list)
+
+
+class World:
+    """Core, model agents and everything the core ever wrote or replied."""
+
+    def __init__(self, settings: CoreSettings | None = None) -> None:
+        self.state: State = new_state(settings or CoreSettings(), coordinator_epoch=1, now_us=SECOND_US)
+        self.now_us = SECOND_US
+        self.agents: dict[str, ModelAgent] = {}
+        self.log: list[InsertEvent] = []
+        self.replies: list[Any] = []
+        self.ended: dict[str, TaskState] = {}
+        self.made = 0
+
+    def do(self, *events: Event, after_us: int = 0) -> Effects:
+        """One step; pushes reach the model agents at once, invariants are checked."""
+        self.now_us += after_us
+        effects = step(self.state, list(events), self.now_us)
+        rows(effects)
+        self.log.extend(effects.events)
+        self._note_ends(effects)
+        for send in effects.sends:
+            self._deliver(send)
+        invariants.check(self.state)
+        return effects
+
+    def submit(self, count: int = 1, *, after: tuple[str, ...] = (), request_id: str = "", **spec: Any) -> list[str]:
+        """Submit functions (or what ``spec`` says) and return their ids."""
+        fields: dict[str, Any] = {"body": b"", "kind": "m:f", "is_function": True} | spec
+        submissions = []
+        for _ in range(count):
+            self.made += 1
+            submission = Submission(
+                f"t{self.made}", "default", Spec(**fields), request_id, b"digest", dependency_ids=after
+            )
+            submissions.append(submission)
+        self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
+        return [submission.task_id for submission in submissions]
+
+    def submit_run(self, *edges: tuple[str, tuple[str, ...]]) -> dict[str, str]:
+        """Submit a graph given as (key, after keys) and return the id of each key."""
+        spec = Spec(b"", "m:f", True)
+        members = [RunMember(f"r-{key}", key, spec, after) for key, after in edges]
+        self.do(RunSubmitted("run", "default", "", "", members, self.replies.append))
+        return {key: f"r-{key}" for key, _ in edges}
+
+    def connect(self, name: str, slots: int = 1, **hello: Any) -> ModelAgent:
+        """Open a session for a new or known agent, holding what it holds."""
+        agent = self.agents.setdefault(name, ModelAgent(name, slots))
+        fields: dict[str, Any] = {"machine_id": agent.machine_id, "labels": {}, "prefetch_credit": 0} | hello
+        held = [Held(ref, state) for ref, state in agent.held.items()]
+        outboxes = [OutboxFacts(f"box-{name}", agent.seq + 1, agent.seq)]
+        reply: list[Any] = []
+        opened = SessionOpened(
+            agent_id=name,
+            instance_id="i",
+            instance_start_ms=1,
+            version="1",
+            host="h",
+            slots=slots,
+            parked_max=8,
+            held=held,
+            outboxes=outboxes,
+            reply=lambda value: reply.append(value) or self._welcome(agent, value),
+            **fields,
+        )
+        self.do(opened)
+        self.replies.extend(reply)
+        return agent
+
+    def report(self, agent: ModelAgent, ref: Ref, kind: int, **facts: Any) -> Effects:
+        """One report of an attempt through the agent's outbox."""
+        agent.seq += 1
+        agent.numbers[ref] = agent.numbers.get(ref, 0) + 1
+        terminal = kind in (ReportKind.COMPLETED, ReportKind.FAILED)
+        body = facts.pop("body", b"")
+        report = Report(ref, agent.numbers[ref], self.now_us, kind, terminal, body, **facts)
+        if terminal:
+            agent.held.pop(ref, None)
+        elif kind == ReportKind.STARTED:
+            agent.held[ref] = AttemptState.STARTED
+        return self.do(ReportsReceived(agent.id, agent.epoch, f"box-{agent.id}", agent.seq, [report]))
+
+    def start(self, agent: ModelAgent, ref: Ref) -> None:
+        """User code begins."""
+        self.report(agent, ref, ReportKind.STARTED)
+
+    def complete(self, agent: ModelAgent, ref: Ref) -> None:
+        """The attempt succeeds."""
+        self.report(agent, ref, ReportKind.COMPLETED, body=b"done")
+
+    def fail(self, agent: ModelAgent, ref: Ref, reason: Reason = Reason.TASK_ERROR, recoverable: bool = True) -> None:
+        """The attempt fails."""
+        self.report(agent, ref, ReportKind.FAILED, reason=reason, recoverable=recoverable, text="boom")
+
+    def block(self, agent: ModelAgent, ref: Ref, key: str, kind: str = "clarification", **facts: Any) -> None:
+        """The attempt waits."""
+        agent.held[ref] = AttemptState.BLOCKED
+        self.report(agent, ref, ReportKind.BLOCKED, wait=WaitFacts(key, kind, **facts))
+
+    def unblock(self, agent: ModelAgent, ref: Ref, key: str) -> None:
+        """The attempt goes on."""
+        agent.held[ref] = AttemptState.STARTED
+        self.report(agent, ref, ReportKind.UNBLOCKED, text=key)
+
+    def disconnect(self, agent: ModelAgent) -> None:
+        """The stream ends without a goodbye."""
+        epoch, agent.epoch = agent.epoch, 0
+        self.do(SessionEnded(agent.id, epoch, goodbye=False))
+
+    def wait(self, seconds: float) -> None:
+        """Time passes; connected agents that are not ``silent`` send their heartbeats."""
+        end_us = self.now_us + int(seconds * SECOND_US)
+        while self.now_us < end_us:
+            beats = [
+                HeartbeatReceived(agent.id, agent.epoch, HostFacts())
+                for agent in self.agents.values()
+                if agent.epoch and not agent.silent
+            ]
+            self.do(Ticked(), *beats, after_us=min(2 * SECOND_US, end_us - self.now_us))
+
+    def ref(self, agent: ModelAgent, task_id: str) -> Ref:
+        """The attempt of a task that an agent holds."""
+        return next(ref for ref in agent.held if ref.task_id == task_id)
+
+    def state_of(self, task_id: str) -> TaskState:
+        """Where a task is, or how it ended."""
+        return self.ended.get(task_id) or self.state.tasks[task_id].state
+
+    def kinds(self, task_id: str) -> list[str]:
+        """Names of a task's events so far."""
+        return [EventType(event.type).name for event in self.log if event.task_id == task_id]
+
+    def _welcome(self, agent: ModelAgent, value: Any) -> None:
+        agent.epoch = getattr(value, "epoch", 0)
+        for task_id, number, fence, verdict in getattr(value, "verdicts", ()):
+            if verdict != 1:
+                agent.held.pop(Ref(task_id, number, fence), None)
+
+    def _note_ends(self, effects: Effects) -> None:
+        for task in effects.tasks.values():
+            if task.is_terminal:
+                assert task.id not in self.ended, f"I1: {task.id} ended twice"
+                self.ended[task.id] = task.state
+
+    def _deliver(self, send: Any) -> None:
+        if isinstance(send, Reply):
+            send.reply(send.value)
+            return
+        agent = self.agents.get(getattr(send, "agent_id", ""))
+        if agent is None or not agent.epoch or send.epoch != agent.epoch:
+            return
+        if isinstance(send, PushAssign):
+            agent.held[Ref(send.task_id, send.attempt, send.fence)] = AttemptState.OFFERED
+        elif isinstance(send, PushCancel):
+            ref = Ref(send.task_id, send.attempt, send.fence)
+            agent.cancelled.append(ref)
+            if send.fenced:
+                agent.held.pop(ref, None)
+        elif isinstance(send, PushAnswer):
+            agent.answers.append(send)
