@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core import breaker, slots
@@ -18,7 +20,7 @@ from outrider_coordinator.core.model import (
     Task,
     TaskState,
 )
-from outrider_coordinator.core.queue import ClassKey
+from outrider_coordinator.core.queue import ClassKey, sort_key
 from outrider_coordinator.core.state import State, TimerKind
 
 
@@ -78,28 +80,81 @@ def place(state: State, effects: Effects) -> None:
     _rebalance(state, effects)
 
 
+@dataclass(slots=True)
+class Candidates:
+    """Open agents that match one class, as heaps by load. Entries age while other classes place; they are checked."""
+
+    slots: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def add(self, agent: Agent, *, slot: bool = True, line: bool = True) -> None:
+        """Let an agent be chosen, by the load it has now."""
+        for heap, load in (
+            (self.slots, _slot_load(agent) if slot else None),
+            (self.lines, _line_load(agent) if line else None),
+        ):
+            if load is not None:
+                heapq.heappush(heap, (load, agent.id))
+
+    def take(self, agents: dict[str, Agent], *, in_line: bool) -> Agent | None:
+        """The agent to offer to next: least of its slots in use, or the shortest line of prefetched attempts."""
+        agent = _pop(self.slots, agents, _slot_load)
+        return _pop(self.lines, agents, _line_load) if agent is None and in_line else agent
+
+
+def _pop(
+    heap: list[tuple[float, str]], agents: dict[str, Agent], load: Callable[[Agent], float | None]
+) -> Agent | None:
+    while heap:
+        known, agent_id = heapq.heappop(heap)
+        now = load(agents[agent_id])
+        if now == known:
+            return agents[agent_id]
+        if now is not None and now > known:
+            heapq.heappush(heap, (now, agent_id))
+    return None
+
+
+def _slot_load(agent: Agent) -> float | None:
+    """Share of the slots in use; None when no attempt may take one."""
+    return agent.slots_used / agent.slots if agent.free_slots and breaker.may_offer(agent) else None
+
+
+def _line_load(agent: Agent) -> float | None:
+    """Attempts ahead of a slot; None when the agent's credit is used up."""
+    return len(agent.ahead) if len(agent.ahead) < agent.prefetch_credit and breaker.may_offer(agent) else None
+
+
+def _candidates(agents: list[Agent], constraints: tuple[Constraint, ...]) -> Candidates:
+    candidates = Candidates()
+    for agent in agents:
+        if not constraints or mismatch(agent, constraints) is None:
+            candidates.add(agent)
+    return candidates
+
+
 def _place_queue(state: State, effects: Effects) -> None:
     open_agents = [agent for agent in state.agents.values() if closed_to_work(agent) is None]
     heads = state.queue.heads()
-    matching: dict[ClassKey, list[Agent]] = {}
-    while heads:
+    classes: dict[ClassKey, Candidates] = {}
+    while heads and open_agents:
         _, key = heapq.heappop(heads)
         task = state.queue.head(key)
         if task is None:
             continue
-        if key not in matching:
-            matching[key] = [agent for agent in open_agents if mismatch(agent, key.constraints) is None]
-        agent = _least_loaded(matching[key])
-        prefetched = agent is None
-        if agent is None and _is_short(state, task):
-            agent = _shortest_line(matching[key])
+        candidates = classes.get(key)
+        if candidates is None:
+            candidates = classes[key] = _candidates(open_agents, key.constraints)
+        agent = candidates.take(state.agents, in_line=_is_short(state, task))
         if agent is None:
             continue
         state.queue.pop(key)
-        offer(state, effects, task, agent, prefetched=prefetched)
+        in_line = agent.free_slots == 0
+        offer(state, effects, task, agent, prefetched=in_line)
+        candidates.add(agent, slot=not in_line, line=in_line)
         head = state.queue.head(key) if key in state.queue.heaps else None
         if head is not None:
-            heapq.heappush(heads, ((-head.spec.priority, head.order, head.id), key))
+            heapq.heappush(heads, (sort_key(head), key))
 
 
 def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:
@@ -154,25 +209,6 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
         return tuple((dependency_id, dependency_id) for dependency_id in task.dependency_ids)
     keys = dict(zip(run.task_ids, run.task_keys, strict=True))
     return tuple((keys.get(dependency_id, dependency_id), dependency_id) for dependency_id in task.dependency_ids)
-
-
-def _least_loaded(agents: list[Agent]) -> Agent | None:
-    best, best_load = None, (2.0, "")
-    for agent in agents:
-        if agent.slots_used < agent.slots and breaker.may_offer(agent):
-            load = (agent.slots_used / agent.slots, agent.id)
-            if load < best_load:
-                best, best_load = agent, load
-    return best
-
-
-def _shortest_line(agents: list[Agent]) -> Agent | None:
-    best, best_line = None, (1 << 60, "")
-    for agent in agents:
-        line = (len(agent.ahead), agent.id)
-        if line < best_line and line[0] < agent.prefetch_credit and breaker.may_offer(agent):
-            best, best_line = agent, line
-    return best
 
 
 def _is_short(state: State, task: Task) -> bool:
