@@ -1,0 +1,1 @@
+"""The agent's rules as plain state: no clock, no randomness, no input or output."""
