@@ -27,6 +27,7 @@ from outrider_coordinator.core.model import (
     Spec,
     TaskState,
 )
+from outrider_coordinator.core.state import TimerKind
 from support.core_world import World
 
 
@@ -447,3 +448,64 @@ def test_errors_made_by_the_core_are_valid_messages() -> None:
     """The hand-written encoding of TaskError is what protobuf reads."""
     error = task_pb2.TaskError.FromString(encode_error(Reason.AGENT_LOST, "é" * 200))
     assert (error.reason, error.message) == (task_pb2.TASK_REASON_AGENT_LOST, "é" * 200)
+
+
+def test_a_strays_late_start_does_not_disturb_the_newer_attempt() -> None:
+    """A replayed Started of an attempt that was given up leaves the task with its newer attempt."""
+    world = World()
+    lost, other = world.connect("a"), world.connect("b")
+    (task,) = world.submit()
+    ref = world.ref(lost, task)
+    world.start(lost, ref)
+    world.disconnect(lost)
+    world.wait(6)
+    lost.held[ref] = AttemptState.CLOSED
+    world.connect("a")
+    world.start(lost, ref)
+    current = world.state.tasks[task].attempt
+    assert current is not None
+    assert current.agent_id == other.id
+
+
+def test_reconnects_leave_one_silence_timer() -> None:
+    """An agent that reconnects often is watched by one timer, not by one per session."""
+    world = World()
+    agent = world.connect("a")
+    for _ in range(5):
+        world.disconnect(agent)
+        world.connect("a")
+    world.wait(7)
+    assert sum(timer[2] is TimerKind.SILENCE for timer in world.state.timers) == 1
+
+
+def test_a_replayed_frame_is_acknowledged_and_applied_once() -> None:
+    """Seqs at or below the applied one change nothing; the acknowledgement is sent again (I5)."""
+    world = World()
+    agent = world.connect("a")
+    (task,) = world.submit()
+    ref = world.ref(agent, task)
+    world.start(agent, ref)
+    agent.seq -= 1
+    agent.numbers[ref] = 5
+    effects = world.report(agent, ref, ReportKind.PROGRESS, body=b"again")
+    assert world.state.tasks[task].progress == b""
+    assert next(iter(effects.acks.values())).applied_seq == 1
+
+
+def test_a_strays_failure_decides_nothing() -> None:
+    """When the old attempt of a lost agent fails later, the task keeps its place and its tries."""
+    world = World()
+    lost = world.connect("a")
+    (task,) = world.submit(max_attempts=2)
+    ref = world.ref(lost, task)
+    world.start(lost, ref)
+    world.disconnect(lost)
+    world.wait(6)
+    world.wait(1)
+    lost.held[ref] = AttemptState.CLOSED
+    world.connect("a")
+    (replacement,) = [held for held in lost.held if held != ref]
+    world.fail(lost, ref)
+    assert world.state.tasks[task].attempts_counted == 1
+    world.complete(lost, replacement)
+    assert world.state_of(task) is TaskState.SUCCEEDED

@@ -350,6 +350,7 @@ class Agent:
     applied: dict[str, int] = field(default_factory=dict)
     replaying: dict[str, int] = field(default_factory=dict)
     unlisted: list[tuple[str, int]] = field(default_factory=list)
+    silence_timer_is_set: bool = False
 
     @property
     def prefetched(self) -> int:

@@ -90,12 +90,13 @@ def _keep_as_evidence(
 
 
 def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
-    if attempt.state is not AttemptState.STARTED:
+    is_current = attempt is task.attempt
+    if is_current and attempt.state is not AttemptState.STARTED:
         move_attempt(attempt, AttemptState.STARTED)
-    slots.started(agent, attempt)
+        slots.started(agent, attempt)
     attempt.started_us = report.time_us
     effects.attempts[attempt.key] = attempt
-    if attempt is task.attempt and not task.cancel_requested:
+    if is_current and not task.cancel_requested:
         task.start_us = report.time_us
         state.move(task, TaskState.RUNNING, effects)
     state.event(effects, EventType.TASK_STARTED, task, attempt=attempt, body=report.body)

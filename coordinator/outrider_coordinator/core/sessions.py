@@ -108,11 +108,11 @@ def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None
 
 def silence_checked(state: State, effects: Effects, agent: Agent) -> None:
     """The heartbeat timer: an online agent that was not heard for too long is suspect, its session over."""
+    agent.silence_timer_is_set = False
     if not agent.is_online:
         return
-    due_us = agent.last_heard_us + state.settings.suspect_after_us
-    if due_us > state.now_us:
-        state.set_timer(due_us, TimerKind.SILENCE, agent.id)
+    if agent.last_heard_us + state.settings.suspect_after_us > state.now_us:
+        _watch_for_silence(state, agent)
         return
     refused = Refused("SESSION_SUPERSEDED", "no heartbeat arrived in time; open a new session")
     effects.sends.append(EndSession(agent.epoch, agent.id, refused))
@@ -187,9 +187,16 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     if agent.admin is Admin.DRAINING:
         agent.admin = Admin.ACTIVE
     effects.agents[agent.id] = agent
-    state.set_timer(state.now_us + state.settings.suspect_after_us, TimerKind.SILENCE, agent.id)
+    _watch_for_silence(state, agent)
     if came_back:
         state.event(effects, EventType.AGENT_ONLINE, agent_id=agent.id)
+
+
+def _watch_for_silence(state: State, agent: Agent) -> None:
+    """One timer per agent, however often it reconnects."""
+    if not agent.silence_timer_is_set:
+        agent.silence_timer_is_set = True
+        state.set_timer(agent.last_heard_us + state.settings.suspect_after_us, TimerKind.SILENCE, agent.id)
 
 
 def _outboxes(effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
