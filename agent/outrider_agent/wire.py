@@ -1,0 +1,53 @@
+"""Protobuf by hand where a message is put together from parts that are already encoded.
+
+Owns the few encoding rules the hot path needs (varints, length-delimited fields) and the frames built with them. The
+field numbers are those of protos/outrider/v1; a test compares every function with the generated classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: SessionRequest.session_epoch, SessionRequest.reports, Reports.outbox_id, .first_seq, .messages.
+_EPOCH, _REPORTS, _OUTBOX_ID, _FIRST_SEQ, _MESSAGES = 1, 7, 1, 2, 3
+#: WorkerMessage.number, .event_time, .terminal.
+_NUMBER, _EVENT_TIME, _TERMINAL = 4, 5, 6
+#: Timestamp.seconds, .nanos.
+_SECONDS, _NANOS = 1, 2
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer in base 128, least significant group first."""
+    if value < 0x80:
+        return bytes((value,))
+    groups = bytearray()
+    while value >= 0x80:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def integer(field: int, value: int) -> bytes:
+    """An integer field."""
+    return varint(field << 3) + varint(value)
+
+
+def block(field: int, body: bytes) -> bytes:
+    """A string, bytes or message field."""
+    return varint(field << 3 | 2) + varint(len(body)) + body
+
+
+def worker_message(prefix: bytes, number: int, time_ns: int, arm: int, body: bytes, *, is_terminal: bool) -> bytes:
+    """A WorkerMessage: ``prefix`` has task, attempt, fence and trace; ``arm`` is the oneof's field number."""
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    time = integer(_SECONDS, seconds) + integer(_NANOS, nanos)
+    end = b"\x30\x01" if is_terminal else b""
+    return b"".join((prefix, integer(_NUMBER, number), block(_EVENT_TIME, time), end, block(arm, body)))
+
+
+def reports_frame(epoch: int, outbox_id: str, first_seq: int, messages: Iterable[bytes]) -> bytes:
+    """A SessionRequest with Reports around WorkerMessages that are encoded already."""
+    parts = [block(_OUTBOX_ID, outbox_id.encode()), integer(_FIRST_SEQ, first_seq)]
+    parts += [block(_MESSAGES, message) for message in messages]
+    return integer(_EPOCH, epoch) + block(_REPORTS, b"".join(parts))
