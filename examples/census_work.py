@@ -1,9 +1,9 @@
 """The work of the census: what one task does with a batch of Python files, and how the parts become one.
 
-`count_files` and `merge` are plain functions, so a sequential census needs nothing else. `count_batch` is what runs on an
-agent: the same, with progress. Of a function, cyclomatic complexity is 1 and 1 more for every `if`, `elif`, conditional
-expression, loop, `except`, `case`, comprehension `for` and `if`, and every `and` or `or` between two operands. A nested
-function counts by itself and not towards the one around it.
+`count_files` and `merge` are plain functions, so a sequential census needs nothing else. `count_batch` is what runs on
+an agent: the same, with progress. A function's cyclomatic complexity is 1, and 1 more for every `if`, `elif`,
+conditional expression, loop, `except`, `case`, comprehension `for` and `if`, and every `and` or `or` between two
+operands. A nested function counts by itself and not towards the one around it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def count_batch(root: str, paths: list[str]) -> Part:
-    """Count these files (relative to ``root``) as a task: reports progress, and says who did it and how long it took."""
+    """Count these files (relative to ``root``) as a task; adds who did it and how long it took, and reports progress."""
     started = time.perf_counter()
     part = count_files(root, paths, current.progress)
     return part | {"agent": current.agent, "seconds": time.perf_counter() - started}
 
 
 def count_files(root: str, paths: list[str], progress: Callable[[int, int, str], None] | None = None) -> Part:
-    """Files, lines, functions and complexity of these files, the most complex functions, and what could not be parsed."""
+    """Totals of these files, their most complex functions, and which could not be parsed and why."""
     part = merge([])
     for number, path in enumerate(paths, 1):
         part = _joined(part, _count_file(root, path))
@@ -70,15 +70,15 @@ def _count_file(root: str, path: str) -> Part:
     part = merge([])
     try:
         data = Path(root, path).read_bytes()
-        tree = _parsed(data)
+        found = list(_functions(_parsed(data), ""))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return part | {"unparsable": [[path, _reason(error)]]}
-    functions = [[complexity, path, line, name] for name, line, complexity in _functions(tree, "")]
+    functions = [[complexity, path, line, name] for name, line, complexity in found]
     return part | {
         "files": 1,
         "lines": len(data.splitlines()),
         "functions": len(functions),
-        "complexity": sum(entry[0] for entry in functions),
+        "complexity": sum(complexity for _, _, complexity in found),
         "most_complex": functions,
     }
 
