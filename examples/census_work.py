@@ -28,7 +28,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def count_batch(root: str, paths: list[str]) -> Part:
-    """Count these files (relative to ``root``) as a task; adds who did it and how long it took, and reports progress."""
+    """Count files (relative to ``root``) as a task; adds who did it and how long it took; reports progress."""
     started = time.perf_counter()
     part = count_files(root, paths, current.progress)
     return part | {"agent": current.agent, "seconds": time.perf_counter() - started}
