@@ -50,7 +50,7 @@ def restore(
     for task in state.tasks.values():
         _link(state, task)
     for run in state.runs.values():
-        run.open_count = len(run.task_ids) - sum(run.counts.values())
+        run.open_count = sum(task_id in state.tasks for task_id in run.task_ids)
     for agent in state.agents.values():
         _agent(state, effects, agent)
     state.requests.is_complete = False

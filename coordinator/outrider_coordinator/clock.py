@@ -1,0 +1,23 @@
+"""The coordinator's time line: wall clock at the start, advanced by the boot-time clock.
+
+A step of the wall clock while the daemon runs moves nothing, and time spent suspended counts.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Microseconds since the Unix epoch that never step backwards within a process."""
+
+    def __init__(self) -> None:
+        self._offset_us = time.time_ns() // 1000 - _boottime_us()
+
+    def now_us(self) -> int:
+        """Now, on the coordinator's time line."""
+        return self._offset_us + _boottime_us()
+
+
+def _boottime_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000

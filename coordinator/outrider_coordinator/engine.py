@@ -1,0 +1,257 @@
+"""The one loop: events go in, the core decides, the store commits, and only then anything goes out.
+
+The engine belongs to the event loop's thread. It owns the state, the store thread (the only writer) and the reader
+thread. It knows nothing of gRPC: what is sent to an agent goes to the session registered under its epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from outrider_coordinator.clock import Clock
+from outrider_coordinator.core.effects import (
+    Effects,
+    EndSession,
+    InsertEvent,
+    InsertLog,
+    LoadOutcomes,
+    PushAnswer,
+    PushAssign,
+    Reply,
+    Send,
+    Write,
+    rows,
+)
+from outrider_coordinator.core.events import Event, OutcomesLoaded, Ticked
+from outrider_coordinator.core.model import TERMINAL, TaskState
+from outrider_coordinator.core.state import State
+from outrider_coordinator.core.step import next_due_us, step
+from outrider_coordinator.release import ReleaseQueue
+from outrider_coordinator.store.sqlite import SqliteStore
+from outrider_coordinator.watch_hub import WatchHub
+
+logger = logging.getLogger(__name__)
+
+UNCOMMITTED_ROWS_MAX = 100_000
+Result = TypeVar("Result")
+
+
+class Session(Protocol):
+    """Where pushes of one agent session go. Called on the loop; must not block."""
+
+    def push(self, send: Send, outcomes: dict[str, bytes]) -> None:
+        """Queue one push; ``outcomes`` holds the serialized Completed of the tasks it refers to."""
+
+    def end(self, order: EndSession) -> None:
+        """End the stream with a refusal."""
+
+
+@dataclass(slots=True)
+class Committed:
+    """What of a step becomes visible with its commit."""
+
+    sends: list[Send]
+    events: list[InsertEvent]
+    logs: list[InsertLog]
+
+
+class Engine:
+    """Steps the core and keeps the promise that every effect waits for the commit it rests on."""
+
+    def __init__(
+        self, state: State, store: SqliteStore, clock: Clock, on_fatal: Callable[[BaseException], None]
+    ) -> None:
+        self.state = state
+        self.store = store
+        self.clock = clock
+        self.sessions: dict[int, Session] = {}
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._inbox: list[Event] = []
+        self._is_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._releases: ReleaseQueue[Write, Committed] = ReleaseQueue()
+        self._writer = ThreadPoolExecutor(1, "store")
+        self._readers = ThreadPoolExecutor(1, "reader")
+        self._room = asyncio.Event()
+        self._room.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failed = False
+        self._commit_times_s: deque[float] = deque(maxlen=100)
+        self._loading: dict[int, deque[Send]] = {}
+        self.hub = WatchHub(store.reader, self.read)
+
+    def start(self, recovered: Effects) -> None:
+        """Begin with what recovery made; the first step follows at once."""
+        self._take(recovered)
+        self.post(Ticked())
+
+    def post(self, event: Event) -> None:
+        """Give the core one more fact; it is taken with everything else that waits, in one step."""
+        self._inbox.append(event)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._step)
+
+    async def admit(self) -> None:
+        """Wait while too much is uncommitted: callers of submits and reports ask this first."""
+        await self._room.wait()
+
+    async def read(self, reading: Callable[[], Result]) -> Result:
+        """Run a blocking read of the store on the reader thread."""
+        return await self._loop.run_in_executor(self._readers, reading)
+
+    async def flush(self) -> None:
+        """Wait until everything posted so far is committed and released."""
+        while self._is_scheduled or not self._idle.is_set():
+            await asyncio.sleep(0)
+            await self._idle.wait()
+
+    async def close(self) -> None:
+        """Commit what is left and stop the threads; the store itself stays open."""
+        if not self._failed:
+            await self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._writer.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
+
+    @property
+    def commit_median_s(self) -> float:
+        """Median duration of the last 100 commits, in seconds; 0 before the first."""
+        return statistics.median(self._commit_times_s) if self._commit_times_s else 0.0
+
+    def _step(self) -> None:
+        self._is_scheduled = False
+        if self._failed:
+            return
+        events, self._inbox = self._inbox, []
+        try:
+            effects = step(self.state, events, self.clock.now_us())
+        except Exception as error:
+            logger.exception("a step failed on %s", [type(event).__name__ for event in events])
+            self._fail(error)
+            return
+        self._take(effects)
+        self._arm_timer()
+
+    def _take(self, effects: Effects) -> None:
+        logs = [row for row in effects.inserts if isinstance(row, InsertLog)]
+        released = self._releases.add(rows(effects), [Committed(effects.sends, effects.events, logs)])
+        self._release(released)
+        self._commit_if_idle()
+
+    def _arm_timer(self) -> None:
+        due_us = next_due_us(self.state)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due_us is not None:
+            delay_s = max(0.0, (due_us - self.clock.now_us()) / 1e6)
+            self._timer = self._loop.call_later(delay_s, self.post, Ticked())
+
+    def _commit_if_idle(self) -> None:
+        batch = self._releases.next_commit()
+        if batch is not None:
+            self._idle.clear()
+            self._writer.submit(self._commit, batch)
+        elif self._releases.in_flight is None:
+            self._idle.set()
+        if self._releases.uncommitted_rows > UNCOMMITTED_ROWS_MAX:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    def _commit(self, batch: list[Write]) -> None:
+        """On the store thread."""
+        began = time.perf_counter()
+        try:
+            if batch:
+                self.store.commit(batch)
+        except BaseException as error:
+            self._loop.call_soon_threadsafe(self._fail, error)
+            return
+        self._loop.call_soon_threadsafe(self._committed, time.perf_counter() - began)
+
+    def _committed(self, seconds: float) -> None:
+        self._commit_times_s.append(seconds)
+        released = self._releases.committed()
+        self._commit_if_idle()
+        self._release(released)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failed = True
+        self._idle.set()
+        self._on_fatal(error)
+
+    def _release(self, released: Iterable[Committed]) -> None:
+        for committed in released:
+            if committed.events:
+                self.hub.publish(committed.events)
+            if committed.logs:
+                self.hub.publish_logs(committed.logs)
+            for send in committed.sends:
+                self._send(send)
+
+    def _send(self, send: Send) -> None:
+        if isinstance(send, Reply):
+            send.reply(send.value)
+        elif isinstance(send, LoadOutcomes):
+            self._start_load(send)
+        elif isinstance(send, EndSession):
+            session = self.sessions.pop(send.epoch, None)
+            if session is not None:
+                session.end(send)
+        else:
+            self._push(send)
+
+    def _push(self, send: Send) -> None:
+        """To the agent's session, in order: behind a push whose data is still being read, wait."""
+        epoch: int = send.epoch  # type: ignore[union-attr]  # every push has one
+        queue = self._loading.get(epoch)
+        if queue is not None:
+            queue.append(send)
+        elif _needs(send):
+            self._loading[epoch] = deque((send,))
+            self._loop.create_task(self._load_and_push(epoch))
+        elif epoch in self.sessions:
+            self.sessions[epoch].push(send, {})
+
+    async def _load_and_push(self, epoch: int) -> None:
+        queue = self._loading[epoch]
+        while queue:
+            send = queue.popleft()
+            needed = _needs(send)
+            read = functools.partial(self.store.reader.outcomes, needed)
+            outcomes = await self.read(read) if needed else {}
+            if epoch in self.sessions:
+                self.sessions[epoch].push(send, outcomes)
+        del self._loading[epoch]
+
+    def _start_load(self, order: LoadOutcomes) -> None:
+        self._loop.create_task(self._load_states(order))
+
+    async def _load_states(self, order: LoadOutcomes) -> None:
+        found = await self.read(lambda: self.store.reader.task_states(order.task_ids))
+        states = {task_id: TaskState(state) if state else None for task_id, state in found.items()}
+        ended = {task_id: state for task_id, state in states.items() if state is None or state in TERMINAL}
+        self.post(OutcomesLoaded(ended))
+
+
+def _needs(send: Send) -> tuple[str, ...]:
+    """Tasks whose outcome a push carries."""
+    if isinstance(send, PushAssign):
+        return tuple(task_id for _, task_id in send.inputs)
+    if isinstance(send, PushAnswer) and send.dependency_id:
+        return (send.dependency_id,)
+    return ()

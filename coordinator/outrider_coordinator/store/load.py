@@ -1,0 +1,150 @@
+"""Memory from rows: what a start of the coordinator needs of its store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from outrider_coordinator.core import effects, recovery
+from outrider_coordinator.core.model import (
+    Admin,
+    Agent,
+    Attempt,
+    AttemptState,
+    Breaker,
+    BreakerState,
+    Connectivity,
+    Reason,
+    Run,
+    Spec,
+    Task,
+    TaskState,
+    Trace,
+    Wait,
+)
+from outrider_coordinator.core.state import State
+from outrider_coordinator.store.reader import Reader
+
+ReadSpec = Callable[[effects.InsertTask], Spec]
+
+
+def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effects:
+    """Fill an empty state from the store; ``read_spec`` gives the scheduling facts of a stored task."""
+    state.cursor_next = reader.cursors()[1] + 1
+    state.order_next = reader.last_sequence() + 1
+    return recovery.restore(
+        state,
+        tasks=(_task(row, read_spec) for row in reader.open_tasks()),
+        attempts=(_attempt(row) for row in reader.open_attempts()),
+        waits=((row.task_id, _wait(row)) for row in reader.open_waits()),
+        runs=(_run(row) for row in reader.open_runs()),
+        agents=_agents(reader),
+    )
+
+
+def _task(row: effects.InsertTask, read_spec: ReadSpec) -> Task:
+    return Task(
+        id=row.id,
+        namespace=row.namespace,
+        spec=read_spec(row),
+        order=row.order,
+        created_us=row.created_us,
+        state=TaskState(row.state),
+        reason=Reason(row.reason),
+        run_id=row.run_id,
+        run_key=row.run_key,
+        client_id=row.client_id,
+        request_id=row.request_id,
+        digest=row.digest,
+        trace=Trace(row.trace_parent, row.trace_state),
+        dependency_ids=row.dependency_ids,
+        ready_us=row.ready_us,
+        attempts_made=row.attempts_made,
+        attempts_counted=row.attempts_counted,
+        worker_deaths=row.worker_deaths,
+        start_us=row.start_us,
+        progress=row.progress,
+        is_stored=True,
+    )
+
+
+def _attempt(row: effects.PutAttempt) -> Attempt:
+    return Attempt(
+        task_id=row.task_id,
+        number=row.number,
+        agent_id=row.agent_id,
+        fence=row.fence,
+        state=AttemptState(row.state),
+        offered_us=row.offered_us,
+        prefetched=bool(row.prefetched),
+        counted=bool(row.counted),
+        started_us=row.started_us,
+        ended_us=row.ended_us,
+        reason=Reason(row.reason),
+        error=row.error,
+        holds_slot=bool(row.holds_slot),
+        is_probe=bool(row.is_probe),
+        last_number=row.last_number,
+    )
+
+
+def _wait(row: effects.PutWait) -> Wait:
+    return Wait(
+        row.key,
+        row.kind,
+        row.body,
+        bool(row.keeps_running),
+        row.required_task_id,
+        row.retry_us,
+        row.resolution,
+        row.dependency_state,
+        bool(row.is_open),
+    )
+
+
+def _run(row: effects.PutRun) -> Run:
+    return Run(
+        id=row.id,
+        namespace=row.namespace,
+        title=row.title,
+        description=row.description,
+        created_us=row.created_us,
+        task_ids=row.task_ids,
+        task_keys=row.task_keys,
+        open_count=len(row.task_ids),
+        request_id=row.request_id,
+        digest=row.digest,
+        client_id=row.client_id,
+        trace=Trace(row.trace_parent, row.trace_state),
+        is_stored=True,
+    )
+
+
+def _agents(reader: Reader) -> list[Agent]:
+    agents = {row.id: _agent(row) for row in reader.agents()}
+    for row in reader.outboxes():
+        if row.agent_id in agents:
+            agents[row.agent_id].applied[row.outbox_id] = row.applied_seq
+    return list(agents.values())
+
+
+def _agent(row: effects.PutAgent) -> Agent:
+    breaker = Breaker(
+        BreakerState(row.breaker_state), opened_count=row.breaker_opened_count, reset_us=row.breaker_reset_us
+    )
+    return Agent(
+        id=row.id,
+        machine_id=row.machine_id,
+        connectivity=Connectivity(row.connectivity),
+        admin=Admin(row.admin),
+        breaker=breaker,
+        labels=row.labels,
+        slots=row.slots,
+        prefetch_credit=row.prefetch_credit,
+        parked_max=row.parked_max,
+        version=row.version,
+        host=row.host,
+        instance_id=row.instance_id,
+        instance_start_ms=row.instance_start_ms,
+        last_heard_us=row.last_heard_us,
+        session_start_us=row.session_start_us,
+    )

@@ -1,0 +1,113 @@
+"""Every statement the store runs, each with its purpose. Columns are those of `core.effects` records, in order."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core import effects
+
+#: Record field to column where a SQL word is in the way.
+_COLUMN = {"order": "sequence"}
+
+
+def _columns(record: type) -> tuple[str, ...]:
+    fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]  # a NamedTuple class
+    return tuple(_COLUMN.get(name, name) for name in fields)
+
+
+def _insert(table: str, columns: tuple[str, ...], verb: str = "INSERT") -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+
+
+TASK_COLUMNS = _columns(effects.InsertTask)
+ATTEMPT_COLUMNS = _columns(effects.PutAttempt)
+WAIT_COLUMNS = _columns(effects.PutWait)
+RUN_COLUMNS = _columns(effects.PutRun)
+AGENT_COLUMNS = _columns(effects.PutAgent)
+EVENT_COLUMNS = tuple(name for name in _columns(effects.InsertEvent) if name != "outcome")
+
+_TASK_CHANGES = _columns(effects.UpdateTask)[1:]
+
+#: A new task.
+INSERT_TASK = _insert("tasks", TASK_COLUMNS)
+#: A known task's new state; the id comes last.
+UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in _TASK_CHANGES)} WHERE id = ?"
+#: An attempt, new or changed.
+PUT_ATTEMPT = _insert("attempts", ATTEMPT_COLUMNS, "INSERT OR REPLACE")
+#: A wait, new or changed.
+PUT_WAIT = _insert("waits", WAIT_COLUMNS, "INSERT OR REPLACE")
+#: A run, new or changed.
+PUT_RUN = _insert("runs", RUN_COLUMNS, "INSERT OR REPLACE")
+#: An agent, new or changed.
+PUT_AGENT = _insert("agents", AGENT_COLUMNS, "INSERT OR REPLACE")
+#: A removed agent.
+DELETE_AGENT = "DELETE FROM agents WHERE id = ?"
+#: A removed agent's outbox positions.
+DELETE_OUTBOXES = "DELETE FROM outboxes WHERE agent_id = ?"
+#: How far an outbox is applied.
+PUT_OUTBOX = _insert("outboxes", _columns(effects.PutOutbox), "INSERT OR REPLACE")
+#: Captured output; a replay after a crash writes the same row again.
+INSERT_LOG = _insert("logs", _columns(effects.InsertLog), "INSERT OR REPLACE")
+#: A report that could not be applied.
+INSERT_EVIDENCE = _insert("evidence", _columns(effects.InsertEvidence))
+#: One entry of the event log.
+INSERT_EVENT = _insert("events", EVENT_COLUMNS)
+
+_TASKS = f"SELECT {', '.join(f't.{name}' for name in TASK_COLUMNS)} FROM tasks t"
+_ATTEMPTS = f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM attempts a"
+_WAITS = f"SELECT {', '.join(f'w.{name}' for name in WAIT_COLUMNS)} FROM waits w"
+_RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+
+#: One task.
+TASK = f"{_TASKS} WHERE t.id = ? AND t.namespace = ?"
+#: Ids of tasks that start with a prefix, at most two: one means it is unique.
+TASK_IDS_BY_PREFIX = "SELECT id FROM tasks WHERE id >= ? AND id < ? AND namespace = ? LIMIT 2"
+#: Ids of runs that start with a prefix, at most two.
+RUN_IDS_BY_PREFIX = "SELECT id FROM runs WHERE id >= ? AND id < ? AND namespace = ? LIMIT 2"
+#: All attempts of a task, oldest first.
+ATTEMPTS_OF_TASK = f"{_ATTEMPTS} WHERE a.task_id = ? ORDER BY a.number"
+#: Open waits of a task.
+OPEN_WAITS_OF_TASK = f"{_WAITS} WHERE w.task_id = ? AND w.is_open = 1 ORDER BY w.key"
+#: One run.
+RUN = f"{_RUNS} WHERE id = ? AND namespace = ?"
+#: How many tasks of a run are in each state.
+RUN_COUNTS = "SELECT state, count(*) FROM tasks WHERE run_id = ? GROUP BY state ORDER BY state"
+#: Runs, newest first, before an id.
+RUNS_PAGE = f"{_RUNS} WHERE namespace = ? AND id < ? AND id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
+#: Terminal states of tasks, for dependencies.
+TASK_STATE = "SELECT state FROM tasks WHERE id = ?"
+#: Outcome of a task, for inputs of others.
+TASK_OUTCOME = "SELECT state, outcome FROM tasks WHERE id = ?"
+#: Task accepted under a request id.
+TASK_BY_REQUEST = "SELECT id, digest FROM tasks WHERE namespace = ? AND request_id = ?"
+#: Run accepted under a request id.
+RUN_BY_REQUEST = "SELECT id, digest FROM runs WHERE namespace = ? AND request_id = ?"
+#: Output of one attempt after a message number.
+LOGS = "SELECT number, time_us, body FROM logs WHERE task_id = ? AND attempt = ? AND number > ? ORDER BY number LIMIT ?"
+#: First and last cursor of the event log.
+CURSORS = "SELECT coalesce(min(cursor), 1), coalesce(max(cursor), 0) FROM events"
+#: Tasks that are not terminal, in the order they were accepted.
+OPEN_TASKS = f"{_TASKS} WHERE t.state <= 6 ORDER BY t.sequence"
+#: Attempts that may still matter: live ones and strays of open tasks.
+OPEN_ATTEMPTS = f"{_ATTEMPTS} JOIN tasks t ON t.id = a.task_id WHERE t.state <= 6 AND a.state IN (1, 2, 3, 4, 8)"
+#: Waits of open tasks.
+OPEN_TASKS_WAITS = f"{_WAITS} JOIN tasks t ON t.id = w.task_id WHERE t.state <= 6"
+#: Runs that are not over.
+OPEN_RUNS = f"{_RUNS} WHERE ended_us = 0"
+#: All agents.
+AGENTS = f"SELECT {', '.join(AGENT_COLUMNS)} FROM agents ORDER BY id"
+#: All outbox positions.
+OUTBOXES = "SELECT agent_id, outbox_id, applied_seq FROM outboxes"
+#: Highest sequence number given to a task.
+LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks"
+
+
+def tasks_page(conditions: list[str]) -> str:
+    """Tasks, newest first, that meet all conditions; the limit is the last parameter."""
+    return f"{_TASKS} WHERE {' AND '.join(conditions)} ORDER BY t.id DESC LIMIT ?"
+
+
+def events_page(conditions: list[str]) -> str:
+    """Events in cursor order with the outcome of their task, that meet all conditions; the limit comes last."""
+    columns = ", ".join(f"e.{name}" for name in EVENT_COLUMNS)
+    outcome = "CASE WHEN e.type = 10 THEN (SELECT outcome FROM tasks WHERE id = e.task_id) ELSE x'' END"
+    return f"SELECT {columns}, {outcome} FROM events e WHERE {' AND '.join(conditions)} ORDER BY e.cursor LIMIT ?"
