@@ -1,0 +1,101 @@
+"""Settings of the coordinator daemon: every default with its unit and its reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from outrider.errors import InvalidRequest
+from outrider.settings import setting
+from outrider_coordinator.core.model import SECOND_US, CoreSettings
+
+
+def default_state_directory() -> str:
+    """``$STATE_DIRECTORY`` under systemd, the user's XDG state directory otherwise."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return given or str(Path(base) / "outrider" / "coordinator")
+
+
+class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section ``[coordinator]`` of the settings file."""
+
+    listen: Annotated[
+        list[str],
+        setting("Addresses to serve on, HOST:PORT or unix:/PATH; loopback by default, so nobody else gets in."),
+    ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7420"])
+    state_directory: Annotated[
+        str, setting("Folder of the database; empty means the user's XDG state directory, or systemd's.")
+    ] = ""
+    tls_certificate: Annotated[
+        str, setting("PEM file of the server's certificate chain; needed to serve beyond this machine.")
+    ] = ""
+    tls_key: Annotated[str, setting("PEM file of the certificate's private key.")] = ""
+    tls_client_ca: Annotated[
+        str, setting("PEM file of the authority that signs clients and agents; set, every caller must show one.")
+    ] = ""
+    heartbeat_interval_s: Annotated[
+        float, setting("How often agents report; short enough to notice a loss in seconds.", unit="s", ge=0.05)
+    ] = 2.0
+    suspect_after_s: Annotated[
+        float, setting("Silence after which an agent is suspect: three missed heartbeats.", unit="s", ge=0.15)
+    ] = 6.0
+    lost_after_s: Annotated[
+        float, setting("Silence after which an agent is shown as lost and keeps nothing.", unit="s", ge=1)
+    ] = 300.0
+    accept_timeout_s: Annotated[
+        float, setting("An offer not accepted for so long is asked back.", unit="s", ge=0.1)
+    ] = 5.0
+    startup_hold_s: Annotated[
+        float,
+        setting("After a start agents get this long to say hello before their graces begin.", unit="s", ge=0),
+    ] = 25.0
+    breaker_failures: Annotated[int, setting("Failures of an agent in a row that open its circuit breaker.", ge=1)] = 5
+    breaker_reset_s: Annotated[
+        float, setting("How long a breaker stays open at first; doubled with each further opening.", unit="s", ge=0.1)
+    ] = 30.0
+    breaker_probe_successes: Annotated[int, setting("Probes that must succeed to close a breaker.", ge=1)] = 2
+    queue_depth_max: Annotated[
+        int, setting("Tasks that may be open at once; more are refused, so memory stays bounded.", ge=1)
+    ] = 1_000_000
+    payload_bytes_max: Annotated[
+        int, setting("Largest arguments or standard input of a task.", unit="bytes", ge=1024)
+    ] = 1024 * 1024
+    message_bytes_max: Annotated[
+        int, setting("Largest gRPC message; a batch must fit.", unit="bytes", ge=1024 * 1024)
+    ] = 8 * 1024 * 1024
+    drain_timeout_s: Annotated[
+        float, setting("How long calls in progress may go on after SIGTERM.", unit="s", ge=0)
+    ] = 2.0
+    short_function_ms: Annotated[
+        float, setting("Functions this short are sent ahead of a free slot, to keep workers busy.", unit="ms", ge=0)
+    ] = 50.0
+    log_level: Annotated[str, setting("DEBUG, INFO, WARNING or ERROR.")] = "INFO"
+
+
+def core_settings(settings: CoordinatorSettings) -> CoreSettings:
+    """What the core needs of the settings. Raises `InvalidRequest` where two of them do not fit together."""
+    if settings.suspect_after_s < 3 * settings.heartbeat_interval_s:
+        raise InvalidRequest(
+            f"coordinator.suspect_after_s ({settings.suspect_after_s}) must be at least 3 heartbeat intervals "
+            f"({3 * settings.heartbeat_interval_s})"
+        )
+    return CoreSettings(
+        queue_depth_max=settings.queue_depth_max,
+        heartbeat_interval_us=_us(settings.heartbeat_interval_s),
+        suspect_after_us=_us(settings.suspect_after_s),
+        lost_after_us=_us(settings.lost_after_s),
+        accept_timeout_us=_us(settings.accept_timeout_s),
+        startup_hold_us=_us(settings.startup_hold_s),
+        breaker_failures=settings.breaker_failures,
+        breaker_reset_us=_us(settings.breaker_reset_s),
+        breaker_probe_successes=settings.breaker_probe_successes,
+        short_function_us=int(settings.short_function_ms * 1000),
+    )
+
+
+def _us(seconds: float) -> int:
+    return int(seconds * SECOND_US)
