@@ -75,7 +75,8 @@ def kill_all(markers: tuple[bytes, ...], timeout_s: float) -> int:
 
 def _pids() -> Iterator[int]:
     own = os.getpid()
-    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own)
+    names = os.listdir("/proc")  # noqa: PTH208 - a quarter of the cost of Path.iterdir
+    return (int(name) for name in names if name.isdigit() and int(name) != own)
 
 
 def _is_marked(pid: int, markers: tuple[bytes, ...]) -> bool:

@@ -25,11 +25,13 @@ _PR_SET_CHILD_SUBREAPER = 36
 _POLL_FIRST_S, _POLL_MAX_S = 0.01, 0.2
 #: After SIGKILL a process that does not go away is in the kernel's hands (a dead disk); this long it is waited for.
 GONE_TIMEOUT_S = 5.0
+#: From SIGTERM to SIGKILL for processes that a cancelled function left behind.
+LEFTOVER_GRACE_S = 1.0
 
 
 def become_subreaper() -> bool:
     """Let orphans below this process become its children; False where the kernel refuses."""
-    return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def children() -> set[int]:
@@ -95,6 +97,10 @@ class KillLadder:
         deadline_s = time.monotonic() + grace_s
         await asyncio.to_thread(self._terminate)
         await self._wait_ended(deadline_s)
+        if self.ended.is_set() and not self._target.is_command:
+            # The function has cleaned up; what it left running has nobody who waits for it.
+            deadline_s = min(deadline_s, time.monotonic() + LEFTOVER_GRACE_S)
+            await asyncio.to_thread(sweep.send, self._markers, signal.SIGTERM)
         while self.ended.is_set() and time.monotonic() < deadline_s:
             if not await asyncio.to_thread(self._left):
                 return True
@@ -123,13 +129,13 @@ class KillLadder:
     def _terminate(self) -> None:
         """SIGTERM what the worker does not reach: it signals the command's process group itself."""
         if self._target.is_command and self._target.command_pid:
+            # A process that has cleared its environment is still found below the worker.
             for process in self._below():
                 if not self._is_workers_business(process.pid):
                     _signal(process, signal.SIGTERM)
             sweep.send(self._markers, signal.SIGTERM, spare=self._is_workers_business)
 
     def _left(self) -> bool:
-        self._below()
         return bool(sweep.find(self._markers)) or any(_is_alive(process) for process in self._seen)
 
     def _kill_once(self, is_worker_stuck: bool) -> bool:

@@ -1,0 +1,155 @@
+"""Turns an Assignment of the wire into the work a worker gets, and keeps what the keeper must know of the attempt.
+
+Owns the translation and the environment every attempt sees. It must not know where the attempt will run, or when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from outrider import tracing
+from outrider.v1 import agent_service_pb2, task_pb2
+from outrider.worker import messages
+from outrider_agent import sweep
+from outrider_agent.core.board import Attempt
+from outrider_agent.reports import Narrator
+from outrider_agent.trees import KillLadder
+
+_RECEIVE_KIND = 4  # OpenTelemetry's SpanKind CONSUMER
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all attempts of one keeper process share."""
+
+    agent: str
+    instance_id: str
+    scratch_directory: Path
+
+
+@dataclass(slots=True, eq=False)
+class Dossier:
+    """Everything the keeper has on one attempt beside its place on the board."""
+
+    attempt: Attempt
+    run: messages.Run
+    narrator: Narrator
+    attempt_key: str
+    timeout_us: int
+    received_ns: int
+    parent: tracing.TraceParent | None
+    span: tracing.TraceParent | None
+    command_pid: int = 0
+    #: Resolutions that wait until the attempt has a slot again.
+    resolutions: list[messages.Resolve] = field(default_factory=list)
+    #: Seconds asked for, by wait key.
+    more_time: dict[str, float] = field(default_factory=dict)
+    #: Set while the attempt is being killed.
+    ladder: KillLadder | None = None
+    #: What to report in the end when the worker's own word does not count any more.
+    verdict: messages.Failed | None = None
+    #: The worker's last word, held until nothing of the attempt is left.
+    last_word: messages.Completed | messages.Failed | None = None
+    is_cleaning: bool = False
+    #: Fenced: nobody wants to hear of it.
+    is_silent: bool = False
+
+
+def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Origin, now_ns: int) -> Dossier | None:
+    """The dossier of a new attempt; None for a kind of work that this version does not know."""
+    ref, spec = assignment.ref, assignment.spec
+    work = _work(spec)
+    if work is None:
+        return None
+    parent = tracing.parse(assignment.trace.traceparent) if assignment.trace.traceparent else None
+    span = parent.child() if parent is not None else None
+    traceparent = span.format() if span is not None else ""
+    is_command = isinstance(work, messages.CommandWork)
+    attempt_key = f"{origin.instance_id}-{key}"
+    run = messages.Run(
+        key=key,
+        work=work,
+        task_id=ref.task_id,
+        attempt=ref.attempt,
+        inputs=[
+            messages.Input(one.key, one.task_id, one.result.data, one.result.content_type) for one in assignment.inputs
+        ],
+        environment=_environment(assignment, origin, attempt_key, traceparent),
+        scratch_directory=f"{origin.scratch_directory}/{key}",
+        traceparent=traceparent,
+        tracestate=assignment.trace.tracestate,
+    )
+    return Dossier(
+        attempt=Attempt(
+            key=key,
+            task_id=run.task_id,
+            number=run.attempt,
+            fence=ref.fence,
+            is_prefetched=assignment.prefetched and not is_command,
+            is_command=is_command,
+        ),
+        run=run,
+        narrator=Narrator(run.task_id, run.attempt, ref.fence, traceparent),
+        attempt_key=attempt_key,
+        timeout_us=_microseconds(spec),
+        received_ns=now_ns,
+        parent=parent,
+        span=span,
+    )
+
+
+def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:
+    """The keeper's span around the whole attempt; None when nobody traces it."""
+    span, parent, run = dossier.span, dossier.parent, dossier.run
+    if span is None or parent is None or not span.sampled:
+        return None
+    return messages.Span(
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        parent_id=parent.span_id,
+        name="receive",
+        kind=_RECEIVE_KIND,
+        start_ns=dossier.received_ns,
+        end_ns=end_ns,
+        attributes={"outrider.task_id": run.task_id, "outrider.attempt": run.attempt},
+        error=error,
+    )
+
+
+def _work(spec: task_pb2.TaskSpec) -> messages.FunctionWork | messages.CommandWork | None:
+    kind = spec.WhichOneof("work")
+    if kind == "function":
+        function = spec.function
+        return messages.FunctionWork(function.function, function.arguments.data, function.inputs_argument)
+    if kind == "command":
+        command = spec.command
+        return messages.CommandWork(
+            list(command.argv), dict(command.environment), command.working_directory, command.stdin
+        )
+    return None
+
+
+def _environment(
+    assignment: agent_service_pb2.Assignment, origin: Origin, attempt_key: str, traceparent: str
+) -> dict[str, str]:
+    environment = {
+        "OUTRIDER_TASK_ID": assignment.ref.task_id,
+        "OUTRIDER_ATTEMPT": str(assignment.ref.attempt),
+        "OUTRIDER_NAMESPACE": assignment.namespace,
+        "OUTRIDER_RUN_ID": assignment.run_id,
+        "OUTRIDER_AGENT": origin.agent,
+        sweep.ATTEMPT_VARIABLE: attempt_key,
+    }
+    if traceparent:
+        environment[tracing.TRACEPARENT] = traceparent
+    if assignment.trace.tracestate:
+        environment[tracing.TRACESTATE] = assignment.trace.tracestate
+    return environment
+
+
+def _microseconds(spec: task_pb2.TaskSpec) -> int:
+    """The attempt's time budget; 0 means none."""
+    if not spec.HasField("timeout"):
+        return 0
+    return max(1, spec.timeout.ToMicroseconds())
