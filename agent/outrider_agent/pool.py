@@ -17,12 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
 from outrider.worker import messages
+from outrider_agent import clock
 from outrider_agent.pipe import Pipe
 
 #: A worker that ends before it is ready is not replaced at once: this long, doubling up to the maximum.
@@ -210,14 +211,8 @@ class Pool:
     def _failed_to_start(self, how: str) -> None:
         backoff_us = min(RESPAWN_MAX_US, RESPAWN_FIRST_US << min(self._failures, 10))
         self._failures += 1
-        self._not_before_us = _now_us() + backoff_us
+        self._not_before_us = clock.boot_us() + backoff_us
         _logger.error("a worker %s before it was ready; the next try is in %.1f s", how, backoff_us / 1e6)
-
-
-def _now_us() -> int:
-    import time
-
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
 def _how(returncode: int) -> str:
@@ -227,8 +222,3 @@ def _how(returncode: int) -> str:
         return f"was killed by {signal.Signals(-returncode).name}"
     except ValueError:
         return f"was killed by signal {-returncode}"
-
-
-def worker_environment(environment: Mapping[str, str], extra: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The environment of workers: the keeper's own, with what marks and configures them."""
-    return {**environment, **dict(extra)}

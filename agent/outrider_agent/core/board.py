@@ -238,21 +238,18 @@ class Board:
         worker.recalls -= 1
         return self._returned([key for key in keys if key in worker.queue], now_us)
 
-    def worker_gone(self, worker_id: int, running_key: int, now_us: int) -> tuple[int, Returned]:
+    def worker_gone(self, worker_id: int, running_key: int, now_us: int) -> tuple[list[int], Returned]:
         """The worker process ended while it ran ``running_key`` (0: none).
 
-        Returns the key of the attempt that it took with it (0: none), which is still open, and those that came back.
+        Returns the keys of the attempts that had begun in it, which are still open, and those that came back.
         """
         worker = self.workers.pop(worker_id)
-        victim = running_key if running_key in worker.queue else 0
-        for key in worker.queue:
-            if self.attempts[key].state is not State.ACCEPTED:
-                victim = key
-        keys = [key for key in worker.queue if key != victim]
-        if victim:
-            self._unpark(self.attempts[victim])
-            self.attempts[victim].worker_id = 0
-        return victim, self._returned(keys, now_us)
+        victims = [key for key in worker.queue if key == running_key or self.attempts[key].state is not State.ACCEPTED]
+        keys = [key for key in worker.queue if key not in victims]
+        for key in victims:
+            self._unpark(self.attempts[key])
+            self.attempts[key].worker_id = 0
+        return victims, self._returned(keys, now_us)
 
     # --- decisions ---------------------------------------------------------------------------------------------
 

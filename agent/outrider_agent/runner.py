@@ -1,0 +1,403 @@
+"""Runs attempts: takes orders about them, follows what workers say, kills what must end, and reports.
+
+Owns the dossiers and the step from the board's decisions to the workers. It must not know the session, the outbox or
+the wire's frames: it reports through an `Outlet`. Every method changes state at once; `settle`, called once after a
+batch of facts, carries out what the board then decides.
+
+Invariants: one terminal report per attempt, after nothing of the attempt is left alive; an attempt that is fenced
+reports nothing more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from outrider.v1 import agent_service_pb2, task_pb2
+from outrider.worker import messages
+from outrider_agent import clock
+from outrider_agent.assignment import Dossier, Origin, open_dossier, receive_span
+from outrider_agent.core.board import Admission, Attempt, Board, Limits, Returned, State, Unstarted
+from outrider_agent.core.deadlines import Deadlines
+from outrider_agent.executioner import Executioner
+from outrider_agent.pool import Pool, WorkerProcess
+from outrider_agent.reports import Report
+
+_logger = logging.getLogger(__name__)
+
+Ref = tuple[str, int, int]
+_GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
+
+
+class Outlet(Protocol):
+    """Where the runner's answers and reports go."""
+
+    def accepted(self, attempt: Attempt) -> None:
+        """The agent will start it."""
+
+    def rejected(self, attempt: Ref, message: str) -> None:
+        """The agent will not take it; nothing was started."""
+
+    def revoked(self, attempt: Attempt) -> None:
+        """It goes back unstarted."""
+
+    def report(self, key: int, message: bytes, *, is_terminal: bool) -> None:
+        """One encoded WorkerMessage for the outbox."""
+
+    def span(self, span: messages.Span) -> None:
+        """One finished span."""
+
+    @property
+    def is_full(self) -> bool:
+        """True when no more reports can be kept, so that no new work may be taken."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True when a report would be written at once; otherwise progress waits for its successor."""
+
+
+class Runner:
+    """The attempts of this keeper. It is the pool's listener."""
+
+    def __init__(
+        self, limits: Limits, origin: Origin, outlet: Outlet, wake: Callable[[], None], grace_s: float
+    ) -> None:
+        self.board = Board(limits)
+        self.dossiers: dict[int, Dossier] = {}
+        self.tasks_max = 0
+        self._pool: Pool
+        self._origin = origin
+        self._outlet = outlet
+        self._wake = wake
+        self._deadlines = Deadlines()
+        self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
+        self._held_back: set[int] = set()
+        self._last_key = 0
+
+    def attach(self, pool: Pool) -> None:
+        """Use these workers."""
+        self._pool = pool
+        self._executioner.attach(pool)
+
+    @property
+    def is_idle(self) -> bool:
+        """True when every attempt has ended."""
+        return self.board.unfinished == 0
+
+    # --- orders from the coordinator ---------------------------------------------------------------------------
+
+    def assign(self, assignments: Iterable[agent_service_pb2.Assignment]) -> None:
+        """Take in work, or refuse it; what is held already is accepted once more."""
+        now_ns = clock.wall_ns()
+        for assignment in assignments:
+            self._last_key += 1
+            dossier = open_dossier(self._last_key, assignment, self._origin, now_ns)
+            ref = (assignment.ref.task_id, assignment.ref.attempt, assignment.ref.fence)
+            if dossier is None:
+                self._outlet.rejected(ref, "unknown kind of work; this agent is older than the coordinator")
+            elif self._outlet.is_full:
+                self._outlet.rejected(ref, "the outbox is full")
+            else:
+                self._admit(dossier, ref)
+        self._wake()
+
+    def _admit(self, dossier: Dossier, ref: Ref) -> None:
+        answer = self.board.admit(dossier.attempt)
+        if answer is Admission.ACCEPTED:
+            self.dossiers[dossier.attempt.key] = dossier
+            self._outlet.accepted(dossier.attempt)
+        elif answer is Admission.DUPLICATE:
+            self._outlet.accepted(dossier.attempt)
+        else:
+            self._outlet.rejected(ref, answer.value)
+
+    def revoke(self, refs: Iterable[Ref]) -> None:
+        """Give back what has not started."""
+        for attempt in self._find(refs):
+            if attempt.state is State.ACCEPTED:
+                self._withdraw(attempt, Unstarted.REVOKE)
+        self._wake()
+
+    def cancel(self, refs: Iterable[Ref], message: str, *, is_fenced: bool, grace_s: float | None = None) -> None:
+        """Kill these attempts; the fenced ones without a word."""
+        for attempt in self._find(refs):
+            self.dossiers[attempt.key].is_silent |= is_fenced
+            if attempt.state is State.ACCEPTED:
+                self._withdraw(attempt, Unstarted.DROP if is_fenced else Unstarted.CANCEL)
+            elif attempt.state is State.CLOSED:
+                self._forget_if_silent(attempt)
+            else:
+                self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, message or "cancelled", grace_s)
+        self._wake()
+
+    def answer(self, ref: Ref, resolve: messages.Resolve) -> None:
+        """A wait of an attempt was resolved; a parked attempt hears of it when it has a slot."""
+        attempt = self.board.find(*ref)
+        if attempt is None or attempt.state is State.CLOSED or not attempt.worker_id:
+            return
+        dossier = self.dossiers[attempt.key]
+        more_s = dossier.more_time.pop(resolve.wait_key, 0.0)
+        if more_s and resolve.data.strip().lower() in _GRANTED:
+            self._deadlines.extend(attempt.key, int(more_s * 1e6))
+        order = messages.Resolve(
+            attempt.key,
+            resolve.wait_key,
+            resolve.data,
+            resolve.content_type,
+            resolve.dependency_state,
+            resolve.resolved_by,
+        )
+        if resolve.wait_key not in attempt.waits or self.board.answered(attempt.key):
+            self._pool.send(attempt.worker_id, order)
+        else:
+            dossier.resolutions.append(order)
+        self._wake()
+
+    def acknowledged(self, keys: Iterable[int]) -> None:
+        """The coordinator has the outcomes of these attempts."""
+        now_us = clock.boot_us()
+        for key in keys:
+            if key in self.dossiers:
+                self._forget(key, now_us)
+
+    def drain(self) -> None:
+        """Take nothing new and give back what has not started."""
+        self.board.is_draining = True
+        for attempt in list(self.board.live()):
+            if attempt.state is State.ACCEPTED:
+                self._withdraw(attempt, Unstarted.REVOKE)
+        self._wake()
+
+    def stop(self, message: str, grace_s: float) -> None:
+        """Kill everything that runs and report it as stopped by this agent."""
+        for attempt in list(self.board.live()):
+            if attempt.state is not State.ACCEPTED:
+                self._kill(attempt, task_pb2.TASK_REASON_AGENT_STOPPED, message, grace_s)
+        self._wake()
+
+    # --- what workers say --------------------------------------------------------------------------------------
+
+    def worker_ready(self, worker_id: int) -> None:
+        """A worker takes work."""
+        self.board.worker_ready(worker_id)
+        self._pool.workers[worker_id].idle_since_us = clock.boot_us()
+        self._wake()
+
+    def worker_said(self, worker_id: int, said: list[messages.FromWorker]) -> None:
+        """Follow a worker's messages in order."""
+        now_us = clock.boot_us()
+        worker = self._pool.workers[worker_id]
+        for message in said:
+            if isinstance(message, messages.Recalled):
+                self._returned(self.board.recalled(worker_id, message.keys, now_us))
+            elif isinstance(message, messages.Span):
+                self._outlet.span(message)
+            elif not isinstance(message, messages.Ready):
+                dossier = self.dossiers.get(message.key)
+                if dossier is not None and dossier.last_word is None and not dossier.narrator.is_ended:
+                    self._follow(worker, dossier, message, now_us)
+        self._wake()
+
+    def worker_gone(self, worker_id: int, running_key: int, how: str) -> None:
+        """A worker died: the attempt it ran has failed, the others behind it go elsewhere."""
+        if worker_id in self.board.workers:
+            now_us = clock.boot_us()
+            victims, returned = self.board.worker_gone(worker_id, running_key, now_us)
+            for key in victims:
+                self._died(self.dossiers[key], how)
+            self._returned(returned)
+        self._wake()
+
+    def _follow(self, worker: WorkerProcess, dossier: Dossier, message: messages.FromWorker, now_us: int) -> None:
+        if isinstance(message, messages.Completed | messages.Failed):
+            self._last_word(worker, dossier, message)
+        elif isinstance(message, messages.Started):
+            self._started(worker, dossier, message, now_us)
+        elif isinstance(message, messages.Progress):
+            dossier.narrator.held_back = message
+            self._held_back.add(message.key)
+        elif isinstance(message, messages.LogOutput):
+            self._report(dossier, message)
+        elif isinstance(message, messages.Blocked):
+            self._blocked(dossier, message, now_us)
+        elif isinstance(message, messages.Unblocked):
+            self._unblocked(dossier, message, now_us)
+
+    def _started(self, worker: WorkerProcess, dossier: Dossier, message: messages.Started, now_us: int) -> None:
+        attempt = dossier.attempt
+        dossier.narrator.worker_pid = worker.pid
+        dossier.command_pid = message.child_pid
+        self.board.started(attempt.key, now_us)
+        self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
+        self._report(dossier, message)
+        # It began before the recall reached its worker.
+        if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP):
+            self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, "cancelled", None)
+
+    def _blocked(self, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
+        if message.kind == "complexity":
+            dossier.more_time[message.wait_key] = message.additional_s
+        if not message.keeps_running:
+            self.board.blocked(message.key, message.wait_key)
+            self._deadlines.pause(message.key, now_us)
+        self._report(dossier, message)
+
+    def _unblocked(self, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
+        if message.wait_key in dossier.attempt.waits:
+            self.board.unblocked(message.key, message.wait_key)
+            if not dossier.attempt.waits:
+                self._deadlines.resume(message.key, now_us)
+        dossier.more_time.pop(message.wait_key, None)
+        self._report(dossier, message)
+
+    def _last_word(
+        self, worker: WorkerProcess, dossier: Dossier, message: messages.Completed | messages.Failed
+    ) -> None:
+        worker.tasks_done += 1
+        worker.idle_since_us = clock.boot_us()
+        if isinstance(message, messages.Failed):
+            worker.last_error = message.message
+        dossier.last_word = message
+        if self._executioner.is_clean(dossier):
+            self._ended_for_good(dossier)
+
+    def _died(self, dossier: Dossier, how: str) -> None:
+        text = f"the worker process {how} while it ran this attempt"
+        failed = messages.Failed(
+            dossier.attempt.key, clock.wall_ns(), task_pb2.TASK_REASON_WORKER_DIED, text, recoverable=True
+        )
+        if dossier.ladder is None:
+            _logger.warning("task %s attempt %d: %s", dossier.run.task_id, dossier.run.attempt, text)
+        dossier.last_word = dossier.last_word or failed
+        self._executioner.clean(dossier)
+
+    # --- ends --------------------------------------------------------------------------------------------------
+
+    def _kill(self, attempt: Attempt, reason: int, message: str, grace_s: float | None) -> None:
+        dossier = self.dossiers[attempt.key]
+        recoverable = reason != task_pb2.TASK_REASON_CANCEL_REQUESTED
+        verdict = messages.Failed(attempt.key, 0, reason, message, recoverable=recoverable)
+        if self._executioner.kill(dossier, verdict, grace_s):
+            self._deadlines.drop(attempt.key)
+
+    def _said_stop(self, dossier: Dossier, grace_s: float) -> None:
+        verdict = dossier.verdict
+        text = verdict.message if verdict is not None else "stopped"
+        self._pool.send(dossier.attempt.worker_id, messages.Stop(dossier.attempt.key, text, grace_s))
+        self._wake()
+
+    def _ended_for_good(self, dossier: Dossier) -> None:
+        """Nothing of the attempt is left: report its outcome and free its place."""
+        key, now_us = dossier.attempt.key, clock.boot_us()
+        if key not in self.dossiers or dossier.narrator.is_ended:
+            return
+        outcome = _outcome(dossier)
+        self._deadlines.drop(key)
+        self._held_back.discard(key)
+        self.board.closed(key, now_us)
+        span = receive_span(dossier, outcome.time_ns, outcome.message if isinstance(outcome, messages.Failed) else "")
+        if span is not None:
+            self._outlet.span(span)
+        if not dossier.is_silent:
+            self._report(dossier, outcome)
+        self._forget_if_silent(dossier.attempt)
+        self._wake()
+
+    def _forget_if_silent(self, attempt: Attempt) -> None:
+        if attempt.key in self.dossiers and self.dossiers[attempt.key].is_silent:
+            self._forget(attempt.key, clock.boot_us())
+
+    def _forget(self, key: int, now_us: int) -> None:
+        self._held_back.discard(key)
+        self._deadlines.drop(key)
+        self.board.acknowledged(key, now_us)
+        del self.dossiers[key]
+
+    def _withdraw(self, attempt: Attempt, fate: Unstarted) -> None:
+        worker_id = attempt.worker_id
+        if self.board.withdraw(attempt.key, fate):
+            self._returned(Returned([(attempt.key, fate)]))
+        else:
+            self.board.recalling(worker_id)
+            self._pool.send(worker_id, messages.Recall([attempt.key]))
+
+    def _returned(self, returned: Returned) -> None:
+        for key, fate in returned.fates:
+            dossier = self.dossiers[key]
+            if fate is Unstarted.CANCEL:
+                reason = task_pb2.TASK_REASON_CANCEL_REQUESTED
+                dossier.last_word = messages.Failed(key, clock.wall_ns(), reason, "cancelled", recoverable=False)
+                self._ended_for_good(dossier)
+                continue
+            if fate is Unstarted.REVOKE:
+                self._outlet.revoked(dossier.attempt)
+            self._forget(key, clock.boot_us())
+
+    # --- decisions ---------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Carry out what the board decides now, and send everything that is queued for workers."""
+        now_us = clock.boot_us()
+        self._expire(now_us)
+        plan = self.board.plan(now_us)
+        for key in plan.resume:
+            dossier = self.dossiers[key]
+            for resolve in dossier.resolutions:
+                self._pool.send(dossier.attempt.worker_id, resolve)
+            dossier.resolutions.clear()
+        for worker_id, keys in plan.recall:
+            self._pool.send(worker_id, messages.Recall(keys))
+        for worker_id, keys in plan.start:
+            for key in keys:
+                self._pool.send(worker_id, self.dossiers[key].run)
+        self._pool.ensure(plan.workers_wanted, now_us)
+        if self._held_back and self._outlet.is_idle:
+            self._report_held_back()
+        self._pool.flush()
+
+    def retire_workers(self, now_us: int, idle_us: int) -> None:
+        """Let idle workers go that are too many or have done enough."""
+        spare = len(self._pool.workers) - self.board.limits.slots
+        for worker_id, place in list(self.board.workers.items()):
+            worker = self._pool.workers[worker_id]
+            if place.queue or place.is_leaving:
+                continue
+            is_spare = spare > 0 and now_us - worker.idle_since_us > idle_us
+            if is_spare or 0 < self.tasks_max <= worker.tasks_done:
+                spare -= 1
+                self.board.worker_leaves(worker_id)
+                self._pool.dismiss(worker_id)
+
+    def _expire(self, now_us: int) -> None:
+        for key in self._deadlines.expired(now_us):
+            dossier = self.dossiers[key]
+            text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
+            self._kill(dossier.attempt, task_pb2.TASK_REASON_TIMED_OUT, text, None)
+
+    def _report(self, dossier: Dossier, message: Report) -> None:
+        if not dossier.is_silent:
+            for encoded in dossier.narrator.tell(message):
+                self._outlet.report(dossier.attempt.key, encoded, is_terminal=dossier.narrator.is_ended)
+
+    def _report_held_back(self) -> None:
+        held_back, self._held_back = self._held_back, set()
+        for key in sorted(held_back):
+            for encoded in self.dossiers[key].narrator.catch_up():
+                self._outlet.report(key, encoded, is_terminal=False)
+
+    def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
+        return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]
+
+
+def _outcome(dossier: Dossier) -> messages.Completed | messages.Failed:
+    """What is reported in the end: a success always counts, a failure under the kill ladder is the ladder's."""
+    word, verdict = dossier.last_word, dossier.verdict
+    assert word is not None or verdict is not None, "an end without a cause"
+    if verdict is None or isinstance(word, messages.Completed):
+        assert word is not None
+        return word
+    exit_code = word.exit_code if word is not None else None
+    return messages.Failed(
+        verdict.key, clock.wall_ns(), verdict.reason, verdict.message, verdict.recoverable, exit_code=exit_code
+    )
