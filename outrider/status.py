@@ -7,6 +7,7 @@ wrong, and RetryInfo where a later retry makes sense.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
@@ -56,8 +57,8 @@ def trailing_metadata(error: OutriderError) -> tuple[grpc.StatusCode, str, tuple
 
 def from_rpc_error(error: grpc.RpcError, address: str = "") -> OutriderError:
     """The same error the other side raised. A status without our ErrorInfo is a fault of the connection or of us."""
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]  # every call error has one
-    message: str = error.details() or code.name  # type: ignore[attr-defined]  # as above
+    code: grpc.StatusCode = error.code()
+    message: str = error.details() or code.name
     status = _status_of(error)
     reason, violations, retry_after_s = _read(status)
     if reason:
@@ -88,7 +89,7 @@ def _add(
 
 
 def _status_of(error: grpc.RpcError) -> status_pb2.Status:
-    metadata = error.trailing_metadata() if hasattr(error, "trailing_metadata") else ()
+    metadata: Any = error.trailing_metadata() if hasattr(error, "trailing_metadata") else ()
     for key, value in metadata or ():
         if key == _DETAILS_KEY:
             return status_pb2.Status.FromString(value)

@@ -64,6 +64,8 @@ class WatchHub:
         """Hand committed events, in cursor order, to every subscription that wants them."""
         for event in events:
             self.last_cursor = event.cursor
+            if event.task_id in self._logs:
+                self._wake(event.task_id)
             for key in {"", event.task_id, event.run_id, event.client_id}:
                 for subscription in self._by_key.get(key, ()):
                     if subscription.wanted.matches(event):
@@ -72,11 +74,14 @@ class WatchHub:
     def publish_logs(self, logs: list[InsertLog]) -> None:
         """Wake those who follow the output of these tasks."""
         for task_id in {log.task_id for log in logs}:
-            for waiting in self._logs.get(task_id, ()):
-                waiting.set()
+            self._wake(task_id)
+
+    def _wake(self, task_id: str) -> None:
+        for waiting in self._logs.get(task_id, ()):
+            waiting.set()
 
     def follow_logs(self, task_id: str) -> asyncio.Event:
-        """An event that is set whenever output of this task was committed; give it back to `unfollow_logs`."""
+        """Set whenever output or an event of this task was committed; give it back to `unfollow_logs`."""
         waiting = asyncio.Event()
         self._logs.setdefault(task_id, set()).add(waiting)
         return waiting

@@ -1,0 +1,197 @@
+"""AgentService: one stream per agent session, one reader and one writer, neither ever cancelled in mid-operation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+from outrider import errors
+from outrider.v1 import agent_service_pb2 as pb
+from outrider.v1 import agent_service_pb2_grpc
+from outrider_coordinator.core.effects import EndSession, Send, SessionAccepted
+from outrider_coordinator.core.events import (
+    AttemptsAccepted,
+    AttemptsReturned,
+    HeartbeatReceived,
+    ReportsReceived,
+    SessionEnded,
+    SessionOpened,
+)
+from outrider_coordinator.core.model import SECOND_US, HostFacts
+from outrider_coordinator.engine import Engine
+from outrider_coordinator.rpc import convert, frames
+from outrider_coordinator.rpc.calls import Context, asked, raised, streaming
+
+LEASE_MIN_US = 15 * SECOND_US
+
+
+class AgentSession:
+    """The sending side of one session. The engine pushes; the stream's writer takes whole frames."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.error: errors.OutriderError | None = None
+        self.is_over = False
+        self._urgent: deque[pb.SessionResponse] = deque()
+        self._waiting: list[frames.Outbound] = []
+        self._ready = asyncio.Event()
+
+    def push(self, send: Send, outcomes: dict[str, bytes]) -> None:
+        """Queue one push."""
+        self._waiting.append((send, outcomes))
+        self._ready.set()
+
+    def push_frame(self, frame: pb.SessionResponse) -> None:
+        """Queue a frame that goes before everything else: Welcome and Lease."""
+        self._urgent.append(frame)
+        self._ready.set()
+
+    def end(self, order: EndSession) -> None:
+        """End the stream with a refusal, after what waits now."""
+        self.error = raised(order.refused)
+        self.close()
+
+    def close(self) -> None:
+        """End the stream."""
+        self.is_over = True
+        self._ready.set()
+
+    async def next_frames(self) -> list[pb.SessionResponse]:
+        """Everything that waits, as frames; empty when the session is over."""
+        await self._ready.wait()
+        self._ready.clear()
+        out = list(self._urgent)
+        self._urgent.clear()
+        waiting, self._waiting = self._waiting, []
+        out.extend(frames.frames(self.epoch, waiting))
+        return out
+
+
+class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
+    """Handlers of AgentService over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        settings = engine.state.settings
+        self._lease_us = max(LEASE_MIN_US, 3 * settings.heartbeat_interval_us + 5 * SECOND_US)
+
+    @streaming
+    async def Session(
+        self, request: AsyncIterator[pb.SessionRequest], context: Context
+    ) -> AsyncIterator[pb.SessionResponse]:
+        """One session from Hello to its end."""
+        first = await anext(aiter(request), None)
+        if first is None or first.WhichOneof("frame") != "hello":
+            raise errors.InvalidRequest("the first frame of a session must be Hello")
+        session = AgentSession()
+        await self._open(first.hello, session)
+        agent_id = first.hello.agent_id
+        reader = asyncio.create_task(self._read(request, agent_id, session))
+        try:
+            while not session.is_over:
+                for frame in await session.next_frames():
+                    yield frame
+        finally:
+            self._engine.sessions.pop(session.epoch, None)
+            self._ended(agent_id, session, goodbye=False)
+            reader.cancel()
+        if session.error is not None:
+            raise session.error
+
+    async def _open(self, hello: pb.Hello, session: AgentSession) -> None:
+        if not hello.agent_id:
+            raise errors.InvalidRequest("Hello.agent_id is empty; an agent needs a name")
+
+        def registered(accepted: SessionAccepted) -> None:
+            session.epoch = accepted.epoch
+            self._engine.sessions[accepted.epoch] = session
+            state = self._engine.state
+            interval_us = state.settings.heartbeat_interval_us
+            session.push_frame(frames.welcome(accepted, state.epoch, self._engine.store.store_id, interval_us))
+
+        def opened(reply: object) -> SessionOpened:
+            def answered(value: object) -> None:
+                if isinstance(value, SessionAccepted):
+                    registered(value)
+                reply(value)  # type: ignore[operator]  # the callable that `asked` made
+
+            return _hello(hello, answered)
+
+        await asked(self._engine, opened)
+
+    async def _read(self, request: AsyncIterator[pb.SessionRequest], agent_id: str, session: AgentSession) -> None:
+        goodbye = False
+        try:
+            async for frame in request:
+                if frame.session_epoch != session.epoch:
+                    session.error = errors.InvalidRequest("a frame of another session; open a new one")
+                    break
+                if frame.WhichOneof("frame") == "goodbye":
+                    goodbye = True
+                    break
+                await self._take(frame, agent_id, session)
+        except errors.OutriderError as error:
+            session.error = error
+        finally:
+            self._ended(agent_id, session, goodbye=goodbye)
+            session.close()
+
+    def _ended(self, agent_id: str, session: AgentSession, *, goodbye: bool) -> None:
+        """Tell the core once; a second time finds another epoch there and changes nothing."""
+        self._engine.post(SessionEnded(agent_id, session.epoch, goodbye))
+
+    async def _take(self, frame: pb.SessionRequest, agent_id: str, session: AgentSession) -> None:
+        epoch = session.epoch
+        match frame.WhichOneof("frame"):
+            case "reports":
+                await self._engine.admit()
+                reports = frame.reports
+                facts = [convert.report(message) for message in reports.messages]
+                self._engine.post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
+            case "heartbeat":
+                session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, self._lease_us))
+                self._engine.post(_heartbeat(agent_id, epoch, frame.heartbeat))
+            case "accepted":
+                refs = [convert.ref(ref) for ref in frame.accepted.refs]
+                self._engine.post(AttemptsAccepted(agent_id, epoch, refs))
+            case "rejected":
+                refs = [convert.ref(ref) for ref in frame.rejected.refs]
+                self._engine.post(AttemptsReturned(agent_id, epoch, refs, False, frame.rejected.message))
+            case "revoked":
+                refs = [convert.ref(ref) for ref in frame.revoked.refs]
+                self._engine.post(AttemptsReturned(agent_id, epoch, refs, True))
+            case "hello":
+                raise errors.InvalidRequest("Hello may only be the first frame; open a new session")
+            case _:
+                pass
+
+
+def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
+    return SessionOpened(
+        agent_id=hello.agent_id,
+        machine_id=hello.machine_id,
+        instance_id=hello.instance_id,
+        instance_start_ms=hello.instance_start_ms,
+        version=hello.version,
+        host=hello.host,
+        labels=dict(hello.labels),
+        slots=hello.slots,
+        prefetch_credit=hello.prefetch_credit,
+        parked_max=hello.parked_max,
+        held=[convert.held(item) for item in hello.held],
+        outboxes=[convert.outbox(item) for item in hello.outboxes],
+        reply=reply,  # type: ignore[arg-type]  # a callable of one value
+    )
+
+
+def _heartbeat(agent_id: str, epoch: int, beat: pb.Heartbeat) -> HeartbeatReceived:
+    facts = HostFacts(
+        beat.free_slots,
+        beat.load_average,
+        beat.cpu_fraction,
+        beat.memory_fraction,
+        beat.outbox_pending,
+        tuple(worker.SerializeToString() for worker in beat.workers),
+    )
+    return HeartbeatReceived(agent_id, epoch, facts, workers_changed=bool(beat.workers))

@@ -1,0 +1,116 @@
+"""What every service shares: errors to statuses, replies of the core awaited, ids found by prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from outrider import errors, status
+from outrider_coordinator.core.effects import Refused
+from outrider_coordinator.engine import Engine
+from outrider_coordinator.store.reader import Ambiguous
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def raised(refused: Refused) -> errors.OutriderError:
+    """The error that a refusal of the core travels as."""
+    violations = (errors.FieldViolation(refused.field, refused.message),) if refused.field else ()
+    return status.error_class(refused.reason)(refused.message, violations=violations)
+
+
+async def asked(engine: Engine, make: Callable[[Callable[[Any], None]], Any]) -> Any:
+    """Post the event that ``make`` builds around a reply, and wait for the reply. A refusal is raised."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def reply(value: Any) -> None:
+        if not future.done():
+            future.set_result(value)
+
+    engine.post(make(reply))
+    value = await future
+    if isinstance(value, Refused):
+        raise raised(value)
+    return value
+
+
+async def abort(context: Context, error: BaseException) -> NoReturn:
+    """End a call with the status of an error; an unexpected one gets an id that the log has too."""
+    if not isinstance(error, errors.OutriderError):
+        error_id = secrets.token_hex(4)
+        logger.error("internal error %s", error_id, exc_info=error)
+        error = errors.Internal(f"internal error {error_id}; the coordinator's log says more under that id")
+    code, message, metadata = status.trailing_metadata(error)
+    await context.abort(code, message, metadata)
+
+
+def unary(
+    method: Callable[[Any, Request, Context], Awaitable[Response]],
+) -> Callable[[Any, Request, Context], Awaitable[Response]]:
+    """Let a unary handler raise our errors."""
+
+    async def handler(self: Any, request: Request, context: Context) -> Response:
+        try:
+            return await method(self, request, context)
+        except Exception as error:
+            if isinstance(error, grpc.aio.AbortError):
+                raise
+            await abort(context, error)
+
+    return handler
+
+
+def streaming(
+    method: Callable[[Any, Request, Context], AsyncIterator[Response]],
+) -> Callable[[Any, Request, Context], AsyncIterator[Response]]:
+    """Let a streaming handler raise our errors."""
+
+    async def handler(self: Any, request: Request, context: Context) -> AsyncIterator[Response]:
+        try:
+            async for response in method(self, request, context):
+                yield response
+        except Exception as error:
+            if isinstance(error, grpc.aio.AbortError):
+                raise
+            await abort(context, error)
+
+    return handler
+
+
+async def task_id_of(engine: Engine, namespace: str, prefix: str) -> str:
+    """The full id of a task. Raises NotFound, or InvalidRequest for a prefix that is too short or not unique."""
+    if len(prefix) == 32 and prefix in engine.state.tasks:
+        return prefix
+    _check_prefix(prefix, "task_id")
+    found = await engine.read(lambda: engine.store.reader.task_id(namespace, prefix))
+    return _found(found, prefix, "task")
+
+
+async def run_id_of(engine: Engine, namespace: str, prefix: str) -> str:
+    """The full id of a run; errors as `task_id_of`."""
+    _check_prefix(prefix, "run_id")
+    found = await engine.read(lambda: engine.store.reader.run_id(namespace, prefix))
+    return _found(found, prefix, "run")
+
+
+def _check_prefix(prefix: str, field: str) -> None:
+    if len(prefix) < 4:
+        message = f"{prefix!r} is too short; give at least 4 digits of the id"
+        raise errors.InvalidRequest(message, violations=(errors.FieldViolation(field, message),))
+
+
+def _found(found: str | Ambiguous | None, prefix: str, noun: str) -> str:
+    if found is None:
+        raise errors.NotFound(f"no {noun} {prefix!r}; `outrider {noun} list` shows those there are")
+    if isinstance(found, Ambiguous):
+        raise errors.InvalidRequest(f"{prefix!r} is the beginning of several {noun} ids; give more digits")
+    return found

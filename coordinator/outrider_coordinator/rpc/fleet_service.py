@@ -1,0 +1,115 @@
+"""FleetService: the agents and the coordinator itself, as operators see and order them."""
+
+from __future__ import annotations
+
+import outrider
+from outrider import errors
+from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from outrider_coordinator.core.events import AgentOrder, AgentOrdered
+from outrider_coordinator.core.model import SECOND_US, Agent, TaskState
+from outrider_coordinator.engine import Engine
+from outrider_coordinator.rpc import render
+from outrider_coordinator.rpc.calls import Context, asked, unary
+
+
+class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
+    """Handlers of FleetService over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.is_draining = False
+
+    @unary
+    async def ListAgents(
+        self, request: fleet_service_pb2.ListAgentsRequest, context: Context
+    ) -> fleet_service_pb2.ListAgentsResponse:
+        """Every known agent, by id."""
+        agents = sorted(self._engine.state.agents.values(), key=lambda agent: agent.id)
+        return fleet_service_pb2.ListAgentsResponse(agents=[render.agent(agent) for agent in agents])
+
+    @unary
+    async def GetAgent(
+        self, request: fleet_service_pb2.GetAgentRequest, context: Context
+    ) -> fleet_service_pb2.GetAgentResponse:
+        """One agent with its workers."""
+        agent = self._agent(request.agent_id)
+        return fleet_service_pb2.GetAgentResponse(agent=render.agent(agent, with_workers=True))
+
+    def _agent(self, agent_id: str) -> Agent:
+        agent = self._engine.state.agents.get(agent_id)
+        if agent is None:
+            raise errors.NotFound(f"no agent {agent_id!r}; `outrider agent list` shows those there are")
+        return agent
+
+    async def _order(
+        self, agent_id: str, order: str, *, force: bool = False, timeout_us: int = 0
+    ) -> fleet_service_pb2.Agent | None:
+        await asked(self._engine, lambda reply: AgentOrdered(agent_id, order, reply, force, timeout_us))
+        agent = self._engine.state.agents.get(agent_id)
+        return render.agent(agent) if agent is not None else None
+
+    @unary
+    async def PauseAgent(
+        self, request: fleet_service_pb2.PauseAgentRequest, context: Context
+    ) -> fleet_service_pb2.PauseAgentResponse:
+        """No new work for an agent."""
+        return fleet_service_pb2.PauseAgentResponse(agent=await self._order(request.agent_id, AgentOrder.PAUSE))
+
+    @unary
+    async def ResumeAgent(
+        self, request: fleet_service_pb2.ResumeAgentRequest, context: Context
+    ) -> fleet_service_pb2.ResumeAgentResponse:
+        """New work again."""
+        return fleet_service_pb2.ResumeAgentResponse(agent=await self._order(request.agent_id, AgentOrder.RESUME))
+
+    @unary
+    async def DrainAgent(
+        self, request: fleet_service_pb2.DrainAgentRequest, context: Context
+    ) -> fleet_service_pb2.DrainAgentResponse:
+        """Finish and leave."""
+        timeout_us = request.timeout.seconds * SECOND_US + request.timeout.nanos // 1000
+        agent = await self._order(request.agent_id, AgentOrder.DRAIN, timeout_us=timeout_us)
+        return fleet_service_pb2.DrainAgentResponse(agent=agent)
+
+    @unary
+    async def RemoveAgent(
+        self, request: fleet_service_pb2.RemoveAgentRequest, context: Context
+    ) -> fleet_service_pb2.RemoveAgentResponse:
+        """Forget an agent."""
+        await self._order(request.agent_id, AgentOrder.REMOVE, force=request.force)
+        return fleet_service_pb2.RemoveAgentResponse()
+
+    @unary
+    async def ResetBreaker(
+        self, request: fleet_service_pb2.ResetBreakerRequest, context: Context
+    ) -> fleet_service_pb2.ResetBreakerResponse:
+        """Trust an agent again."""
+        agent = await self._order(request.agent_id, AgentOrder.RESET_BREAKER)
+        return fleet_service_pb2.ResetBreakerResponse(agent=agent)
+
+    @unary
+    async def GetCoordinator(
+        self, request: fleet_service_pb2.GetCoordinatorRequest, context: Context
+    ) -> fleet_service_pb2.GetCoordinatorResponse:
+        """Version, epoch and load."""
+        state = self._engine.state
+        online = [agent for agent in state.agents.values() if agent.is_online]
+        return fleet_service_pb2.GetCoordinatorResponse(
+            version=outrider.__version__,
+            store_id=self._engine.store.store_id,
+            coordinator_epoch=state.epoch,
+            start_time=render.timestamp(state.started_us),
+            pending_count=state.count(TaskState.PENDING),
+            queued_count=state.count(TaskState.QUEUED),
+            running_count=state.count(TaskState.ASSIGNED) + state.count(TaskState.RUNNING),
+            blocked_count=state.count(TaskState.BLOCKED),
+            ended_count=state.ended_count,
+            agents_online=len(online),
+            agents_known=len(state.agents),
+            slots_total=sum(agent.slots for agent in online),
+            slots_used=sum(agent.slots_used for agent in online),
+            last_cursor=self._engine.hub.last_cursor,
+            commit_duration=render.duration(int(self._engine.commit_median_s * 1e6)),
+            draining=self.is_draining,
+            queue_depth_max=state.settings.queue_depth_max,
+        )

@@ -1,0 +1,207 @@
+"""From records to the wire: tasks, runs, agents and events as clients read them."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from outrider.v1 import (
+    agent_service_pb2,
+    event_pb2,
+    fleet_service_pb2,
+    run_service_pb2,
+    task_pb2,
+    task_service_pb2,
+    worker_message_pb2,
+)
+from outrider_coordinator.core import explain
+from outrider_coordinator.core.effects import InsertEvent, PutAttempt
+from outrider_coordinator.core.model import SECOND_US, Agent, EventType, TaskState
+from outrider_coordinator.store.reader import RunRecord, TaskRecord
+
+
+def timestamp(us: int) -> Timestamp:
+    """Microseconds since the Unix epoch as a Timestamp."""
+    return Timestamp(seconds=us // SECOND_US, nanos=us % SECOND_US * 1000)
+
+
+def duration(us: int) -> Duration:
+    """Microseconds as a Duration."""
+    return Duration(seconds=us // SECOND_US, nanos=us % SECOND_US * 1000)
+
+
+def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
+    """A task; without results and payload data unless ``whole``."""
+    row = record.task
+    message = task_pb2.Task(
+        id=row.id,
+        namespace=row.namespace,
+        state=task_pb2.TaskState.ValueType(row.state),
+        reason=task_pb2.TaskReason.ValueType(row.reason),
+        run_id=row.run_id,
+        run_key=row.run_key,
+        dependency_ids=row.dependency_ids,
+        attempts=[attempt(item) for item in record.attempts],
+        open_waits=[task_pb2.BlockedReason.FromString(wait.body) for wait in record.waits],
+        create_time=timestamp(row.created_us),
+        trace=task_pb2.TraceContext(traceparent=row.trace_parent, tracestate=row.trace_state),
+    )
+    message.spec.MergeFromString(row.body)
+    message.spec.title = row.title
+    if row.start_us:
+        message.start_time.CopyFrom(timestamp(row.start_us))
+    if row.end_us:
+        message.end_time.CopyFrom(timestamp(row.end_us))
+    if row.progress:
+        message.progress.MergeFromString(row.progress)
+    if row.error:
+        message.error.MergeFromString(row.error)
+    _outcome(message, row.outcome, whole=whole)
+    if not whole:
+        message.spec.function.ClearField("arguments") if message.spec.HasField("function") else None
+        message.spec.command.ClearField("stdin") if message.spec.HasField("command") else None
+    return message
+
+
+def _outcome(message: task_pb2.Task, outcome: bytes, *, whole: bool) -> None:
+    if not outcome:
+        return
+    completed = worker_message_pb2.Completed.FromString(outcome)
+    message.summary = completed.summary
+    message.remaining_issues.extend(completed.remaining_issues)
+    if whole:
+        message.result.CopyFrom(completed.result)
+
+
+def attempt(row: PutAttempt) -> task_pb2.Attempt:
+    """One try."""
+    message = task_pb2.Attempt(
+        number=row.number,
+        agent_id=row.agent_id,
+        state=task_pb2.AttemptState.ValueType(row.state),
+        counted=bool(row.counted),
+        offer_time=timestamp(row.offered_us),
+    )
+    if row.started_us:
+        message.start_time.CopyFrom(timestamp(row.started_us))
+    if row.ended_us:
+        message.end_time.CopyFrom(timestamp(row.ended_us))
+    if row.error:
+        message.error.MergeFromString(row.error)
+    return message
+
+
+def run(record: RunRecord, *, with_tasks: bool) -> run_service_pb2.Run:
+    """A run, its state derived from its tasks."""
+    row = record.run
+    message = run_service_pb2.Run(
+        id=row.id,
+        namespace=row.namespace,
+        title=row.title or row.id,
+        description=row.description,
+        state=_run_state(dict(record.counts)),
+        task_count=len(row.task_ids),
+        create_time=timestamp(row.created_us),
+    )
+    for state, count in record.counts:
+        message.counts.add(state=task_pb2.TaskState.ValueType(state), count=count)
+    if row.ended_us:
+        message.end_time.CopyFrom(timestamp(row.ended_us))
+    if with_tasks:
+        for key, task_id in zip(row.task_keys, row.task_ids, strict=True):
+            message.task_ids.add(key=key, task_id=task_id)
+    return message
+
+
+def _run_state(counts: dict[int, int]) -> run_service_pb2.RunState.ValueType:
+    if any(state < TaskState.SUCCEEDED for state in counts):
+        return run_service_pb2.RUN_STATE_ACTIVE
+    if TaskState.FAILED in counts or TaskState.EXPIRED in counts:
+        return run_service_pb2.RUN_STATE_FAILED
+    if TaskState.CANCELLED in counts:
+        return run_service_pb2.RUN_STATE_CANCELLED
+    return run_service_pb2.RUN_STATE_FAILED if TaskState.SKIPPED in counts else run_service_pb2.RUN_STATE_SUCCEEDED
+
+
+def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Agent:
+    """An agent with its derived status word."""
+    facts = record.facts
+    message = fleet_service_pb2.Agent(
+        id=record.id,
+        connectivity=fleet_service_pb2.AgentConnectivity.ValueType(record.connectivity),
+        admin=fleet_service_pb2.AgentAdmin.ValueType(record.admin),
+        breaker=fleet_service_pb2.BreakerState.ValueType(record.breaker.state),
+        status=explain.status_word(record),
+        labels=record.labels,
+        slots=record.slots,
+        slots_used=record.slots_used,
+        parked=record.parked,
+        prefetched=record.prefetched,
+        version=record.version,
+        host=record.host,
+        session_start_time=timestamp(record.session_start_us),
+        last_heard_time=timestamp(record.last_heard_us),
+        cpu_fraction=facts.cpu_fraction,
+        memory_fraction=facts.memory_fraction,
+        load_average=facts.load_average,
+        succeeded_count=record.succeeded_count,
+        failed_count=record.failed_count,
+        no_work_reason=explain.no_work_reason(record),
+        outbox_pending=facts.outbox_pending,
+    )
+    if with_workers:
+        message.workers.extend(agent_service_pb2.WorkerInfo.FromString(body) for body in facts.workers)
+    return message
+
+
+def event(record: InsertEvent, *, include_results: bool) -> event_pb2.Event:
+    """One entry of the event log."""
+    message = event_pb2.Event(
+        cursor=record.cursor,
+        type=event_pb2.EventType.ValueType(record.type),
+        create_time=timestamp(record.time_us),
+        namespace=record.namespace,
+        task_id=record.task_id,
+        run_id=record.run_id,
+        attempt=record.attempt,
+        agent_id=record.agent_id,
+        reason=task_pb2.TaskReason.ValueType(record.reason),
+        text=record.text,
+    )
+    _detail(message, record)
+    if record.type == EventType.TASK_SUCCEEDED and include_results:
+        message.completed.MergeFromString(record.outcome or b"")
+    return message
+
+
+def _detail(message: event_pb2.Event, record: InsertEvent) -> None:
+    """The detail that belongs to the type; errors belong to every other type that has a body."""
+    if not record.body:
+        return
+    if record.type == EventType.TASK_STARTED:
+        message.started.MergeFromString(record.body)
+    elif record.type == EventType.TASK_PROGRESS:
+        message.progress.MergeFromString(record.body)
+    elif record.type == EventType.TASK_BLOCKED:
+        message.blocked.MergeFromString(record.body)
+    elif record.type == EventType.TASK_UNBLOCKED:
+        message.unblocked.MergeFromString(record.body)
+    else:
+        message.error.MergeFromString(record.body)
+
+
+def explanation(task_id: str, facts: explain.Explanation) -> task_service_pb2.ExplainResponse:
+    """Why a task is where it is."""
+    message = task_service_pb2.ExplainResponse(
+        state=task_pb2.TaskState.ValueType(facts.state),
+        task_id=task_id,
+        summary=facts.summary,
+        ahead_in_queue=facts.ahead,
+        waiting_for_task_ids=facts.waiting_for,
+        suggestions=facts.suggestions,
+    )
+    for agent_id, eligible, rule, text in facts.agents:
+        message.agents.add(agent_id=agent_id, eligible=eligible, rule=rule, text=text)
+    if facts.ready_us:
+        message.ready_time.CopyFrom(timestamp(facts.ready_us))
+    return message

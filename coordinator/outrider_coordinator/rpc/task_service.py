@@ -1,0 +1,312 @@
+"""TaskService: submit, read, watch, resolve, explain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.rpc import code_pb2
+
+from outrider import errors
+from outrider.v1 import event_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
+from outrider_coordinator.core import explain
+from outrider_coordinator.core.effects import Accepted, InsertEvent, NeedTasks, Refused
+from outrider_coordinator.core.events import Answered, CancelRequested, Submission, TasksSubmitted
+from outrider_coordinator.core.model import TERMINAL, TaskState
+from outrider_coordinator.engine import Engine
+from outrider_coordinator.rpc import render
+from outrider_coordinator.rpc.calls import Context, asked, raised, streaming, task_id_of, unary
+from outrider_coordinator.rpc.convert import Converter, invalid
+from outrider_coordinator.store.reader import EventFilter, TaskFilter, TaskRecord
+from outrider_coordinator.watch_hub import TooSlow
+
+BATCH_MAX = 10_000
+PAGE_DEFAULT, PAGE_MAX = 100, 1000
+LOG_PAGE = 200
+
+Answer = Accepted | errors.OutriderError
+
+
+class TaskService(task_service_pb2_grpc.TaskServiceServicer):
+    """Handlers of TaskService over one engine."""
+
+    def __init__(self, engine: Engine, converter: Converter) -> None:
+        self._engine = engine
+        self._converter = converter
+        self.is_draining = False
+
+    @unary
+    async def Submit(
+        self, request: task_service_pb2.SubmitRequest, context: Context
+    ) -> task_service_pb2.SubmitResponse:
+        """Accept one task."""
+        (answer,) = await self.accept([self._converter.submission(request)])
+        return _accepted(answer)
+
+    @unary
+    async def SubmitBatch(
+        self, request: task_service_pb2.SubmitBatchRequest, context: Context
+    ) -> task_service_pb2.SubmitBatchResponse:
+        """Accept many tasks, all or none."""
+        if not request.tasks:
+            raise invalid("tasks", "the batch is empty; give at least one task")
+        if len(request.tasks) > BATCH_MAX:
+            raise errors.TooLarge(f"tasks: {len(request.tasks)} in one batch, at most {BATCH_MAX}; send several")
+        submissions = [
+            self._converter.submission(item, f"tasks[{position}].") for position, item in enumerate(request.tasks)
+        ]
+        answers = await self.accept(submissions, atomic=True)
+        refused = next((answer for answer in answers if isinstance(answer, errors.OutriderError)), None)
+        if refused is not None:
+            raise refused
+        return task_service_pb2.SubmitBatchResponse(tasks=[_accepted(answer) for answer in answers])
+
+    @streaming
+    async def SubmitStream(
+        self, request: AsyncIterator[task_service_pb2.SubmitStreamRequest], context: Context
+    ) -> AsyncIterator[task_service_pb2.SubmitStreamResponse]:
+        """Accept tasks as they come; frames are answered in order, several may be under way."""
+        answers: asyncio.Queue[asyncio.Task[task_service_pb2.SubmitStreamResponse] | None] = asyncio.Queue(64)
+
+        async def read() -> None:
+            async for frame in request:
+                await answers.put(asyncio.create_task(self._answer(frame)))
+            await answers.put(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (answer := await answers.get()) is not None:
+                yield await answer
+        finally:
+            reader.cancel()
+
+    async def _answer(self, frame: task_service_pb2.SubmitStreamRequest) -> task_service_pb2.SubmitStreamResponse:
+        requests = frame.submissions.tasks
+        answers: list[Answer] = []
+        submissions: list[Submission] = []
+        for request in requests:
+            try:
+                submissions.append(self._converter.submission(request))
+                answers.append(Accepted(""))
+            except errors.OutriderError as error:
+                answers.append(error)
+        try:
+            decided = iter(await self.accept(submissions) if submissions else ())
+        except errors.OutriderError as error:
+            decided = iter([error] * len(submissions))
+        whole = [answer if isinstance(answer, errors.OutriderError) else next(decided) for answer in answers]
+        results = [_result(request.request_id, answer) for request, answer in zip(requests, whole, strict=True)]
+        return task_service_pb2.SubmitStreamResponse(results=task_service_pb2.SubmissionResults(results=results))
+
+    async def accept(self, submissions: list[Submission], *, atomic: bool = False) -> list[Any]:
+        """Give tasks to the core; an `Accepted` or an error each. Unknown dependencies are looked up first."""
+        if self.is_draining:
+            raise errors.Draining("the coordinator is stopping; try again in a moment")
+        await self._engine.admit()
+        known = await self._known_requests(submissions)
+        ended: dict[str, TaskState] = {}
+        while True:
+            facts = dict(ended)
+            answer = await asked(
+                self._engine,
+                lambda reply, facts=facts: TasksSubmitted(submissions, reply, atomic, facts, known),  # type: ignore[misc]  # bound now
+            )
+            if not isinstance(answer, NeedTasks):
+                return [raised(item) if isinstance(item, Refused) else item for item in answer]
+            ended |= await self._ended(answer.task_ids)
+
+    async def _known_requests(self, submissions: list[Submission]) -> dict[tuple[str, str], tuple[str, bytes]]:
+        """Request ids that only the store knows, after a restart."""
+        requests = self._engine.state.requests
+        if requests.is_complete:
+            return {}
+        wanted = {
+            (item.namespace, item.request_id)
+            for item in submissions
+            if item.request_id and requests.find(item.namespace, item.request_id) is None
+        }
+
+        def read() -> dict[tuple[str, str], tuple[str, bytes]]:
+            found = {key: self._engine.store.reader.request(*key) for key in wanted}
+            return {key: value for key, value in found.items() if value is not None}
+
+        return await self._engine.read(read) if wanted else {}
+
+    async def _ended(self, task_ids: tuple[str, ...]) -> dict[str, TaskState]:
+        states = await self._engine.read(lambda: self._engine.store.reader.task_states(task_ids))
+        for task_id, state in states.items():
+            if state is None:
+                raise invalid("dependency_ids", f"there is no task {task_id!r}")
+        return {task_id: TaskState(state) for task_id, state in states.items() if state in TERMINAL}
+
+    @unary
+    async def Get(self, request: task_service_pb2.GetRequest, context: Context) -> task_service_pb2.GetResponse:
+        """One task as committed."""
+        record = await self._record(request.namespace or "default", request.task_id)
+        return task_service_pb2.GetResponse(task=render.task(record))
+
+    async def _record(self, namespace: str, prefix: str) -> TaskRecord:
+        task_id = await task_id_of(self._engine, namespace, prefix)
+        record = await self._engine.read(lambda: self._engine.store.reader.task(namespace, task_id))
+        if record is None:
+            raise errors.NotFound(f"no task {prefix!r}; `outrider task list` shows those there are")
+        return record
+
+    @unary
+    async def List(self, request: task_service_pb2.ListRequest, context: Context) -> task_service_pb2.ListResponse:
+        """A page of tasks, newest first."""
+        size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
+        wanted = TaskFilter(
+            request.namespace or "default",
+            tuple(request.states),
+            request.run_id,
+            request.client_id,
+            request.id_prefix,
+            request.open_waits_only,
+            request.page_token,
+        )
+        records = await self._engine.read(lambda: self._engine.store.reader.tasks(wanted, size + 1))
+        token = records[size - 1].task.id if len(records) > size else ""
+        tasks = [render.task(record, whole=False) for record in records[:size]]
+        return task_service_pb2.ListResponse(tasks=tasks, next_page_token=token)
+
+    @unary
+    async def Cancel(
+        self, request: task_service_pb2.CancelRequest, context: Context
+    ) -> task_service_pb2.CancelResponse:
+        """Cancel one task; the reply says whether the cancel or a completion won."""
+        namespace = request.namespace or "default"
+        task_id = await task_id_of(self._engine, namespace, request.task_id)
+        (verdict,) = await asked(self._engine, lambda reply: CancelRequested([task_id], request.message, reply))
+        state = verdict.state
+        if state is None:
+            state = (await self._record(namespace, task_id)).task.state
+        return task_service_pb2.CancelResponse(
+            state=task_pb2.TaskState.ValueType(state),
+            cancelled=verdict.cancelled or state == TaskState.CANCELLED,
+        )
+
+    @unary
+    async def Answer(
+        self, request: task_service_pb2.AnswerRequest, context: Context
+    ) -> task_service_pb2.AnswerResponse:
+        """Resolve an open wait."""
+        task_id = await task_id_of(self._engine, request.namespace or "default", request.task_id)
+        by = request.resolved_by or "person"
+
+        def resolution(key: str) -> bytes:
+            return task_pb2.Resolution(key=key, answer=request.answer, resolved_by=by).SerializeToString()
+
+        key = await asked(self._engine, lambda reply: Answered(task_id, request.key, resolution, reply))
+        return task_service_pb2.AnswerResponse(key=key)
+
+    @streaming
+    async def Watch(
+        self, request: task_service_pb2.WatchRequest, context: Context
+    ) -> AsyncIterator[task_service_pb2.WatchResponse]:
+        """Events from a cursor, then live."""
+        wanted = EventFilter(
+            request.namespace or "default",
+            frozenset(request.task_ids),
+            request.run_id,
+            request.client_id,
+            frozenset(request.types),
+        )
+        after = request.after_cursor if request.HasField("after_cursor") else None
+        async for item in watched(self._engine, wanted, after):
+            if isinstance(item, int):
+                yield task_service_pb2.WatchResponse(caught_up=task_service_pb2.CaughtUp(cursor=item))
+            else:
+                yield task_service_pb2.WatchResponse(events=events(item, request.include_results))
+
+    @unary
+    async def Explain(
+        self, request: task_service_pb2.ExplainRequest, context: Context
+    ) -> task_service_pb2.ExplainResponse:
+        """Why a task is where it is."""
+        namespace = request.namespace or "default"
+        task_id = await task_id_of(self._engine, namespace, request.task_id)
+        facts = explain.explain_task(self._engine.state, task_id, self._engine.clock.now_us())
+        if facts is None:
+            row = (await self._record(namespace, task_id)).task
+            state = TaskState(row.state)
+            message = task_pb2.TaskError.FromString(row.error).message
+            facts = explain.Explanation(state, f"it ended {state.name}" + (f": {message}" if message else ""))
+        return render.explanation(task_id, facts)
+
+    @streaming
+    async def ReadLogs(
+        self, request: task_service_pb2.ReadLogsRequest, context: Context
+    ) -> AsyncIterator[task_service_pb2.ReadLogsResponse]:
+        """Captured output of the latest or a given attempt; following ends when the task does."""
+        namespace = request.namespace or "default"
+        record = await self._record(namespace, request.task_id)
+        task_id, after, attempt = record.task.id, 0, request.attempt
+        waiting = self._engine.hub.follow_logs(task_id)
+        try:
+            while True:
+                waiting.clear()
+                record = await self._record(namespace, task_id)
+                latest = request.attempt or record.task.attempts_made
+                if latest != attempt:
+                    attempt, after = latest, 0
+                async for chunks, number in self._log_pages(task_id, attempt, after):
+                    after = number
+                    yield task_service_pb2.ReadLogsResponse(chunks=chunks)
+                if not request.follow or record.task.state in TERMINAL:
+                    return
+                await waiting.wait()
+        finally:
+            self._engine.hub.unfollow_logs(task_id, waiting)
+
+    async def _log_pages(
+        self, task_id: str, attempt: int, after: int
+    ) -> AsyncIterator[tuple[list[task_service_pb2.LogChunk], int]]:
+        while True:
+            start = after
+            rows = await self._engine.read(
+                lambda start=start: self._engine.store.reader.logs(task_id, attempt, start, LOG_PAGE)  # type: ignore[misc]  # bound now
+            )
+            if not rows:
+                return
+            chunks = [
+                task_service_pb2.LogChunk(
+                    attempt=attempt,
+                    log=worker_message_pb2.Log.FromString(body),
+                    event_time=render.timestamp(time_us),
+                )
+                for _, time_us, body in rows
+            ]
+            after = rows[-1][0]
+            yield chunks, after
+
+
+async def watched(engine: Engine, wanted: EventFilter, after: int | None) -> AsyncIterator[list[InsertEvent] | int]:
+    """As `WatchHub.watch`, with a reader that fell behind told so in our words."""
+    try:
+        async for item in engine.hub.watch(wanted, after):
+            yield item
+    except TooSlow as cut:
+        raise errors.WatchTooSlow(f"the reader fell behind; watch again after cursor {cut.cursor}") from None
+
+
+def events(records: list[InsertEvent], include_results: bool) -> task_service_pb2.Events:
+    """A frame of events."""
+    messages: list[event_pb2.Event] = [render.event(item, include_results=include_results) for item in records]
+    return task_service_pb2.Events(events=messages)
+
+
+def _accepted(answer: Any) -> task_service_pb2.SubmitResponse:
+    if isinstance(answer, errors.OutriderError):
+        raise answer
+    return task_service_pb2.SubmitResponse(task_id=answer.id, created=answer.created)
+
+
+def _result(request_id: str, answer: Any) -> task_service_pb2.SubmissionResult:
+    if isinstance(answer, errors.OutriderError):
+        refused = task_service_pb2.SubmissionRefused(
+            code=code_pb2.Code.Value(answer.code), reason=answer.reason, message=answer.message
+        )
+        return task_service_pb2.SubmissionResult(request_id=request_id, refused=refused)
+    return task_service_pb2.SubmissionResult(request_id=request_id, accepted=_accepted(answer))
