@@ -78,11 +78,11 @@ interop: $(STAMP) ## Drive a coordinator from Node, by reflection and by the pro
 	@$(BIN)/python -m pytest -q tests/interop $(ARGS)
 
 .PHONY: lock
-lock: $(STAMP) ## Lock the dependencies again, at their newest allowed versions
+lock: $(STAMP) ## Lock the dependencies again after a change (ARGS=--upgrade for newer ones)
 	@for extra in base coordinator dev; do \
 	  case $$extra in base) options=;; coordinator) options="--extra coordinator";; dev) options="--extra coordinator --group dev";; esac; \
-	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
-	    --python-version 3.11 $$options pyproject.toml --output-file requirements/$$extra.txt || exit 1; \
+	  $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate $(ARGS) \
+	    --universal --python-version 3.11 $$options pyproject.toml --output-file requirements/$$extra.txt || exit 1; \
 	done
 
 .PHONY: clean
