@@ -99,8 +99,12 @@ def _shown(value: Any) -> str:
 
 
 def _bounds(meta: msgspec.Meta) -> str:
-    parts = [f"{sign} {bound:g}" for sign, bound in (("≥", meta.ge), ("≤", meta.le)) if bound is not None]
+    parts = [f"{sign} {_number(bound)}" for sign, bound in (("≥", meta.ge), ("≤", meta.le)) if bound is not None]
     return ", ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{int(value):_}" if value == int(value) else f"{value:g}"
 
 
 def main() -> None:
