@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import msgspec
+
 from outrider_agent.settings import AgentSettings
 from outrider_coordinator.settings import CoordinatorSettings
 
