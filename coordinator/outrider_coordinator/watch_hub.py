@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from outrider_coordinator.core.effects import InsertEvent, InsertLog
+from outrider_coordinator.core.records import InsertEvent, InsertLog
 from outrider_coordinator.store.reader import EventFilter, Reader
 
 QUEUE_EVENTS_MAX = 20_000

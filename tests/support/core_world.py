@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outrider_coordinator.core import invariants
-from outrider_coordinator.core.effects import Effects, InsertEvent, PushAnswer, PushAssign, PushCancel, Reply, rows
+from outrider_coordinator.core.effects import Effects, PushAnswer, PushAssign, PushCancel, Reply, rows
 from outrider_coordinator.core.events import (
     Event,
     HeartbeatReceived,
@@ -39,6 +39,7 @@ from outrider_coordinator.core.model import (
     Spec,
     TaskState,
 )
+from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.step import new_state, step
 

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core import breaker, sessions
-from outrider_coordinator.core.effects import (
-    CancelVerdict,
-    Effects,
-    PushCancel,
-    PushControl,
-    Refused,
-    Reply,
-)
+from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import (

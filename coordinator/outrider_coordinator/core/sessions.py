@@ -12,7 +12,6 @@ from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
     VERDICT_FENCE,
     VERDICT_RESUME,
-    DeleteAgent,
     Effects,
     EndSession,
     PushCancel,
@@ -33,6 +32,7 @@ from outrider_coordinator.core.model import (
     TaskState,
 )
 from outrider_coordinator.core.outcome import fence
+from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.transitions import move_attempt

@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from outrider_coordinator.core.effects import Effects, InsertEvent
+from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import (
     Agent,
     Attempt,
@@ -18,6 +18,7 @@ from outrider_coordinator.core.model import (
     TaskState,
 )
 from outrider_coordinator.core.queue import ReadyQueue
+from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.transitions import move_task
 

@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from outrider.errors import FieldViolation, InvalidRequest, TooLarge
 from outrider.v1 import agent_service_pb2, run_service_pb2, task_pb2, task_service_pb2, worker_message_pb2
-from outrider_coordinator.core.effects import InsertTask
 from outrider_coordinator.core.events import (
     Held,
     OutboxFacts,
@@ -22,6 +21,7 @@ from outrider_coordinator.core.events import (
     WaitFacts,
 )
 from outrider_coordinator.core.model import SECOND_US, AttemptState, Constraint, Operator, Reason, Spec, Trace
+from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.rpc.ids import IdMaker
 
 PRIORITY_DEFAULT = 5

@@ -15,8 +15,8 @@ from outrider.v1 import (
     worker_message_pb2,
 )
 from outrider_coordinator.core import explain
-from outrider_coordinator.core.effects import InsertEvent, PutAttempt
 from outrider_coordinator.core.model import SECOND_US, Agent, EventType, TaskState
+from outrider_coordinator.core.records import InsertEvent, PutAttempt
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
 
 

@@ -11,9 +11,10 @@ from google.rpc import code_pb2
 from outrider import errors
 from outrider.v1 import event_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
 from outrider_coordinator.core import explain
-from outrider_coordinator.core.effects import Accepted, InsertEvent, NeedTasks, Refused
+from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import Answered, CancelRequested, Submission, TasksSubmitted
 from outrider_coordinator.core.model import TERMINAL, TaskState
+from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, asked, raised, streaming, task_id_of, unary

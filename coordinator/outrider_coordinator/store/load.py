@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from outrider_coordinator.core import effects, recovery
+from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core.model import (
     Admin,
     Agent,
@@ -24,7 +24,7 @@ from outrider_coordinator.core.model import (
 from outrider_coordinator.core.state import State
 from outrider_coordinator.store.reader import Reader
 
-ReadSpec = Callable[[effects.InsertTask], Spec]
+ReadSpec = Callable[[records.InsertTask], Spec]
 
 
 def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effects:
@@ -41,7 +41,7 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effect
     )
 
 
-def _task(row: effects.InsertTask, read_spec: ReadSpec) -> Task:
+def _task(row: records.InsertTask, read_spec: ReadSpec) -> Task:
     return Task(
         id=row.id,
         namespace=row.namespace,
@@ -67,7 +67,7 @@ def _task(row: effects.InsertTask, read_spec: ReadSpec) -> Task:
     )
 
 
-def _attempt(row: effects.PutAttempt) -> Attempt:
+def _attempt(row: records.PutAttempt) -> Attempt:
     return Attempt(
         task_id=row.task_id,
         number=row.number,
@@ -87,7 +87,7 @@ def _attempt(row: effects.PutAttempt) -> Attempt:
     )
 
 
-def _wait(row: effects.PutWait) -> Wait:
+def _wait(row: records.PutWait) -> Wait:
     return Wait(
         row.key,
         row.kind,
@@ -101,7 +101,7 @@ def _wait(row: effects.PutWait) -> Wait:
     )
 
 
-def _run(row: effects.PutRun) -> Run:
+def _run(row: records.PutRun) -> Run:
     return Run(
         id=row.id,
         namespace=row.namespace,
@@ -127,7 +127,7 @@ def _agents(reader: Reader) -> list[Agent]:
     return list(agents.values())
 
 
-def _agent(row: effects.PutAgent) -> Agent:
+def _agent(row: records.PutAgent) -> Agent:
     breaker = Breaker(
         BreakerState(row.breaker_state), opened_count=row.breaker_opened_count, reset_us=row.breaker_reset_us
     )

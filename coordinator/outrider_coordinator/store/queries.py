@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import effects
+from outrider_coordinator.core import records
 
 #: Record field to column where a SQL word is in the way.
 _COLUMN = {"order": "sequence"}
@@ -18,14 +18,14 @@ def _insert(table: str, columns: tuple[str, ...], verb: str = "INSERT") -> str:
     return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
 
 
-TASK_COLUMNS = _columns(effects.InsertTask)
-ATTEMPT_COLUMNS = _columns(effects.PutAttempt)
-WAIT_COLUMNS = _columns(effects.PutWait)
-RUN_COLUMNS = _columns(effects.PutRun)
-AGENT_COLUMNS = _columns(effects.PutAgent)
-EVENT_COLUMNS = tuple(name for name in _columns(effects.InsertEvent) if name != "outcome")
+TASK_COLUMNS = _columns(records.InsertTask)
+ATTEMPT_COLUMNS = _columns(records.PutAttempt)
+WAIT_COLUMNS = _columns(records.PutWait)
+RUN_COLUMNS = _columns(records.PutRun)
+AGENT_COLUMNS = _columns(records.PutAgent)
+EVENT_COLUMNS = tuple(name for name in _columns(records.InsertEvent) if name != "outcome")
 
-_TASK_CHANGES = _columns(effects.UpdateTask)[1:]
+_TASK_CHANGES = _columns(records.UpdateTask)[1:]
 
 #: A new task.
 INSERT_TASK = _insert("tasks", TASK_COLUMNS)
@@ -44,11 +44,11 @@ DELETE_AGENT = "DELETE FROM agents WHERE id = ?"
 #: A removed agent's outbox positions.
 DELETE_OUTBOXES = "DELETE FROM outboxes WHERE agent_id = ?"
 #: How far an outbox is applied.
-PUT_OUTBOX = _insert("outboxes", _columns(effects.PutOutbox), "INSERT OR REPLACE")
+PUT_OUTBOX = _insert("outboxes", _columns(records.PutOutbox), "INSERT OR REPLACE")
 #: Captured output; a replay after a crash writes the same row again.
-INSERT_LOG = _insert("logs", _columns(effects.InsertLog), "INSERT OR REPLACE")
+INSERT_LOG = _insert("logs", _columns(records.InsertLog), "INSERT OR REPLACE")
 #: A report that could not be applied.
-INSERT_EVIDENCE = _insert("evidence", _columns(effects.InsertEvidence))
+INSERT_EVIDENCE = _insert("evidence", _columns(records.InsertEvidence))
 #: One entry of the event log.
 INSERT_EVENT = _insert("events", EVENT_COLUMNS)
 

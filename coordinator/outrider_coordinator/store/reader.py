@@ -11,7 +11,7 @@ from typing import Any
 
 import apsw
 
-from outrider_coordinator.core import effects
+from outrider_coordinator.core import records
 from outrider_coordinator.store import queries
 
 _LAST = "\uffff"
@@ -21,16 +21,16 @@ _LAST = "\uffff"
 class TaskRecord:
     """A task with its attempts, oldest first, and its open waits, as committed."""
 
-    task: effects.InsertTask
-    attempts: list[effects.PutAttempt]
-    waits: list[effects.PutWait]
+    task: records.InsertTask
+    attempts: list[records.PutAttempt]
+    waits: list[records.PutWait]
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run with the number of its tasks in each state, as committed."""
 
-    run: effects.PutRun
+    run: records.PutRun
     counts: list[tuple[int, int]]
 
 
@@ -44,7 +44,7 @@ class EventFilter:
     client_id: str = ""
     types: frozenset[int] = frozenset()
 
-    def matches(self, event: effects.InsertEvent) -> bool:
+    def matches(self, event: records.InsertEvent) -> bool:
         """Whether an event is wanted."""
         return (
             (not self.namespace or event.namespace in ("", self.namespace))
@@ -111,7 +111,7 @@ class Reader:
         rows = self._rows(queries.tasks_page(conditions), (*parameters, limit))
         return [self._with_parts(_task(row)) for row in rows]
 
-    def _with_parts(self, task: effects.InsertTask) -> TaskRecord:
+    def _with_parts(self, task: records.InsertTask) -> TaskRecord:
         attempts = [_attempt(row) for row in self._rows(queries.ATTEMPTS_OF_TASK, (task.id,))]
         waits = [_wait(row) for row in self._rows(queries.OPEN_WAITS_OF_TASK, (task.id,))]
         return TaskRecord(task, attempts, waits)
@@ -163,36 +163,36 @@ class Reader:
         first, last = self._rows(queries.CURSORS)[0]
         return first, last
 
-    def events(self, wanted: EventFilter, after: int, until: int, limit: int) -> list[effects.InsertEvent]:
+    def events(self, wanted: EventFilter, after: int, until: int, limit: int) -> list[records.InsertEvent]:
         """Events with ``after`` < cursor <= ``until``, in order, outcomes included."""
         conditions, parameters = _event_conditions(wanted, after, until)
-        return [effects.InsertEvent(*row) for row in self._rows(queries.events_page(conditions), (*parameters, limit))]
+        return [records.InsertEvent(*row) for row in self._rows(queries.events_page(conditions), (*parameters, limit))]
 
     # --- recovery
 
-    def open_tasks(self) -> Iterator[effects.InsertTask]:
+    def open_tasks(self) -> Iterator[records.InsertTask]:
         """Tasks that are not terminal, in the order accepted."""
         return map(_task, self._rows(queries.OPEN_TASKS))
 
-    def open_attempts(self) -> Iterator[effects.PutAttempt]:
+    def open_attempts(self) -> Iterator[records.PutAttempt]:
         """Live attempts and strays of open tasks."""
         return map(_attempt, self._rows(queries.OPEN_ATTEMPTS))
 
-    def open_waits(self) -> Iterator[effects.PutWait]:
+    def open_waits(self) -> Iterator[records.PutWait]:
         """Waits, answered ones too, of open tasks."""
         return map(_wait, self._rows(queries.OPEN_TASKS_WAITS))
 
-    def open_runs(self) -> Iterator[effects.PutRun]:
+    def open_runs(self) -> Iterator[records.PutRun]:
         """Runs that are not over."""
         return map(_run, self._rows(queries.OPEN_RUNS))
 
-    def agents(self) -> list[effects.PutAgent]:
+    def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
-        return [effects.PutAgent._make((*row[:7], json.loads(row[7]), *row[8:])) for row in self._rows(queries.AGENTS)]
+        return [records.PutAgent._make((*row[:7], json.loads(row[7]), *row[8:])) for row in self._rows(queries.AGENTS)]
 
-    def outboxes(self) -> list[effects.PutOutbox]:
+    def outboxes(self) -> list[records.PutOutbox]:
         """All outbox positions."""
-        return [effects.PutOutbox(*row) for row in self._rows(queries.OUTBOXES)]
+        return [records.PutOutbox(*row) for row in self._rows(queries.OUTBOXES)]
 
     def last_sequence(self) -> int:
         """Highest sequence number ever given to a task that is still stored; 0 when there is none."""
@@ -205,21 +205,21 @@ def _one(rows: list[tuple[Any, ...]]) -> str | Ambiguous | None:
     return rows[0][0] if rows else None
 
 
-def _task(row: tuple[Any, ...]) -> effects.InsertTask:
-    return effects.InsertTask._make((*row[:14], tuple(json.loads(row[14])), *row[15:]))
+def _task(row: tuple[Any, ...]) -> records.InsertTask:
+    return records.InsertTask._make((*row[:14], tuple(json.loads(row[14])), *row[15:]))
 
 
-def _attempt(row: tuple[Any, ...]) -> effects.PutAttempt:
-    return effects.PutAttempt(*row)
+def _attempt(row: tuple[Any, ...]) -> records.PutAttempt:
+    return records.PutAttempt(*row)
 
 
-def _wait(row: tuple[Any, ...]) -> effects.PutWait:
-    return effects.PutWait(*row)
+def _wait(row: tuple[Any, ...]) -> records.PutWait:
+    return records.PutWait(*row)
 
 
-def _run(row: tuple[Any, ...]) -> effects.PutRun:
+def _run(row: tuple[Any, ...]) -> records.PutRun:
     counts = tuple((state, count) for state, count in json.loads(row[8]))
-    return effects.PutRun._make((*row[:6], tuple(json.loads(row[6])), tuple(json.loads(row[7])), counts, *row[9:]))
+    return records.PutRun._make((*row[:6], tuple(json.loads(row[6])), tuple(json.loads(row[7])), counts, *row[9:]))
 
 
 def _task_conditions(wanted: TaskFilter) -> tuple[list[str], list[Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import apsw
 
-from outrider_coordinator.core import effects
+from outrider_coordinator.core import records
 from outrider_coordinator.store import files, queries
 from outrider_coordinator.store.errors import StoreFailed, StoreRefused
 from outrider_coordinator.store.migrate import migrate
@@ -52,16 +52,16 @@ def _event_row(record: Any) -> Row:
 
 #: Statement and row of each record, in the order in which one transaction runs them.
 _WRITES: list[tuple[type, str, Callable[[Any], Row]]] = [
-    (effects.InsertTask, queries.INSERT_TASK, _task_row),
-    (effects.UpdateTask, queries.UPDATE_TASK, _update_row),
-    (effects.PutAttempt, queries.PUT_ATTEMPT, tuple),
-    (effects.PutWait, queries.PUT_WAIT, tuple),
-    (effects.PutRun, queries.PUT_RUN, _run_row),
-    (effects.PutAgent, queries.PUT_AGENT, _agent_row),
-    (effects.PutOutbox, queries.PUT_OUTBOX, tuple),
-    (effects.InsertLog, queries.INSERT_LOG, tuple),
-    (effects.InsertEvidence, queries.INSERT_EVIDENCE, tuple),
-    (effects.InsertEvent, queries.INSERT_EVENT, _event_row),
+    (records.InsertTask, queries.INSERT_TASK, _task_row),
+    (records.UpdateTask, queries.UPDATE_TASK, _update_row),
+    (records.PutAttempt, queries.PUT_ATTEMPT, tuple),
+    (records.PutWait, queries.PUT_WAIT, tuple),
+    (records.PutRun, queries.PUT_RUN, _run_row),
+    (records.PutAgent, queries.PUT_AGENT, _agent_row),
+    (records.PutOutbox, queries.PUT_OUTBOX, tuple),
+    (records.InsertLog, queries.INSERT_LOG, tuple),
+    (records.InsertEvidence, queries.INSERT_EVIDENCE, tuple),
+    (records.InsertEvent, queries.INSERT_EVENT, _event_row),
 ]
 
 
@@ -103,7 +103,7 @@ class SqliteStore:
         self.store_id: str = meta["store_id"]
         self.coordinator_epoch = int(meta["epoch"])
 
-    def commit(self, rows: Sequence[effects.Write]) -> None:
+    def commit(self, rows: Sequence[records.Write]) -> None:
         """Write these rows in one transaction and sync it. Raises `StoreFailed`; nothing of the batch counts then."""
         by_type: dict[type, list[Any]] = {}
         for row in rows:
@@ -113,7 +113,7 @@ class SqliteStore:
                 for record, statement, convert in _WRITES:
                     if record in by_type:
                         self._connection.executemany(statement, map(convert, _latest(record, by_type[record])))
-                for row in by_type.get(effects.DeleteAgent, ()):
+                for row in by_type.get(records.DeleteAgent, ()):
                     self._connection.execute(queries.DELETE_AGENT, (row.id,))
                     self._connection.execute(queries.DELETE_OUTBOXES, (row.id,))
         except apsw.FullError:
@@ -130,9 +130,9 @@ class SqliteStore:
 
 def _latest(record: type, rows: list[Any]) -> Iterable[Any]:
     """Of several changes of one task in a batch only the last is written."""
-    if record is effects.UpdateTask:
+    if record is records.UpdateTask:
         return {row.id: row for row in rows}.values()
-    if record is effects.PutAttempt:
+    if record is records.PutAttempt:
         return {row[:2]: row for row in rows}.values()
     return rows
 

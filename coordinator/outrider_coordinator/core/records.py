@@ -1,0 +1,339 @@
+"""What a step writes: immutable snapshots of records, one class per kind of row of the store."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+
+
+class InsertTask(NamedTuple):
+    """A new task with its state at the end of the step."""
+
+    id: str
+    namespace: str
+    body: bytes
+    kind: str
+    title: str
+    priority: int
+    order: int
+    run_id: str
+    run_key: str
+    client_id: str
+    request_id: str
+    digest: bytes
+    trace_parent: str
+    trace_state: str
+    dependency_ids: tuple[str, ...]
+    created_us: int
+    state: int
+    reason: int
+    ready_us: int
+    attempts_made: int
+    attempts_counted: int
+    worker_deaths: int
+    start_us: int
+    end_us: int
+    progress: bytes
+    outcome: bytes
+    error: bytes
+
+
+class UpdateTask(NamedTuple):
+    """A known task's state at the end of the step."""
+
+    id: str
+    state: int
+    reason: int
+    ready_us: int
+    attempts_made: int
+    attempts_counted: int
+    worker_deaths: int
+    start_us: int
+    end_us: int
+    progress: bytes
+    outcome: bytes
+    error: bytes
+
+
+class PutAttempt(NamedTuple):
+    """An attempt, new or changed."""
+
+    task_id: str
+    number: int
+    agent_id: str
+    fence: int
+    state: int
+    prefetched: bool
+    counted: bool
+    offered_us: int
+    started_us: int
+    ended_us: int
+    reason: int
+    error: bytes
+    holds_slot: bool
+    is_probe: bool
+    last_number: int
+
+
+class PutWait(NamedTuple):
+    """A wait of a task, new or changed."""
+
+    task_id: str
+    key: str
+    kind: str
+    body: bytes
+    keeps_running: bool
+    required_task_id: str
+    retry_us: int
+    resolution: bytes
+    dependency_state: int
+    is_open: bool
+
+
+class PutRun(NamedTuple):
+    """A run, new or changed. ``counts`` are (state, count) of terminal tasks; ``ended_us`` 0 while it is open."""
+
+    id: str
+    namespace: str
+    title: str
+    description: str
+    created_us: int
+    ended_us: int
+    task_ids: tuple[str, ...]
+    task_keys: tuple[str, ...]
+    counts: tuple[tuple[int, int], ...]
+    request_id: str
+    digest: bytes
+    client_id: str
+    trace_parent: str
+    trace_state: str
+
+
+class PutAgent(NamedTuple):
+    """An agent's durable facts, new or changed."""
+
+    id: str
+    machine_id: str
+    connectivity: int
+    admin: int
+    breaker_state: int
+    breaker_opened_count: int
+    breaker_reset_us: int
+    labels: dict[str, str]
+    slots: int
+    prefetch_credit: int
+    parked_max: int
+    version: str
+    host: str
+    instance_id: str
+    instance_start_ms: int
+    last_heard_us: int
+    session_start_us: int
+
+
+class DeleteAgent(NamedTuple):
+    """An agent was removed, with its outbox positions."""
+
+    id: str
+
+
+class PutOutbox(NamedTuple):
+    """How far one outbox of an agent is applied."""
+
+    agent_id: str
+    outbox_id: str
+    applied_seq: int
+
+
+class InsertLog(NamedTuple):
+    """Captured output of an attempt; ``body`` is the serialized Log."""
+
+    task_id: str
+    attempt: int
+    number: int
+    time_us: int
+    body: bytes
+
+
+class InsertEvidence(NamedTuple):
+    """A report that could not be applied, kept as it came: ``cause`` says why."""
+
+    agent_id: str
+    outbox_id: str
+    seq: int
+    time_us: int
+    cause: str
+    task_id: str
+    attempt: int
+    fence: int
+    kind: int
+    body: bytes
+
+
+class InsertEvent(NamedTuple):
+    """One entry of the event log; ``body`` is the serialized detail that belongs to the type.
+
+    The result of TASK_SUCCEEDED is not stored twice: ``outcome`` is for live watchers, later readers find it in the
+    task's row.
+    """
+
+    cursor: int
+    type: int
+    time_us: int
+    namespace: str = ""
+    task_id: str = ""
+    run_id: str = ""
+    client_id: str = ""
+    attempt: int = 0
+    agent_id: str = ""
+    reason: int = 0
+    text: str = ""
+    body: bytes = b""
+    outcome: bytes = b""
+
+
+Write = (
+    InsertTask
+    | UpdateTask
+    | PutAttempt
+    | PutWait
+    | PutRun
+    | PutAgent
+    | DeleteAgent
+    | PutOutbox
+    | InsertLog
+    | InsertEvidence
+    | InsertEvent
+)
+
+
+def task_row(task: Task) -> InsertTask | UpdateTask:
+    """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
+    if task.is_stored:
+        return UpdateTask(
+            task.id,
+            int(task.state),
+            int(task.reason),
+            task.ready_us,
+            task.attempts_made,
+            task.attempts_counted,
+            task.worker_deaths,
+            task.start_us,
+            task.end_us,
+            task.progress,
+            task.outcome,
+            task.error,
+        )
+    task.is_stored = True
+    spec = task.spec
+    return InsertTask(
+        task.id,
+        task.namespace,
+        spec.body,
+        spec.kind,
+        spec.title,
+        spec.priority,
+        task.order,
+        task.run_id,
+        task.run_key,
+        task.client_id,
+        task.request_id,
+        task.digest,
+        task.trace.parent,
+        task.trace.state,
+        task.dependency_ids,
+        task.created_us,
+        int(task.state),
+        int(task.reason),
+        task.ready_us,
+        task.attempts_made,
+        task.attempts_counted,
+        task.worker_deaths,
+        task.start_us,
+        task.end_us,
+        task.progress,
+        task.outcome,
+        task.error,
+    )
+
+
+def attempt_row(attempt: Attempt) -> PutAttempt:
+    """An attempt as it is now."""
+    return PutAttempt(
+        attempt.task_id,
+        attempt.number,
+        attempt.agent_id,
+        attempt.fence,
+        int(attempt.state),
+        attempt.prefetched,
+        attempt.counted,
+        attempt.offered_us,
+        attempt.started_us,
+        attempt.ended_us,
+        int(attempt.reason),
+        attempt.error,
+        attempt.holds_slot,
+        attempt.is_probe,
+        attempt.last_number,
+    )
+
+
+def wait_row(task_id: str, wait: Wait) -> PutWait:
+    """A wait as it is now."""
+    return PutWait(
+        task_id,
+        wait.key,
+        wait.kind,
+        wait.body,
+        wait.keeps_running,
+        wait.required_task_id,
+        wait.retry_us,
+        wait.resolution,
+        wait.dependency_state,
+        wait.is_open,
+    )
+
+
+def run_row(run: Run) -> PutRun:
+    """A run as it is now."""
+    return PutRun(
+        run.id,
+        run.namespace,
+        run.title,
+        run.description,
+        run.created_us,
+        run.ended_us,
+        run.task_ids,
+        run.task_keys,
+        tuple(sorted((int(state), count) for state, count in run.counts.items())),
+        run.request_id,
+        run.digest,
+        run.client_id,
+        run.trace.parent,
+        run.trace.state,
+    )
+
+
+def agent_row(agent: Agent) -> PutAgent:
+    """An agent as it is now."""
+    breaker = agent.breaker
+    return PutAgent(
+        agent.id,
+        agent.machine_id,
+        int(agent.connectivity),
+        int(agent.admin),
+        int(breaker.state),
+        breaker.opened_count,
+        breaker.reset_us,
+        dict(agent.labels),
+        agent.slots,
+        agent.prefetch_credit,
+        agent.parked_max,
+        agent.version,
+        agent.host,
+        agent.instance_id,
+        agent.instance_start_ms,
+        agent.last_heard_us,
+        agent.session_start_us,
+    )
