@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -31,15 +30,11 @@ class Executioner:
         self._grace_s = grace_s
         self._pool: Pool
         self._tasks: set[asyncio.Task[None]] = set()
-        self._known = {os.getpid()}
+        self._own_pids: Callable[[], set[int]]
 
-    def attach(self, pool: Pool) -> None:
-        """Know these processes as the keeper's own."""
-        self._pool = pool
-
-    def spare(self, pids: set[int]) -> None:
-        """Children of the keeper that are no worker: never orphans."""
-        self._known = pids
+    def attach(self, pool: Pool, own_pids: Callable[[], set[int]]) -> None:
+        """End attempts in these workers; ``own_pids`` are the keeper's children that are never orphans."""
+        self._pool, self._own_pids = pool, own_pids
 
     def kill(self, dossier: Dossier, verdict: messages.Failed, grace_s: float | None) -> bool:
         """Start the ladder. False when the attempt is being killed already, or has ended; the first verdict counts."""
@@ -78,7 +73,7 @@ class Executioner:
             self._spawn(self._clean(dossier))
 
     def _orphans(self) -> set[int]:
-        return trees.orphans(self._known | self._pool.pids)
+        return trees.orphans(self._own_pids())
 
     async def _climb(self, dossier: Dossier, ladder: trees.KillLadder, grace_s: float) -> None:
         if not await ladder.run(grace_s):

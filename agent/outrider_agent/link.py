@@ -25,7 +25,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import grpc
 import grpc.aio
 import uvloop
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships without stubs
+from google.rpc import error_details_pb2, status_pb2
 
 from outrider import telemetry
 from outrider_agent import sweep

@@ -75,10 +75,10 @@ class Runner:
         self._held_back: set[int] = set()
         self._last_key = 0
 
-    def attach(self, pool: Pool) -> None:
-        """Use these workers."""
+    def attach(self, pool: Pool, own_pids: Callable[[], set[int]]) -> None:
+        """Use these workers; ``own_pids`` gives the keeper's children that belong to no attempt."""
         self._pool = pool
-        self._executioner.attach(pool)
+        self._executioner.attach(pool, own_pids)
 
     @property
     def is_idle(self) -> bool:

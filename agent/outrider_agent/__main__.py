@@ -1,0 +1,86 @@
+"""``outrider-agent``: the agent daemon from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from outrider.errors import OutriderError
+from outrider_agent.daemon import EXIT_CANNOT_START, run
+from outrider_agent.settings import load
+
+_EPILOG = """\
+Every flag is also a setting: a key of [agent] in the --config file, or OUTRIDER_AGENT_<NAME> in the environment; flags
+win over the environment, which wins over the file. Without --coordinator the agent looks at OUTRIDER_COORDINATOR and
+then for a cluster started by `outrider up`.
+
+SIGTERM or Ctrl-C: running attempts may finish (agent.drain_timeout_s), everything else is handed back. A second one
+stops them at once. Exit codes: 0 drained, 1 cannot start or refused by the coordinator, 70 the disk failed.
+
+examples:
+  outrider-agent --coordinator 127.0.0.1:7420 --slots 4
+  outrider-agent --coordinator coordinator.example:7420 --tls-ca ca.pem --label gpu=yes --label zone=b
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="outrider-agent",
+        description="Run an Outrider agent: takes work from a coordinator and runs it in local worker processes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML), section [agent]")
+    made.add_argument("--coordinator", metavar="ADDRESS", help="HOST:PORT or unix:/path; several separated by commas")
+    made.add_argument("--name", help="name in the fleet (default: the host's name)")
+    made.add_argument("--slots", type=int, metavar="N", help="attempts that run at once (default: CPUs)")
+    made.add_argument(
+        "--label", action="append", default=[], metavar="KEY=VALUE", help="what tasks can ask for; repeatable"
+    )
+    made.add_argument("--state-directory", metavar="DIR", help="outbox and scratch space")
+    made.add_argument("--working-directory", metavar="DIR", help="where workers run and import from (default: here)")
+    made.add_argument("--drain-timeout", type=float, metavar="SECONDS", help="how long SIGTERM lets attempts finish")
+    made.add_argument("--tls-ca", metavar="FILE", help="the coordinator's authority (PEM); turns TLS on")
+    made.add_argument("--tls-certificate", metavar="FILE", help="this agent's certificate (PEM), for mutual TLS")
+    made.add_argument("--tls-key", metavar="FILE", help="its key (PEM)")
+    made.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    made.add_argument("--log-format", choices=("plain", "json"))
+    return made
+
+
+def flags_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """The flags by the names of their settings; raises `ValueError` for a label without a value."""
+    flags = {name: value for name, value in vars(arguments).items() if name not in ("config", "label", "drain_timeout")}
+    flags["drain_timeout_s"] = arguments.drain_timeout
+    flags["labels"] = parse_labels(arguments.label) or None
+    return flags
+
+
+def parse_labels(texts: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE`` texts as labels; raises `ValueError` naming the one that is not."""
+    labels = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--label {text!r} must be KEY=VALUE")
+        labels[key] = value
+    return labels
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load the settings, serve; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        settings = load(path=arguments.config, flags=flags_of(arguments))
+    except (OutriderError, ValueError) as error:
+        print(f"outrider-agent: {error}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
