@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from outrider.worker import current
-
 #: How many of the most complex functions are kept, in each part and in all.
 MOST_COMPLEX = 10
 
@@ -29,6 +27,8 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 def count_batch(root: str, paths: list[str]) -> Part:
     """Count files (relative to ``root``) as a task; adds who did it and how long it took; reports progress."""
+    from outrider.worker import current  # here, so that a sequential census needs no Outrider at all
+
     started = time.perf_counter()
     part = count_files(root, paths, current.progress)
     return part | {"agent": current.agent, "seconds": time.perf_counter() - started}
