@@ -1,0 +1,46 @@
+"""How an attempt can end badly: the exceptions user code may see, and the one the worker reports from.
+
+Owns the numbers of the failure reasons, so that a worker need not load protobuf for them. It imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+#: TaskReason numbers of protos/outrider/v1/task.proto; a test compares them.
+TASK_ERROR, RESULT_TOO_LARGE, INVALID_WORK, RESULT_NOT_SERIALIZABLE, CANCEL_REQUESTED = 1, 6, 8, 9, 10
+#: TaskState number of a dependency that succeeded.
+SUCCEEDED = 7
+
+
+class TaskCancelled(BaseException):
+    """Raised in a running function when its attempt is to stop. Clean up quickly and let it pass."""
+
+
+class DependencyFailed(Exception):
+    """The task waited for has ended without a result; ``state`` is its TaskState number."""
+
+    def __init__(self, task_id: str, state: int) -> None:
+        super().__init__(f"task {task_id} ended in state {state} without a result; look at it with `outrider show`")
+        self.task_id = task_id
+        self.state = state
+
+
+class AttemptFailed(Exception):
+    """An attempt's end as its `Failed` message will say it."""
+
+    def __init__(
+        self,
+        reason: int,
+        message: str,
+        *,
+        recoverable: bool = False,
+        exception_type: str = "",
+        traceback: str = "",
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.recoverable = recoverable
+        self.exception_type = exception_type
+        self.traceback = traceback
+        self.exit_code = exit_code
