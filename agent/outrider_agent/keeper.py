@@ -270,7 +270,7 @@ class Keeper:
         self._exit.set_result(exit_code)
 
     async def _until(self, is_so: Callable[[], bool], timeout_s: float | None) -> None:
-        """Wait for something that a turn of the loop brings about, at most ``timeout_s`` (None: as long as it takes)."""
+        """Wait for something that a turn of the loop brings about, at most ``timeout_s`` (None: for ever)."""
         deadline_s = None if timeout_s is None else self._loop.time() + timeout_s
         while not is_so():
             self._changed.clear()
@@ -288,9 +288,9 @@ class Keeper:
             if handle is not None:
                 handle.cancel()
         self._link.close()
+        self._pool.close()
         await asyncio.to_thread(sweep.kill_all, self._markers, HANG_UP_S)
         await asyncio.to_thread(self._link.wait, HANG_UP_S)
-        self._pool.kill()
         self._outboxes.close()
         self._state.close()
 

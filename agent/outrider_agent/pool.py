@@ -98,6 +98,7 @@ class Pool:
         self._failures = 0
         self._not_before_us = 0
         self._unflushed: set[int] = set()
+        self._is_closed = False
 
     @property
     def pids(self) -> set[int]:
@@ -106,7 +107,7 @@ class Pool:
 
     def ensure(self, count: int, now_us: int) -> None:
         """Start workers until ``count`` are there or on their way, unless they keep failing to start."""
-        while now_us >= self._not_before_us and self._staying() < count:
+        while not self._is_closed and now_us >= self._not_before_us and self._staying() < count:
             self._spawn()
 
     def send(self, worker_id: int, message: messages.ToWorker) -> None:
@@ -138,8 +139,9 @@ class Pool:
             else:
                 worker.pipe.resume()
 
-    def kill(self) -> None:
-        """SIGKILL whatever is left."""
+    def close(self) -> None:
+        """SIGKILL every worker and start no more."""
+        self._is_closed = True
         for worker in self.workers.values():
             worker.process.kill()
 
@@ -203,7 +205,7 @@ class Pool:
         worker.pipe.close()
         del self.workers[worker.worker_id]
         how = _how(worker.process.returncode)
-        if not worker.is_ready:
+        if not worker.is_ready and not self._is_closed:
             self._failed_to_start(how)
         self._listener.worker_gone(worker.worker_id, worker.running_key(), how)
         worker.page.close()
