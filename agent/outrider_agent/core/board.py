@@ -287,7 +287,7 @@ class Board:
         for worker in self.workers.values():
             if not self._waiting or used >= self.limits.slots:
                 break
-            if not worker.queue and not worker.is_leaving:
+            if not worker.queue and not worker.recalls and not worker.is_leaving:
                 worker.head_since_us = now_us
                 plan.start.append((worker.worker_id, [self._give(worker)]))
                 used += 1
