@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from outrider.worker.context import decoded
 from outrider.worker.endings import (
     CANCEL_REQUESTED,
     INVALID_WORK,
@@ -27,7 +28,6 @@ from outrider.worker.messages import FunctionWork, Input
 
 RESULT_BYTES_MAX = 1024 * 1024
 TRACEBACK_CHARS_MAX = 16 * 1024
-_JSON = "application/json"
 
 
 class Arguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,21 +65,14 @@ class Functions:
 
     def _arguments(self, work: FunctionWork, inputs: Sequence[Input]) -> Arguments:
         try:
-            arguments = self._decoder.decode(work.arguments)
+            arguments = self._decoder.decode(work.arguments or b"{}")
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise AttemptFailed(
                 INVALID_WORK, f'arguments of {work.function} must be {{"args": [...], "kwargs": {{...}}}}: {error}'
             ) from None
         if work.inputs_argument:
-            arguments.kwargs[work.inputs_argument] = {one.key: decoded(one.data, one.content_type) for one in inputs}
+            arguments.kwargs[work.inputs_argument] = {one.key: decoded(one) for one in inputs}
         return arguments
-
-
-def decoded(data: bytes, content_type: str) -> Any:
-    """Value of a result or an answer: JSON decoded, text as str, anything else as bytes."""
-    if content_type.startswith(_JSON):
-        return msgspec.json.decode(data) if data else None
-    return data.decode(errors="replace") if content_type.startswith("text/") else data
 
 
 def _find(name: str) -> Callable[..., Any]:

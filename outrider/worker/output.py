@@ -1,0 +1,105 @@
+"""What functions print: file descriptors 1 and 2 of the worker as pipes, read while an attempt runs.
+
+Owns the two pipes and the thread that reads them. It must not know what an attempt does. Invariant: what was written
+before `drain` begins has been handed over when `drain` returns; one lock keeps the order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+from typing import TextIO
+
+from outrider.worker.channel import KeeperChannel, now_ns
+from outrider.worker.messages import LogOutput
+
+CHUNK_BYTES = 64 * 1024
+ATTEMPT_BYTES_MAX = 4 * 1024 * 1024
+STDOUT, STDERR, AGENT = 1, 2, 4
+
+
+class AttemptOutput:
+    """Sends one attempt's output up to `ATTEMPT_BYTES_MAX`, then says so once and counts what it drops."""
+
+    def __init__(self, channel: KeeperChannel, key: int) -> None:
+        self._channel = channel
+        self._key = key
+        self._left_bytes = ATTEMPT_BYTES_MAX
+        self.dropped_bytes = 0
+
+    def send(self, stream: int, data: bytes) -> None:
+        """Send at most `CHUNK_BYTES` bytes of a stream."""
+        kept = data[: self._left_bytes]
+        self._left_bytes -= len(kept)
+        if kept:
+            self._channel.send(LogOutput(self._key, now_ns(), stream, kept))
+        if len(kept) < len(data):
+            if not self.dropped_bytes:
+                note = f"output truncated: the limit is {ATTEMPT_BYTES_MAX} bytes an attempt\n"
+                self._channel.send(LogOutput(self._key, now_ns(), AGENT, note.encode()))
+            self.dropped_bytes += len(data) - len(kept)
+
+
+class Capture:
+    """Takes over descriptors 1 and 2 of this process. What is printed between attempts goes to the old stderr."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._output: AttemptOutput | None = None
+        self._old_stderr = os.dup(2)
+        self._streams = {_replace(1): STDOUT, _replace(2): STDERR}
+
+    def start(self) -> None:
+        """Begin to read while attempts run."""
+        # New streams, because the old ones remember whether what is behind the descriptor can seek.
+        sys.stdout = _text(1)
+        sys.stderr = _text(2)
+        threading.Thread(target=self._follow, name="outrider-output", daemon=True).start()
+
+    def begin(self, output: AttemptOutput) -> None:
+        """Output belongs to this attempt from now on."""
+        self._output = output
+
+    def drain(self) -> None:
+        """Hand over everything printed so far; output belongs to no attempt afterwards."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # user code may have closed or replaced it
+                stream.flush()
+        for descriptor in self._streams:
+            while self._read(descriptor):
+                pass
+        with self._lock:
+            self._output = None
+
+    def _follow(self) -> None:
+        while True:
+            for descriptor in select.select(list(self._streams), [], [])[0]:
+                self._read(descriptor)
+
+    def _read(self, descriptor: int) -> bool:
+        with self._lock:
+            try:
+                data = os.read(descriptor, CHUNK_BYTES)
+            except BlockingIOError:
+                return False
+            if self._output is not None:
+                self._output.send(self._streams[descriptor], data)
+            else:
+                os.write(self._old_stderr, data)
+            return bool(data)
+
+
+def _replace(descriptor: int) -> int:
+    """Put a pipe in the descriptor's place; returns its reading end, which does not block."""
+    reading, writing = os.pipe()
+    os.dup2(writing, descriptor)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    return reading
+
+
+def _text(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
