@@ -25,7 +25,7 @@ class KeeperChannel:
         self._page = mmap.mmap(running_fd, RUNNING_PAGE_BYTES)
 
     def send(self, *messages: FromWorker) -> None:
-        """Send messages as one frame. The keeper's end being gone ends the process elsewhere, so it is no error here."""
+        """Send messages as one frame. A keeper that is gone ends the process elsewhere; it is no error here."""
         frame = encode(messages)
         with self._lock:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import threading
 from collections.abc import Iterable
@@ -121,9 +121,9 @@ class Attempt:
             raise DependencyFailed(f"task {task_id} did not succeed; `outrider task show {task_id}` says why")
         return msgspec.json.decode(resolution.data) if resolution.data else None
 
-    def wait_external(self, system: str, issue: str, retry_at: datetime.datetime | float | None = None) -> None:
+    def wait_external(self, system: str, issue: str, retry_at: dt.datetime | float | None = None) -> None:
         """Wait for an outside system until ``retry_at`` (aware datetime or Unix seconds), or until somebody answers."""
-        at_s = retry_at.timestamp() if isinstance(retry_at, datetime.datetime) else retry_at or 0.0
+        at_s = retry_at.timestamp() if isinstance(retry_at, dt.datetime) else retry_at or 0.0
         wait_key = f"external-{system}-{int(at_s)}"
         blocked = Blocked(
             self._run.key,

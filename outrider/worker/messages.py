@@ -27,7 +27,7 @@ _HEADER = struct.Struct("<I")
 
 
 class FunctionWork(msgspec.Struct, frozen=True, tag="function", array_like=True):
-    """Call ``function`` (``module:qualified.name``) with the JSON object ``arguments``: ``{"args": [], "kwargs": {}}``."""
+    """Call ``function`` (``module:qualified.name``) with the JSON ``arguments``: ``{"args": [], "kwargs": {}}``."""
 
     function: str
     arguments: bytes
@@ -56,7 +56,7 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
-    """Run one attempt when everything sent before it has ended. ``environment`` is set around it (OUTRIDER_* and trace)."""
+    """Run one attempt when everything sent before it has ended. ``environment`` (OUTRIDER_*, trace) is set."""
 
     key: int
     work: FunctionWork | CommandWork
@@ -70,7 +70,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):
-    """Stop one attempt cooperatively: raise in the function, SIGTERM the command. The keeper kills after ``grace_s``."""
+    """Stop one attempt cooperatively: raise in the function, SIGTERM the command. Killed after ``grace_s``."""
 
     key: int
     message: str

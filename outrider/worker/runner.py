@@ -17,7 +17,7 @@ from types import FrameType
 from outrider.worker import current
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.context import Attempt
-from outrider.worker.endings import AttemptFailed, TaskCancelled
+from outrider.worker.endings import INVALID_WORK, AttemptFailed, TaskCancelled
 from outrider.worker.functions import Functions, cancelled
 from outrider.worker.messages import (
     Completed,
@@ -184,6 +184,8 @@ class Runner:
         run = active.run
         current.bind(active.attempt)
         if not isinstance(run.work, FunctionWork):
+            if not run.work.argv:
+                raise AttemptFailed(INVALID_WORK, "the command is empty; argv needs at least the program")
             from outrider.worker.commands import run_command
 
             data = run_command(active, run.work, self._channel)

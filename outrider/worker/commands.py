@@ -1,0 +1,152 @@
+"""Programs as attempts: started without a shell in a session of their own, their output streamed as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from outrider.worker.channel import KeeperChannel, now_ns
+from outrider.worker.endings import INVALID_WORK, TASK_ERROR, AttemptFailed
+from outrider.worker.messages import CommandWork, Started
+from outrider.worker.task_server import TaskServer
+
+if TYPE_CHECKING:
+    from outrider.worker.runner import Active
+
+RESULT_OUTPUT_BYTES = 64 * 1024
+CHUNK_BYTES = 64 * 1024
+#: How long to read on after the program's end, while something it left behind holds its output open.
+LINGER_S = 0.2
+_ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SHELL", "TERM")
+
+
+def run_command(active: Active, work: CommandWork, channel: KeeperChannel) -> bytes:
+    """Run the command of the active attempt; its result as JSON. Raises `AttemptFailed`.
+
+    The scratch directory is made before and removed after; everything left in the program's process group is killed.
+    """
+    scratch = Path(active.run.scratch_directory)
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with TaskServer(active.attempt) as server:
+            return _Command(active, work, channel).execute(server.environment(scratch))
+    finally:
+        active.signal_group(signal.SIGKILL)
+        active.group = 0
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Command:
+    """One program of one attempt."""
+
+    def __init__(self, active: Active, work: CommandWork, channel: KeeperChannel) -> None:
+        self._active = active
+        self._run = active.run
+        self._work = work
+        self._channel = channel
+        self._tail = bytearray()
+        self._error_tail = bytearray()
+
+    def execute(self, extra: dict[str, str]) -> bytes:
+        """Run it to its end; ``extra`` is added to its environment."""
+        try:
+            process = self._start(extra)
+        except (OSError, ValueError) as error:
+            raise AttemptFailed(INVALID_WORK, self._cannot_start(error)) from None
+        self._active.group = process.pid
+        self._channel.send(Started(self._run.key, now_ns(), process.pid, self._run.traceparent))
+        if self._active.attempt.is_cancelled:
+            self._active.signal_group(signal.SIGTERM)
+        threading.Thread(target=self._feed, args=(process,), daemon=True).start()
+        self._read(process)
+        return self._result(process.wait())
+
+    def _start(self, extra: dict[str, str]) -> subprocess.Popen[bytes]:
+        environment = {name: value for name, value in os.environ.items() if _is_allowed(name)}
+        environment |= {**self._work.environment, **self._run.environment, **extra}
+        folder = self._work.working_directory or self._run.scratch_directory
+        program = shutil.which(self._work.argv[0], path=environment.get("PATH")) or self._work.argv[0]
+        return subprocess.Popen(
+            self._work.argv,
+            executable=program,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _cannot_start(self, error: Exception) -> str:
+        folder = self._work.working_directory
+        if folder and not Path(folder).is_dir():
+            return f"the working directory {folder!r} does not exist on this agent"
+        if isinstance(error, FileNotFoundError):
+            return f"no program {self._work.argv[0]!r} on this agent's PATH"
+        return f"cannot start {self._work.argv[0]!r}: {getattr(error, 'strerror', None) or error}"
+
+    def _feed(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.write(self._work.stdin)
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Pass output on until both pipes end, or until the program ended and nothing more came for a moment."""
+        exited = os.pidfd_open(process.pid)
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ, 1)  # type: ignore[arg-type]  # a pipe
+            selector.register(process.stderr, selectors.EVENT_READ, 2)  # type: ignore[arg-type]  # a pipe
+            selector.register(exited, selectors.EVENT_READ, 0)
+            streams, linger_s = 2, None
+            while streams:
+                ready = selector.select(linger_s)
+                if not ready:
+                    break
+                for key, _ in ready:
+                    if key.data == 0:
+                        selector.unregister(exited)
+                        linger_s = LINGER_S
+                    elif not self._pass_on(key):
+                        selector.unregister(key.fileobj)
+                        streams -= 1
+        os.close(exited)
+
+    def _pass_on(self, key: Any) -> bool:
+        data = os.read(key.fd, CHUNK_BYTES)
+        if data:
+            self._active.output.send(key.data, data)
+            tail = self._tail if key.data == 1 else self._error_tail
+            tail += data
+            del tail[:-RESULT_OUTPUT_BYTES]
+        return bool(data)
+
+    def _result(self, code: int) -> bytes:
+        if code == 0:
+            return msgspec.json.encode({"exit_code": 0, "output": self._tail.decode(errors="replace")})
+        name = self._work.argv[0]
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        lines = self._error_tail.decode(errors="replace").strip().splitlines()
+        message = f"{name} {how}" + (f": {lines[-1][:500]}" if lines else "")
+        raise AttemptFailed(TASK_ERROR, message, recoverable=True, exit_code=code)
+
+
+def _is_allowed(name: str) -> bool:
+    return name in _ALLOWED or name.startswith("LC_")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

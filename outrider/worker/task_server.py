@@ -1,0 +1,106 @@
+"""Serves `outrider-task` for one command: JSON lines over a Unix socket, several callers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from outrider.errors import OutriderError
+from outrider.worker.context import Attempt, DependencyFailed, TaskCancelled, text_of
+
+
+class TaskServer:
+    """A socket that lives as long as the command. Its path is short: Unix sockets take 107 bytes."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._folder = Path(tempfile.mkdtemp(prefix="outrider-"))
+        self._path = self._folder / "task"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+    def __enter__(self) -> TaskServer:
+        self._socket.bind(str(self._path))
+        self._socket.listen(64)
+        threading.Thread(target=self._accept, name="task-server", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def environment(self, scratch: Path) -> dict[str, str]:
+        """What the command needs to find us, and its inputs as a file in its scratch directory."""
+        inputs = scratch / "inputs.json"
+        inputs.write_text(json.dumps(self._attempt.inputs, default=lambda value: value.decode(errors="replace")))
+        return {"OUTRIDER_TASK_SOCKET": str(self._path), "OUTRIDER_INPUTS": str(inputs)}
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rw", encoding="utf-8") as stream:
+            for line in stream:
+                reply = self._answer(line)
+                with contextlib.suppress(OSError, ValueError):
+                    stream.write(json.dumps(reply) + "\n")
+                    stream.flush()
+
+    def _answer(self, line: str) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            return {"value": self._carry_out(request)}
+        except TaskCancelled:
+            return {"error": "the task was cancelled"}
+        except (OutriderError, DependencyFailed) as error:
+            return {"error": str(error)}
+        except (ValueError, KeyError, TypeError) as error:
+            return {"error": f"bad request: {error}"}
+
+    def _carry_out(self, request: dict[str, Any]) -> Any:
+        attempt = self._attempt
+        match request["op"]:
+            case "progress":
+                attempt.progress(float(request["completed"]), float(request["total"]), request["status"])
+            case "log":
+                attempt.log(request["text"])
+            case "summary":
+                attempt.summary(request["text"])
+            case "remaining":
+                attempt.remaining(request["text"])
+            case "ask":
+                return self._ask(request)
+            case "wait-for":
+                return attempt.wait_for(request["task_id"])
+            case "wait-external":
+                attempt.wait_external(request["system"], request["issue"], request["retry_at"])
+            case "more-time":
+                return attempt.need_more_time(float(request["seconds"]))
+            case other:
+                raise ValueError(f"unknown operation {other!r}")
+        return None
+
+    def _ask(self, request: dict[str, Any]) -> str | None:
+        """The answer; None while it is pending and the caller does not wait."""
+        if request["wait"]:
+            return self._attempt.ask(
+                request["question"], request["options"], key=request["key"], timeout=request["timeout"]
+            )
+        blocked = self._attempt.question(request["question"], request["options"], key=request["key"])
+        resolution = self._attempt.waits.poll(blocked)
+        return None if resolution is None else text_of(resolution)
