@@ -103,7 +103,7 @@ def _retry_at(at: str | None, in_s: float | None) -> float | None:
     if at is None:
         return None
     try:
-        return dt.dt.fromisoformat(at).timestamp()
+        return dt.datetime.fromisoformat(at).timestamp()
     except ValueError:
         raise ValueError(f"{at!r} is no ISO 8601 time, such as 2030-01-31T12:00:00+00:00") from None
 

@@ -97,7 +97,6 @@ def test_stubs_import_only_each_other() -> None:
         ("outrider", ("grpc", "google", "opentelemetry", "typer", "asyncio")),
         ("outrider.worker", ("grpc", "google", "opentelemetry", "asyncio")),
         ("outrider.telemetry", ("grpc", "google", "opentelemetry")),
-        ("outrider.cli.main", ("grpc", "google", "opentelemetry")),
         ("outrider_agent.keeper", ("grpc", "opentelemetry")),
         ("outrider_agent.daemon", ("grpc", "opentelemetry")),
         ("outrider_coordinator.core", ("grpc", "google", "asyncio", "apsw")),
