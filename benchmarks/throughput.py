@@ -21,11 +21,10 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from local_cluster import local_cluster
-
 import bare_pipeline
 import outrider
 from bare_pipeline import PAYLOAD, ROUNDS, WARM_UP_ROUNDS, Figures, percentile
+from local_cluster import local_cluster
 
 BARE_TASKS = 50_000
 RESULT_TIMEOUT_S = 120.0
