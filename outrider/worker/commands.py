@@ -72,7 +72,7 @@ class _Command:
 
     def _start(self, extra: dict[str, str]) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if _is_allowed(name)}
-        environment |= {**self._work.environment, **self._run.environment, **extra}
+        environment |= {**self._work.environment, **self._active.span.environment, **extra}
         folder = self._work.working_directory or self._run.scratch_directory
         program = shutil.which(self._work.argv[0], path=environment.get("PATH")) or self._work.argv[0]
         return subprocess.Popen(

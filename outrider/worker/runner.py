@@ -18,7 +18,9 @@ from outrider.worker import current
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.context import Attempt
 from outrider.worker.endings import INVALID_WORK, AttemptFailed, TaskCancelled
+from outrider.worker.execute_span import ExecuteSpan
 from outrider.worker.functions import Functions, cancelled
+from outrider.worker.import_watch import UserSpans
 from outrider.worker.messages import (
     Completed,
     Failed,
@@ -45,6 +47,7 @@ class Active:
     def __init__(self, run: Run, channel: KeeperChannel) -> None:
         self.run = run
         self.attempt = Attempt(run, channel)
+        self.span = ExecuteSpan(run)
         self.output = AttemptOutput(channel, run.key)
         self.stop_message = ""
         self.is_interruptible = False
@@ -66,6 +69,7 @@ class Runner:
         self._channel = KeeperChannel(connection, running_fd)
         self._functions = Functions()
         self._capture = Capture()
+        self._user_spans = UserSpans(self._channel.send)
         self._arrived: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting: dict[int, Run] = {}
@@ -79,6 +83,7 @@ class Runner:
         signal.signal(signal.SIGUSR1, self._interrupt)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._capture.start()
+        self._user_spans.watch()
         threading.Thread(target=self._listen, name="outrider-keeper", daemon=True).start()
         self._channel.send(Ready(os.getpid()))
         while (run := self._arrived.get()) is not None:
@@ -152,7 +157,8 @@ class Runner:
         last = self._ended(active)
         self._capture.drain()
         current.bind(None)
-        self._channel.send(last)
+        span = active.span.record(last)
+        self._channel.send(*((span, last) if span is not None else (last,)))
         with self._lock:
             self._active = None
         self._channel.publish_running(0)
@@ -190,7 +196,8 @@ class Runner:
 
             data = run_command(active, run.work, self._channel)
             return _completed(active, data)
-        self._set_environment(run.environment)
+        self._set_environment(active.span.environment)
+        self._user_spans.begin(active.span.context, run.tracestate)
         self._capture.begin(active.output)
         self._channel.send(Started(run.key, now_ns()))
         try:
@@ -200,6 +207,7 @@ class Runner:
             data = self._functions.call(run.work, run.inputs)
         finally:
             active.is_interruptible = False
+            self._user_spans.end()
         return _completed(active, data)
 
     def _set_environment(self, environment: dict[str, str]) -> None:
