@@ -50,11 +50,14 @@ from outrider_coordinator.settings import CoordinatorSettings, core_settings, de
 from outrider_coordinator.store.errors import StoreRefused
 from outrider_coordinator.store.load import restore
 from outrider_coordinator.store.sqlite import SqliteStore
+from outrider_coordinator.telemetry import DispatchTracer, span_exporter
 
 logger = logging.getLogger("outrider.coordinator")
 
 EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
 ADDRESSES_FILE = "addresses.json"
+#: How long a stopping coordinator waits for the trace collector.
+TRACES_DEADLINE_S = 2.0
 
 
 def run(settings: CoordinatorSettings) -> int:
@@ -120,6 +123,7 @@ class _Daemon:
         self._store = store
         self._folder = folder
         self._fatal: BaseException | None = None
+        self._exporter = span_exporter(store.store_id)
 
     async def serve(self, listen_on: list[Endpoint], credentials: grpc.ServerCredentials | None) -> int:
         """Start, wait for the order to stop, stop."""
@@ -143,6 +147,8 @@ class _Daemon:
         await drain()
         await server.stop(self._settings.drain_timeout_s)
         await engine.close()
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.close, TRACES_DEADLINE_S)
         (self._folder / ADDRESSES_FILE).unlink(missing_ok=True)
         return EXIT_FATAL if self._fatal else EXIT_OK
 
@@ -172,13 +178,14 @@ class _Daemon:
             loop.add_reader(int(parent), self._stop.set)
 
     async def _server(self, engine: Engine) -> tuple[grpc.aio.Server, _Drain]:
+        tracer = DispatchTracer(self._exporter, engine.clock.now_us) if self._exporter else None
         converter = Converter(IdMaker(), self._settings.payload_bytes_max)
         tasks, runs, fleet = TaskService(engine, converter), RunService(engine, converter), FleetService(engine)
         server = grpc.aio.server(options=_options(self._settings))
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
         run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, server)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(engine), server)
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(engine, tracer), server)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         modules = (task_service_pb2, run_service_pb2, fleet_service_pb2, agent_service_pb2)

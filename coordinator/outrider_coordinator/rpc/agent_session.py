@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
-from outrider_coordinator.core.effects import EndSession, Send, SessionAccepted
+from outrider_coordinator.core.effects import EndSession, PushAssign, Send, SessionAccepted
 from outrider_coordinator.core.events import (
     AttemptsAccepted,
     AttemptsReturned,
@@ -22,6 +22,7 @@ from outrider_coordinator.core.model import SECOND_US, HostFacts
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import convert, frames
 from outrider_coordinator.rpc.calls import Context, asked, raised, streaming
+from outrider_coordinator.telemetry import DispatchTracer
 
 LEASE_MIN_US = 15 * SECOND_US
 
@@ -29,8 +30,9 @@ LEASE_MIN_US = 15 * SECOND_US
 class AgentSession:
     """The sending side of one session. The engine pushes; the stream's writer takes whole frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: DispatchTracer | None = None) -> None:
         self.epoch = 0
+        self._tracer = tracer
         self.error: errors.OutriderError | None = None
         self.is_over = False
         self._urgent: deque[pb.SessionResponse] = deque()
@@ -39,6 +41,8 @@ class AgentSession:
 
     def push(self, send: Send, outcomes: dict[str, bytes]) -> None:
         """Queue one push."""
+        if self._tracer is not None and isinstance(send, PushAssign):
+            send = self._tracer.traced(send)
         self._waiting.append((send, outcomes))
         self._ready.set()
 
@@ -71,8 +75,9 @@ class AgentSession:
 class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
     """Handlers of AgentService over one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, tracer: DispatchTracer | None = None) -> None:
         self._engine = engine
+        self._tracer = tracer
         settings = engine.state.settings
         self._lease_us = max(LEASE_MIN_US, 3 * settings.heartbeat_interval_us + 5 * SECOND_US)
 
@@ -84,7 +89,7 @@ class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
         first = await anext(aiter(request), None)
         if first is None or first.WhichOneof("frame") != "hello":
             raise errors.InvalidRequest("the first frame of a session must be Hello")
-        session = AgentSession()
+        session = AgentSession(self._tracer)
         await self._open(first.hello, session)
         agent_id = first.hello.agent_id
         reader = asyncio.create_task(self._read(request, agent_id, session))
