@@ -60,6 +60,7 @@ class Keeper:
         self._is_ready = False
         self._status = ""
         self._retired_us = 0
+        self._beaten_epoch = 0
         self._tick_handle: asyncio.TimerHandle | None = None
         self._heartbeat_handle: asyncio.TimerHandle | None = None
         self._compose(identity, targets)
@@ -137,6 +138,8 @@ class Keeper:
         self._conversation.settle()
         self._conversation.tick(clock.boot_us())
         self._balance()
+        if self._session.is_live and self._session.epoch != self._beaten_epoch:
+            self._beat()
         self._changed.set()
         if not self._is_ready:
             self._become_ready()
@@ -167,6 +170,10 @@ class Keeper:
             self._tick_handle = self._loop.call_later(BUSY_TICK_S, self._tick)
 
     def _beat(self) -> None:
+        """A heartbeat now, and again after the interval that the coordinator asked for."""
+        if self._heartbeat_handle is not None:
+            self._heartbeat_handle.cancel()
+        self._beaten_epoch = self._session.epoch
         workers = [self._worker_info(worker) for worker in self._pool.workers.values()] if self._session.is_live else []
         self._conversation.heartbeat(host.load(), workers)
         self._heartbeat_handle = self._loop.call_later(self._session.heartbeat_us / 1e6, self._beat)

@@ -174,13 +174,13 @@ class Stream:
 class Link:
     """The process: the keeper's socket on one side, at most one stream on the other."""
 
-    def __init__(self, sock: socket.socket, keeper_pid: int) -> None:
+    def __init__(self, sock: socket.socket, keeper_pid: int, instance_id: str) -> None:
         loop = asyncio.get_running_loop()
         self.keeper_gone = asyncio.Event()
         self._frames = FrameBuffer()
         self._stream: Stream | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._exporter = telemetry.SpanExporter("outrider-agent", {}) if telemetry.is_configured() else None
+        self._exporter = _exporter(instance_id) if telemetry.is_configured() else None
         self._pipe = Pipe(loop, sock, self._received, self.keeper_gone.set, self._room)
         self._watch(loop, keeper_pid)
 
@@ -223,9 +223,14 @@ class Link:
             self._stream.has_room.set()
 
 
+def _exporter(instance_id: str) -> telemetry.SpanExporter:
+    attributes = {"service.instance.id": instance_id, "host.name": socket.gethostname()}
+    return telemetry.SpanExporter("outrider-agent", attributes)
+
+
 async def carry(descriptor: int, keeper_pid: int, instance_id: str) -> None:
     """Work until the keeper is gone, then kill what it left. Does not return."""
-    link = Link(socket.socket(fileno=descriptor), keeper_pid)
+    link = Link(socket.socket(fileno=descriptor), keeper_pid, instance_id)
     await link.keeper_gone.wait()
     left = sweep.kill_all(sweep.keeper_markers(instance_id), SWEEP_TIMEOUT_S)
     link.close()

@@ -33,7 +33,7 @@ class LinkListener(Protocol):
         """One frame of the link."""
 
     def link_lost(self) -> None:
-        """The link died; a new one is on its way."""
+        """The link died and took the stream with it; another one is there."""
 
     def link_has_room(self) -> None:
         """The link has taken most of what was written."""
@@ -133,8 +133,16 @@ class LinkProcess:
         self._early_deaths = self._early_deaths + 1 if clock.boot_us() - self._started_us < YOUNG_US else 0
         delay_s = min(RESPAWN_MAX_S, RESPAWN_FIRST_S * 2.0**self._early_deaths) if self._early_deaths > 1 else 0.0
         _logger.warning("the link ended with code %d; starting another", process.returncode)
-        self._listener.link_lost()
-        self._loop.call_later(delay_s, self.start)
+        if delay_s:
+            self._loop.call_later(delay_s, self._restart)
+        else:
+            self._restart()
+
+    def _restart(self) -> None:
+        """A new link first: whoever hears that the old one is lost will talk to it at once."""
+        self.start()
+        if not self._is_closing:
+            self._listener.link_lost()
 
 
 def _ignore() -> None:

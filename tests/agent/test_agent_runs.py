@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psutil
 import pytest
 
 from outrider.v1 import agent_service_pb2 as wire
 from outrider.v1 import task_pb2
+from support.agent_process import is_gone
 from support.agent_tasks import daemon_argv
 from support.scripted_coordinator import ScriptedCoordinator, command, function, ref
 from support.waiting import eventually
@@ -214,7 +214,7 @@ def test_a_timeout_stops_a_function_that_ignores_everything(
     failed = coordinator.outcome("t").failed
     assert failed.error.reason == task_pb2.TASK_REASON_TIMED_OUT
     assert failed.recoverable
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert is_gone(int((tmp_path / "pid").read_text()))
     assert coordinator.outcome("next").HasField("completed")
 
 
@@ -253,7 +253,7 @@ def test_cancel_of_a_command_kills_its_tree(coordinator: ScriptedCoordinator, st
     failed = coordinator.outcome("t").failed
     assert failed.error.reason == task_pb2.TASK_REASON_CANCEL_REQUESTED
     assert not failed.recoverable
-    assert not psutil.pid_exists(pid)
+    assert is_gone(pid)
 
 
 def test_cancel_finds_a_daemon_that_ignores_sigterm(
@@ -266,7 +266,7 @@ def test_cancel_finds_a_daemon_that_ignores_sigterm(
     pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     coordinator.cancel("t")
     coordinator.outcome("t")
-    eventually(lambda: not psutil.pid_exists(pid), 2)
+    eventually(lambda: is_gone(pid), 2)
 
 
 def test_a_command_leaves_nothing_behind(coordinator: ScriptedCoordinator, start_agent, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_command_leaves_nothing_behind(coordinator: ScriptedCoordinator, start
     coordinator.assign(command("t", daemon_argv(tmp_path / "pid", 0)))
     assert coordinator.outcome("t").HasField("completed")
     pid = int((tmp_path / "pid").read_text())
-    eventually(lambda: not psutil.pid_exists(pid), 2)
+    eventually(lambda: is_gone(pid), 2)
 
 
 def test_cancel_before_the_start_starts_nothing(coordinator: ScriptedCoordinator, start_agent, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_fenced_attempt_dies_without_a_word(coordinator: ScriptedCoordinator, 
     coordinator.assign(command("t", ["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"]))
     pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     coordinator.cancel("t", fenced=True)
-    eventually(lambda: not psutil.pid_exists(pid))
+    eventually(lambda: is_gone(pid))
     coordinator.assign(function("next", f"{TASKS}:double", "1"))
     coordinator.outcome("next")
     assert coordinator.kinds("t") == ["started"]

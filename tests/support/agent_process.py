@@ -103,6 +103,14 @@ class AgentProcess:
         return [process for process in self.tree() if _runs(process, module)]
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process is dead; a zombie that its new parent has not fetched yet is."""
+    try:
+        return not _is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _runs(process: psutil.Process, module: str) -> bool:
     try:
         return process.cmdline()[1:3] == ["-m", module]

@@ -31,6 +31,8 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
 
     def __init__(self) -> None:
         self.address = "127.0.0.1:0"
+        #: Set before `start` to speak TLS.
+        self.credentials: grpc.ServerCredentials | None = None
         self.hellos: list[wire.Hello] = []
         self.reports: list[tuple[str, int, worker_message_pb2.WorkerMessage]] = []
         self.frames: list[wire.SessionRequest] = []
@@ -196,7 +198,10 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
     async def _start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         agent_service_pb2_grpc.add_AgentServiceServicer_to_server(self, self._server)
-        port = self._server.add_insecure_port(self.address)
+        if self.credentials is None:
+            port = self._server.add_insecure_port(self.address)
+        else:
+            port = self._server.add_secure_port(self.address, self.credentials)
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
 
