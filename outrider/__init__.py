@@ -1,11 +1,48 @@
-"""Outrider runs long work on many machines and keeps it honest.
+"""Runs long work on many machines and keeps it honest.
 
-Importing this package loads nothing else, so that a worker process can import ``outrider.worker`` without paying for
-gRPC.
+import outrider
+
+with outrider.Client() as client:
+    print(client.submit("math:sqrt", 2).result())
 """
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from outrider.client import Client, RunHandle, TaskHandle, as_completed
+    from outrider.errors import OutriderError, TaskCancelled, TaskExpired, TaskFailed, TaskNotSucceeded, TaskSkipped
+    from outrider.executor import Executor
+    from outrider.work import Options
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Executor",
+    "Options",
+    "OutriderError",
+    "RunHandle",
+    "TaskCancelled",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskNotSucceeded",
+    "TaskSkipped",
+    "as_completed",
+]
+
+_MODULES = {name: "errors" for name in __all__ if name.startswith(("Task", "OutriderError"))}
+_MODULES |= {"Client": "client", "RunHandle": "client", "TaskHandle": "client", "as_completed": "client"}
+_MODULES |= {"Executor": "executor", "Options": "work"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: workers and the keeper import this package too, and must not pay for gRPC."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'outrider' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"outrider.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

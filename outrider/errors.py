@@ -25,6 +25,11 @@ __all__ = [
     "RequestIdReused",
     "SessionSuperseded",
     "StoreUnavailable",
+    "TaskCancelled",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskNotSucceeded",
+    "TaskSkipped",
     "TooLarge",
     "Unauthenticated",
     "Unreachable",
@@ -160,3 +165,54 @@ class BlockedTimeout(OutriderError):
     """Raised inside a task: nobody resolved the wait within the time the task gave."""
 
     reason, code = "BLOCKED_TIMEOUT", "DEADLINE_EXCEEDED"
+
+
+class TaskNotSucceeded(OutriderError):
+    """A task ended without a result. `task_id`, `state`, `cause` and the rest say what happened to it."""
+
+    reason, code = "TASK_NOT_SUCCEEDED", "FAILED_PRECONDITION"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        task_id: str = "",
+        cause: str = "",
+        exception_type: str = "",
+        traceback: str = "",
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        #: UPPER_SNAKE reason: TASK_ERROR, TIMED_OUT, INVALID_WORK, AGENT_LOST, ...
+        self.cause = cause
+        #: Class of the exception that the function raised; empty for other failures.
+        self.exception_type = exception_type
+        #: The remote traceback; empty when there is none.
+        self.traceback = traceback
+        #: Exit code of a command, negative for a signal; None for functions.
+        self.exit_code = exit_code
+
+
+class TaskFailed(TaskNotSucceeded):
+    """Every try failed; the message is that of the last one."""
+
+    reason = "TASK_FAILED"
+
+
+class TaskCancelled(TaskNotSucceeded):
+    """Somebody cancelled it."""
+
+    reason = "TASK_CANCELLED"
+
+
+class TaskExpired(TaskNotSucceeded):
+    """Its queue timeout ran out before it started."""
+
+    reason = "TASK_EXPIRED"
+
+
+class TaskSkipped(TaskNotSucceeded):
+    """A task it depends on did not succeed."""
+
+    reason = "TASK_SKIPPED"

@@ -1,0 +1,292 @@
+"""The asyncio client.
+
+    async with outrider.aio.Client() as client:
+        handle = await client.submit(math.sqrt, 2)
+        print(await handle)
+
+`submit` returns as soon as the request is on its way; the handle knows when it is durable (`accepted`) and how it
+ended (`result`). Everything here belongs to the loop the client was made on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from outrider import discovery, views
+from outrider.channel import TlsFiles
+from outrider.errors import OutriderError
+from outrider.graph import GraphBuilder
+from outrider.transport import operations
+from outrider.transport.connection import Connection
+from outrider.transport.tickets import Ticket
+from outrider.v1 import run_service_pb2, task_pb2
+from outrider.work import Options, command_spec, function_name, function_spec
+
+__all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
+
+CONNECT_TIMEOUT_S = 10.0
+FLUSH_TIMEOUT_S = 10.0
+
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
+
+
+class TaskHandle(Generic[Value]):
+    """One task. ``await handle`` gives its result."""
+
+    def __init__(self, connection: Connection, ticket: Ticket) -> None:
+        self._connection = connection
+        self._ticket = ticket
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self._ticket.task_id or 'on its way'}>"
+
+    @property
+    def id(self) -> str:
+        """Full id; empty until accepted."""
+        return self._ticket.task_id
+
+    async def accepted(self) -> str:
+        """Wait until the coordinator has it on disk; its id. Raises why it was refused."""
+        if not self._ticket.is_accepted:
+            await _called(self._ticket.when_accepted)
+        if not self._ticket.task_id:
+            raise self._ticket.failure or RuntimeError("accepted without an id")
+        return self._ticket.task_id
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._ticket.is_ended
+
+    async def exception(self, timeout: float | None = None) -> OutriderError | None:
+        """Wait for its end; why there is no result, None when there is one. Raises TimeoutError."""
+        if not self._ticket.is_ended:
+            async with asyncio.timeout(timeout):
+                await _called(self._ticket.when_ended)
+        if self._ticket.event is None:
+            return self._ticket.failure
+        return views.failure_of(self._ticket.event)
+
+    async def result(self, timeout: float | None = None) -> Value:
+        """Wait for its end; what it returned, after JSON. Raises TaskFailed and its like, or TimeoutError."""
+        failure = await self.exception(timeout)
+        if failure is not None or self._ticket.event is None:
+            raise failure or RuntimeError("ended without an event")
+        value: Value = views.payload_value(self._ticket.event.completed.result)
+        return value
+
+    def __await__(self) -> Generator[Any, None, Value]:
+        return self.result().__await__()
+
+    async def state(self) -> views.TaskState:
+        """Where it is now."""
+        if self._ticket.event is not None:
+            return views.final_state(self._ticket.event)
+        return await operations.state(self._connection, await self.accepted())
+
+    async def waits(self) -> list[views.Wait]:
+        """What it waits for now."""
+        return await operations.waits(self._connection, await self.accepted())
+
+    async def events(self) -> AsyncIterator[views.TaskEvent]:
+        """Its events from the beginning to its end, also across restarts of the coordinator."""
+        async for event in operations.events(self._connection, await self.accepted()):
+            yield event
+
+    async def logs(self, *, follow: bool = False) -> AsyncIterator[str]:
+        """Captured output of the latest attempt, piece by piece; following ends with the task."""
+        async for log in operations.logs(self._connection, await self.accepted(), follow=follow):
+            yield log.data.decode(errors="replace")
+
+    async def on_progress(self, callback: Callable[[views.Progress], None]) -> None:
+        """Call back on the loop with the latest progress and every report from now on."""
+        await self.accepted()
+        self._connection.on_progress(self._ticket, lambda message: callback(views.Progress.read(message)))
+
+    def add_done_callback(self, callback: Callable[[TaskHandle[Value]], None]) -> None:
+        """Call back on the loop, once, when it has ended."""
+        loop = asyncio.get_running_loop()
+        self._ticket.when_ended(functools.partial(_soon, loop, callback, self))
+
+    async def cancel(self, message: str = "") -> bool:
+        """Cancel it; True when the cancel decides its outcome, False when it had ended before."""
+        return await operations.cancel(self._connection, await self.accepted(), message)
+
+    async def answer(self, value: Any, key: str = "") -> str:
+        """Resolve what it waits for (``key`` empty: whatever that is) with a JSON value; the key resolved."""
+        return await operations.answer(self._connection, await self.accepted(), value, key)
+
+    async def explain(self) -> views.Explanation:
+        """Why it is where it is, agent by agent."""
+        return await operations.explain(self._connection, await self.accepted())
+
+
+class RunHandle:
+    """A graph of tasks that was accepted. ``tasks`` holds a handle for every key, in the order added."""
+
+    def __init__(self, connection: Connection, run: run_service_pb2.Run, tickets: list[Ticket]) -> None:
+        self._connection = connection
+        self.id: str = run.id
+        self.tasks: dict[str, TaskHandle[Any]] = {
+            member.key: TaskHandle(connection, ticket) for member, ticket in zip(run.task_ids, tickets, strict=True)
+        }
+
+    async def result(self, key: str, timeout: float | None = None) -> Any:
+        """Result of one task; errors as `TaskHandle.result`."""
+        return await self.tasks[key].result(timeout)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every task has ended; whether all succeeded. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            failures = [await handle.exception() for handle in self.tasks.values()]
+        return not any(failures)
+
+    async def events(self) -> AsyncIterator[views.TaskEvent]:
+        """Events of all its tasks, from the beginning to its end."""
+        async for event in operations.run_events(self._connection, self.id):
+            yield event
+
+    async def cancel(self, message: str = "") -> int:
+        """Cancel what has not ended; how many tasks that decides."""
+        return await operations.cancel_run(self._connection, self.id, message)
+
+
+class Submitter:
+    """Submits work with given options; a client is one with the defaults."""
+
+    _connection: Connection
+
+    def __init__(self, connection: Connection, options: Options) -> None:
+        self._connection = connection
+        self._options = options
+
+    def with_options(self, **options: Any) -> Submitter:
+        """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
+        return Submitter(self._connection, self._options.but(**options))
+
+    @overload
+    async def submit(
+        self, function: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> TaskHandle[Value]: ...
+    @overload
+    async def submit(self, function: str, *args: Any, **kwargs: Any) -> TaskHandle[Any]: ...
+    async def submit(self, function: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Run ``function(*args, **kwargs)`` on the fleet. Arguments and result travel as JSON.
+
+        The function is an importable one or its name, ``module:name``. Raises `InvalidRequest` for one that cannot be
+        found by name, and for arguments that are not JSON. Waits only while 10,000 submits are unacknowledged.
+        """
+        return await self._submit(function_spec(function, args, kwargs, self._options))
+
+    async def command(
+        self, argv: Iterable[str], *, env: Mapping[str, str] | None = None, cwd: str = "", stdin: bytes | str = b""
+    ) -> TaskHandle[dict[str, Any]]:
+        """Run a program without a shell; its result is ``{"exit_code": 0, "output": "..."}``."""
+        return await self._submit(command_spec(argv, self._options, env=env, cwd=cwd, stdin=stdin))
+
+    async def map(self, function: Callable[..., Any] | str, *iterables: Iterable[Any], batch: int = 1) -> list[Any]:
+        """``function`` over the items, ``batch`` of them per task; the results in order, or the first failure."""
+        handles = [
+            await self.submit("outrider.batch:call_many", function_name(function), calls)
+            for calls in chunks(iterables, batch)
+        ]
+        return [value for handle in handles for value in await handle]
+
+    async def _submit(self, spec: task_pb2.TaskSpec) -> TaskHandle[Any]:
+        connection, submissions = self._connection, self._connection.submissions
+        ids = [item if isinstance(item, str) else await item.accepted() for item in self._options.after]
+        while not submissions.has_room():
+            await submissions.room.wait()
+        request, ticket = connection.prepare(spec, ids, self._options.request_id)
+        submissions.put(request, ticket)
+        return TaskHandle(connection, ticket)
+
+
+class Client(Submitter):
+    """A client of one coordinator; use it as ``async with``.
+
+    ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
+    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``).
+    """
+
+    def __init__(
+        self,
+        address: str = "",
+        *,
+        namespace: str = "default",
+        tls: TlsFiles | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        self._options = Options()
+        self._settings = (discovery.coordinator_address(address), tls, namespace)
+        self._connect_timeout_s = connect_timeout
+
+    async def __aenter__(self) -> Client:
+        self._connection = Connection(*self._settings)
+        await self._connection.open(self._connect_timeout_s)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Wait for submits under way (at most 10 s), then disconnect. Tasks go on."""
+        await self._connection.close(FLUSH_TIMEOUT_S)
+
+    async def task(self, task_id: str) -> TaskHandle[Any]:
+        """A handle for a task that somebody submitted, by id or unique prefix. Raises `NotFound`."""
+        ticket = Ticket(self._connection.lock, await operations.find(self._connection, task_id))
+        await self._connection.attach(ticket)
+        return TaskHandle(self._connection, ticket)
+
+    def run(self, title: str = "", description: str = "") -> RunBuilder:
+        """Begin a graph of tasks."""
+        return RunBuilder(self._connection, title, description)
+
+
+class RunBuilder(GraphBuilder):
+    """A graph in the making: `add` and `command` its tasks, then `submit` it whole."""
+
+    def __init__(self, connection: Connection, title: str, description: str) -> None:
+        super().__init__(title, description)
+        self._connection = connection
+
+    async def submit(self) -> RunHandle:
+        """Accept the graph, all or nothing. Raises `GraphCycle`, `InvalidRequest` and what `submit` of a task does."""
+        request = run_service_pb2.SubmitRunRequest(run=self.spec, request_id=self._connection.request_id())
+        return RunHandle(self._connection, *await self._connection.submit_run(request))
+
+
+async def as_completed(
+    handles: Iterable[TaskHandle[Value]], timeout: float | None = None
+) -> AsyncIterator[TaskHandle[Value]]:
+    """The handles in the order in which they end. Raises TimeoutError."""
+    ended: asyncio.Queue[TaskHandle[Value]] = asyncio.Queue()
+    waiting = list(handles)
+    for handle in waiting:
+        handle.add_done_callback(ended.put_nowait)
+    loop = asyncio.get_running_loop()
+    end_s = None if timeout is None else loop.time() + timeout
+    for _ in waiting:
+        yield await asyncio.wait_for(ended.get(), None if end_s is None else max(0.0, end_s - loop.time()))
+
+
+def chunks(iterables: tuple[Iterable[Any], ...], size: int) -> list[list[tuple[Any, ...]]]:
+    """Positional arguments of each call, ``size`` calls together."""
+    if size < 1:
+        raise ValueError(f"batch must be at least 1, not {size}")
+    calls = list(zip(*iterables, strict=False))
+    return [calls[start : start + size] for start in range(0, len(calls), size)]
+
+
+def _soon(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], value: Any) -> None:
+    loop.call_soon(callback, value)
+
+
+async def _called(register: Callable[[Callable[[], None]], None]) -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    register(lambda: None if future.done() else future.set_result(None))
+    await future

@@ -1,0 +1,1 @@
+"""How a client talks to a coordinator: submissions in frames, results on one stream, both resumed after any break."""

@@ -1,0 +1,191 @@
+"""Submissions of one client: whatever waits goes in one frame, and what is not acknowledged is sent again.
+
+Owns the SubmitStream. `put` may be called from any thread; everything else happens on the connection's loop. Every
+request carries a request id, so sending one twice is harmless. Invariants: a ticket is accepted or refused exactly
+once; a request stays here until then; at most `UNACKNOWLEDGED_MAX` are here while callers ask for `has_room` first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from outrider import errors, status
+from outrider.transport.backoff import FINAL, Backoff
+from outrider.transport.tickets import Ticket
+from outrider.v1 import task_service_pb2 as pb
+
+FRAME_ITEMS_MAX = 500
+FRAME_BYTES_MAX = 256 * 1024
+UNACKNOWLEDGED_MAX = 10_000
+
+Stream = grpc.aio.StreamStreamCall[pb.SubmitStreamRequest, pb.SubmitStreamResponse]
+
+
+class Submissions:
+    """Sends requests as they come. ``open_stream`` opens a SubmitStream, ``accepted`` hears of every task id."""
+
+    def __init__(
+        self, address: str, open_stream: Callable[[], Stream], accepted: Callable[[Ticket, str], None]
+    ) -> None:
+        self._address = address
+        self._open_stream = open_stream
+        self._accepted = accepted
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._waiting: deque[tuple[pb.SubmitRequest, Ticket]] = deque()
+        self._unanswered: dict[str, tuple[pb.SubmitRequest, Ticket]] = {}
+        self._delayed = 0
+        self._wake = asyncio.Event()
+        self._is_woken = False
+        self._is_careful = False
+        self._settled = asyncio.Event()
+        self.room = asyncio.Event()
+        self.room.set()
+        self.room_in_threads = threading.Event()
+        self.room_in_threads.set()
+
+    # --- any thread
+
+    def put(self, request: pb.SubmitRequest, ticket: Ticket) -> None:
+        """Queue one request; its ticket is accepted or refused later."""
+        self._waiting.append((request, ticket))
+        if threading.get_ident() == self._thread:
+            self._wake.set()
+        elif not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    @property
+    def backlog(self) -> int:
+        """Requests not answered yet."""
+        return len(self._waiting) + len(self._unanswered) + self._delayed
+
+    def has_room(self) -> bool:
+        """Whether another request may be put now; if not, wait for `room` or `room_in_threads`."""
+        if self.backlog < UNACKNOWLEDGED_MAX:
+            return True
+        self.room.clear()
+        self.room_in_threads.clear()
+        # Looked at again, because an answer may have come between the two lines above.
+        return self.backlog < UNACKNOWLEDGED_MAX
+
+    # --- the loop
+
+    async def settled(self) -> None:
+        """Wait until every request has been answered."""
+        while self.backlog:
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def run(self) -> None:
+        """Send and hear answers until cancelled."""
+        backoff = Backoff()
+        while True:
+            await self._work_arrives()
+            stream = self._open_stream()
+            writer = asyncio.create_task(self._write(stream))
+            try:
+                async for response in stream:
+                    backoff.reset()
+                    self._answered(response)
+                problem: errors.OutriderError = errors.Unreachable("the stream ended")
+            except grpc.aio.AioRpcError as error:
+                problem = status.from_rpc_error(error, self._address)
+            finally:
+                writer.cancel()
+                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await writer
+            self._send_again(problem)
+            await backoff.wait()
+
+    def fail_all(self, failure: errors.OutriderError) -> None:
+        """Nothing more will be sent: tell everybody who waits."""
+        left = [*self._unanswered.values(), *self._waiting]
+        self._unanswered.clear()
+        self._waiting.clear()
+        for _, ticket in left:
+            ticket.fail(failure)
+        self._make_room()
+
+    async def _work_arrives(self) -> None:
+        while not self._waiting:
+            self._is_careful = False
+            self._is_woken = False
+            self._wake.clear()
+            if not self._waiting:
+                await self._wake.wait()
+
+    async def _write(self, stream: Stream) -> None:
+        async for frame in self._frames():
+            await stream.write(frame)
+
+    async def _frames(self) -> AsyncIterator[pb.SubmitStreamRequest]:
+        while True:
+            await self._work_arrives()
+            if self._is_careful and self._unanswered:
+                self._settled.clear()
+                await self._settled.wait()
+                continue
+            yield pb.SubmitStreamRequest(submissions=pb.Submissions(tasks=self._next_requests()))
+
+    def _next_requests(self) -> list[pb.SubmitRequest]:
+        requests: list[pb.SubmitRequest] = []
+        size, items_max = 0, 1 if self._is_careful else FRAME_ITEMS_MAX
+        while self._waiting and len(requests) < items_max:
+            request, ticket = self._waiting[0]
+            size += request.ByteSize()
+            if requests and size > FRAME_BYTES_MAX:
+                break
+            self._waiting.popleft()
+            self._unanswered[request.request_id] = (request, ticket)
+            requests.append(request)
+        return requests
+
+    def _answered(self, response: pb.SubmitStreamResponse) -> None:
+        for result in response.results.results:
+            request, ticket = self._unanswered.pop(result.request_id, (None, None))
+            if request is None or ticket is None:
+                continue
+            if result.HasField("accepted"):
+                self._accepted(ticket, result.accepted.task_id)
+            else:
+                self._refused(request, ticket, result.refused)
+        self._make_room()
+
+    def _refused(self, request: pb.SubmitRequest, ticket: Ticket, refused: pb.SubmissionRefused) -> None:
+        error = status.error_class(refused.reason)(refused.message)
+        if error.retry_after_s is None:
+            ticket.fail(error)
+            return
+        self._delayed += 1
+        self._loop.call_later(error.retry_after_s, self._retry, request, ticket)
+
+    def _retry(self, request: pb.SubmitRequest, ticket: Ticket) -> None:
+        self._delayed -= 1
+        self.put(request, ticket)
+
+    def _make_room(self) -> None:
+        if self.backlog < UNACKNOWLEDGED_MAX:
+            self.room.set()
+            self.room_in_threads.set()
+        if not self._unanswered or not self.backlog:
+            self._settled.set()
+
+    def _send_again(self, problem: errors.OutriderError) -> None:
+        """The stream broke: what was not answered goes to the front, in order; what cannot pass is refused alone."""
+        again, self._unanswered = list(self._unanswered.values()), {}
+        is_final = isinstance(problem, FINAL)
+        if is_final and (len(again) == 1 or not isinstance(problem, errors.TooLarge)):
+            for _, ticket in again:
+                ticket.fail(problem)
+            again = []
+        # One at a time after a refusal of the whole stream, so that the one it was about shows.
+        self._is_careful = is_final and bool(again)
+        self._waiting.extendleft(reversed(again))
+        self._make_room()

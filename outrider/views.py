@@ -1,0 +1,196 @@
+"""What clients read: events, progress, explanations and outcomes, as plain Python values made from wire messages."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from outrider import errors
+from outrider.v1 import event_pb2, task_pb2, task_service_pb2
+
+__all__ = ["Explanation", "Progress", "TaskEvent", "TaskState", "Verdict", "Wait"]
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life."""
+
+    PENDING = "PENDING"
+    QUEUED = "QUEUED"
+    ASSIGNED = "ASSIGNED"
+    RUNNING = "RUNNING"
+    BLOCKED = "BLOCKED"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``completed`` of ``total`` units (0: not known), and what the task is doing."""
+
+    completed: float
+    total: float
+    status: str
+
+    @classmethod
+    def read(cls, message: task_pb2.Progress) -> Progress:
+        """From the wire."""
+        return cls(message.completed, message.total, message.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a blocked task waits for. ``kind`` is clarification, dependency, external or complexity."""
+
+    key: str
+    kind: str
+    text: str
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, message: task_pb2.BlockedReason) -> Wait:
+        """From the wire."""
+        kind = message.WhichOneof("reason") or "clarification"
+        return cls(message.key, kind, wait_text(message), tuple(message.clarification.options))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """One entry of the event log about a task. ``type`` is TASK_STARTED, TASK_PROGRESS, TASK_SUCCEEDED, ..."""
+
+    cursor: int
+    type: str
+    time: dt.datetime
+    task_id: str
+    attempt: int
+    agent: str
+    text: str
+    progress: Progress | None = None
+    wait: Wait | None = None
+
+    @classmethod
+    def read(cls, message: event_pb2.Event) -> TaskEvent:
+        """From the wire."""
+        return cls(
+            message.cursor,
+            event_pb2.EventType.Name(message.type).removeprefix("EVENT_TYPE_"),
+            read_time(message.create_time),
+            message.task_id,
+            message.attempt,
+            message.agent_id,
+            message.text or message.error.message,
+            Progress.read(message.progress) if message.HasField("progress") else None,
+            Wait.read(message.blocked) if message.HasField("blocked") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why one agent does not take a task: the first ``rule`` that refused it; ``eligible`` when none did."""
+
+    agent: str
+    eligible: bool
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a task is where it is. ``str()`` of it is made for people."""
+
+    state: TaskState
+    summary: str
+    agents: Sequence[Verdict]
+    ahead_in_queue: int
+    waiting_for: Sequence[str]
+    suggestions: Sequence[str]
+
+    @classmethod
+    def read(cls, message: task_service_pb2.ExplainResponse) -> Explanation:
+        """From the wire."""
+        return cls(
+            state_of(message.state),
+            message.summary,
+            tuple(Verdict(item.agent_id, item.eligible, item.rule, item.text) for item in message.agents),
+            message.ahead_in_queue,
+            tuple(message.waiting_for_task_ids),
+            tuple(message.suggestions),
+        )
+
+    def __str__(self) -> str:
+        lines = [self.summary]
+        lines += [f"  {one.agent}: {one.text or 'could take it now'}" for one in self.agents]
+        lines += [f"  hint: {text}" for text in self.suggestions]
+        return "\n".join(lines)
+
+
+def state_of(number: int) -> TaskState:
+    """A state by its number on the wire."""
+    return TaskState(task_pb2.TaskState.Name(task_pb2.TaskState.ValueType(number)).removeprefix("TASK_STATE_"))
+
+
+def read_time(stamp: Timestamp) -> dt.datetime:
+    """An aware datetime."""
+    return stamp.ToDatetime(tzinfo=dt.UTC)
+
+
+def wait_text(message: task_pb2.BlockedReason) -> str:
+    """What is waited for, in one line."""
+    kind = message.WhichOneof("reason")
+    if kind == "dependency":
+        return f"task {message.dependency.required_task_id}"
+    if kind == "external":
+        return f"{message.external.system}: {message.external.issue}"
+    if kind == "complexity":
+        return f"{message.complexity.additional_duration.ToSeconds()} s more time"
+    return message.clarification.question
+
+
+def payload_value(payload: task_pb2.Payload) -> Any:
+    """JSON decoded, other types as bytes, None for no value."""
+    if not payload.data:
+        return None
+    is_json = payload.content_type in ("", "application/json")
+    return msgspec.json.decode(payload.data) if is_json else payload.data
+
+
+_ENDINGS: dict[int, tuple[TaskState, type[errors.TaskNotSucceeded]]] = {
+    event_pb2.EVENT_TYPE_TASK_FAILED: (TaskState.FAILED, errors.TaskFailed),
+    event_pb2.EVENT_TYPE_TASK_CANCELLED: (TaskState.CANCELLED, errors.TaskCancelled),
+    event_pb2.EVENT_TYPE_TASK_EXPIRED: (TaskState.EXPIRED, errors.TaskExpired),
+    event_pb2.EVENT_TYPE_TASK_SKIPPED: (TaskState.SKIPPED, errors.TaskSkipped),
+}
+
+
+def final_state(event: event_pb2.Event) -> TaskState:
+    """The state that a terminal event entered."""
+    return _ENDINGS[event.type][0] if event.type in _ENDINGS else TaskState.SUCCEEDED
+
+
+def failure_of(event: event_pb2.Event) -> errors.TaskNotSucceeded | None:
+    """The exception that a terminal event stands for; None for a success."""
+    if event.type not in _ENDINGS:
+        return None
+    state, failed = _ENDINGS[event.type]
+    error = event.error
+    cause = error.reason or event.reason
+    message = error.message or event.text or state.value.lower()
+    if error.exception_type:
+        message = f"{error.exception_type}: {message}"
+    return failed(
+        f"task {event.task_id[:12]} {state.value}: {message}",
+        task_id=event.task_id,
+        cause=task_pb2.TaskReason.Name(cause).removeprefix("TASK_REASON_") if cause else "",
+        exception_type=error.exception_type,
+        traceback=error.traceback,
+        exit_code=error.exit_code if error.HasField("exit_code") else None,
+    )

@@ -1,0 +1,180 @@
+"""What to run and how, as a TaskSpec: functions by name, commands, and the options of a task.
+
+Owns the checks that need no coordinator, so that a mistake shows where it was made. Pure: no network.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from outrider.errors import InvalidRequest, TooLarge
+from outrider.v1 import task_pb2
+
+__all__ = ["PRIORITIES", "Options", "command_spec", "function_name", "function_spec", "seconds"]
+
+PRIORITIES = {"low": 2, "normal": 5, "high": 7, "critical": 10}
+#: A request over this would not fit a message beside others; the coordinator's own limit is lower and has its reason.
+SPEC_BYTES_MAX = 12 * 1024 * 1024
+
+Seconds = float | int | dt.timedelta
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a task is run. Durations are seconds or timedeltas; what is left out has the coordinator's default.
+
+    ``priority`` is 0 to 10 or one of `PRIORITIES`; ``labels`` must all hold on the agent; ``attempts`` counts the first
+    one too; ``after`` takes handles or ids of tasks that must succeed first, and ``inputs_argument`` names the keyword
+    argument that receives their results by id; ``request_id`` makes a repeated submit return the same task.
+    """
+
+    title: str = ""
+    description: str = ""
+    type: str = ""
+    tags: Sequence[str] = ()
+    priority: int | str | None = None
+    labels: Mapping[str, str] | None = None
+    timeout: Seconds | None = None
+    attempts: int = 0
+    backoff: Seconds | None = None
+    disconnect_grace: Seconds | None = None
+    queue_timeout: Seconds | None = None
+    not_before: dt.datetime | None = None
+    weight: float = 0.0
+    estimated_duration: Seconds | None = None
+    after: Sequence[Any] = ()
+    inputs_argument: str = ""
+    request_id: str = ""
+
+    def but(self, **changes: Any) -> Options:
+        """The same with some options changed. Raises `TypeError` for one that does not exist."""
+        return replace(self, **changes)
+
+    def apply(self, spec: task_pb2.TaskSpec) -> task_pb2.TaskSpec:
+        """Write the options into ``spec`` and return it. Raises `InvalidRequest` for a value that cannot be."""
+        if self == _DEFAULT:
+            return spec
+        spec.title, spec.description, spec.type, spec.weight = self.title, self.description, self.type, self.weight
+        spec.tags.extend(self.tags)
+        if self.priority is not None:
+            spec.priority = priority_number(self.priority)
+        for key, value in (self.labels or {}).items():
+            spec.constraints.add(key=key, operator=task_pb2.LabelConstraint.OPERATOR_IN, values=[value])
+        if self.attempts:
+            spec.retry.max_attempts = self.attempts
+        self._apply_times(spec)
+        return spec
+
+    def _apply_times(self, spec: task_pb2.TaskSpec) -> None:
+        durations = (
+            (self.timeout, spec.timeout),
+            (self.backoff, spec.retry.initial_backoff),
+            (self.disconnect_grace, spec.disconnect_grace),
+            (self.queue_timeout, spec.queue_timeout),
+            (self.estimated_duration, spec.estimated_duration),
+        )
+        for value, field in durations:
+            if value is not None:
+                field.FromTimedelta(dt.timedelta(seconds=seconds(value)))
+        if self.not_before is not None:
+            if self.not_before.tzinfo is None:
+                raise InvalidRequest("not_before needs a time zone, such as datetime.now(timezone.utc)")
+            spec.not_before.FromDatetime(self.not_before)
+
+
+_DEFAULT = Options()
+
+
+def priority_number(priority: int | str) -> int:
+    """0 to 10 from a number, its text or a name. Raises `InvalidRequest`."""
+    if isinstance(priority, str):
+        named = PRIORITIES.get(priority.lower(), int(priority) if priority.isdecimal() else -1)
+    else:
+        named = int(priority)
+    if not 0 <= named <= 10:
+        raise InvalidRequest(f"priority {priority!r} must be 0 (last) to 10 (first), or {', '.join(PRIORITIES)}")
+    return named
+
+
+def seconds(value: Seconds) -> float:
+    """A duration in seconds. Raises `InvalidRequest` for a negative one."""
+    amount = value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
+    if amount < 0:
+        raise InvalidRequest(f"a duration cannot be negative: {value!r}")
+    return amount
+
+
+def function_name(function: Callable[..., Any] | str) -> str:
+    """``module:qualified.name`` of a function that a worker can import. Raises `InvalidRequest` for any other."""
+    if isinstance(function, str):
+        module, colon, name = function.partition(":")
+        if not (module and colon and name):
+            raise InvalidRequest(f"{function!r} is no function; write module:name")
+        return function
+    module = getattr(function, "__module__", None) or ""
+    name = getattr(function, "__qualname__", "")
+    if not callable(function) or not name:
+        raise InvalidRequest(f"{function!r} is no function; give a function or 'module:name'")
+    if module == "__main__":
+        raise InvalidRequest(
+            f"{name} is defined in the program itself, which workers cannot import; "
+            f"move it to a module beside the program and import it from there"
+        )
+    if "<lambda>" in name or "<locals>" in name:
+        raise InvalidRequest(
+            f"{module}:{name} is a lambda or an inner function, which workers cannot find by name; "
+            "define it at the top level of a module"
+        )
+    return f"{module}:{name}"
+
+
+def function_spec(
+    function: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+) -> task_pb2.TaskSpec:
+    """A TaskSpec that calls a function. Raises `InvalidRequest` for arguments that are not JSON."""
+    name = function_name(function)
+    call = task_pb2.PythonFunction(function=name, inputs_argument=options.inputs_argument)
+    if args or kwargs:
+        arguments: dict[str, Any] = {"args": args}
+        if kwargs:
+            arguments["kwargs"] = kwargs
+        try:
+            call.arguments.data = _encode(arguments)
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise InvalidRequest(f"the arguments of {name} cannot be written as JSON: {error}") from None
+    return _checked(options.apply(task_pb2.TaskSpec(function=call)))
+
+
+def command_spec(
+    argv: Iterable[str],
+    options: Options,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str = "",
+    stdin: bytes | str = b"",
+) -> task_pb2.TaskSpec:
+    """A TaskSpec that runs a program, without a shell."""
+    if isinstance(argv, str):
+        raise InvalidRequest(f"a command is a list of words, not {argv!r}; for a shell write ['sh', '-c', ...]")
+    words = [str(word) for word in argv]
+    if not words:
+        raise InvalidRequest("the command is empty; give at least a program")
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    command = task_pb2.Command(argv=words, environment=dict(env or {}), working_directory=cwd, stdin=data)
+    return _checked(options.apply(task_pb2.TaskSpec(command=command)))
+
+
+def _checked(spec: task_pb2.TaskSpec) -> task_pb2.TaskSpec:
+    size = spec.ByteSize()
+    if size > SPEC_BYTES_MAX:
+        raise TooLarge(
+            f"the task has {size} bytes of arguments or standard input, far over what a coordinator takes; "
+            "put the data in a file or object store and pass its name"
+        )
+    return spec
