@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +36,25 @@ def run_command(active: Active, work: CommandWork, channel: KeeperChannel) -> by
     The scratch directory is made before and removed after; everything left in the program's process group is killed.
     """
     scratch = Path(active.run.scratch_directory)
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with TaskServer(active.attempt) as server:
-            return _Command(active, work, channel).execute(server.environment(scratch))
+        with contextlib.ExitStack() as stack:
+            return _Command(active, work, channel).execute(_prepare(active, scratch, stack))
     finally:
         active.signal_group(signal.SIGKILL)
         active.group = 0
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prepare(active: Active, scratch: Path, stack: contextlib.ExitStack) -> dict[str, str]:
+    """Make what a command finds around it; returns what its environment says of that. Raises `AttemptFailed`."""
+    try:
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return stack.enter_context(TaskServer(active.attempt)).environment(scratch)
+    except OSError as error:
+        message = f"cannot prepare the command on this agent: {error}; see that its disk has room and is writable"
+        raise AttemptFailed(TASK_ERROR, message, recoverable=True) from None
+    except ValueError as error:  # an input that is not what it says
+        raise AttemptFailed(INVALID_WORK, str(error)) from None
 
 
 class _Command:
@@ -102,21 +114,22 @@ class _Command:
             process.stdin.close()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Pass output on until both pipes end, or until the program ended and nothing more came for a moment."""
+        """Pass output on until both pipes end, or a moment after the program's end, whoever still prints.
+
+        What the program itself wrote is passed on in any case: a pipe holds no more than one read takes.
+        """
         exited = os.pidfd_open(process.pid)
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ, 1)  # type: ignore[arg-type]  # a pipe
             selector.register(process.stderr, selectors.EVENT_READ, 2)  # type: ignore[arg-type]  # a pipe
             selector.register(exited, selectors.EVENT_READ, 0)
-            streams, linger_s = 2, None
-            while streams:
-                ready = selector.select(linger_s)
-                if not ready:
-                    break
-                for key, _ in ready:
+            streams, end_s, left_s = 2, 0.0, None
+            while streams and (left_s is None or left_s > 0):
+                left_s = end_s - time.monotonic() if end_s else None
+                for key, _ in selector.select(left_s):
                     if key.data == 0:
                         selector.unregister(exited)
-                        linger_s = LINGER_S
+                        end_s = time.monotonic() + LINGER_S
                     elif not self._pass_on(key):
                         selector.unregister(key.fileobj)
                         streams -= 1

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from outrider.errors import OutriderError
 from outrider.worker.channel import KeeperChannel, now_ns
+from outrider.worker.endings import SUCCEEDED, DependencyFailed, TaskCancelled
 from outrider.worker.messages import Blocked, Input, LogOutput, Progress, Resolve, Run
 from outrider.worker.waits import Waits
 
 STREAM_LOG = 3
 LOG_CHUNK_BYTES = 64 * 1024
-_SUCCEEDED = 7
+#: What one text told to people may be long; the rest is cut off.
+TEXT_CHARS_MAX = 8192
+ISSUES_MAX = 64
 _GRANTS = frozenset(("yes", "y", "grant", "granted", "true", "ok", '"yes"'))
-
-
-class TaskCancelled(BaseException):
-    """Raised inside a function that must stop. Not an Exception, so that ``except Exception`` lets it through."""
-
-
-class DependencyFailed(OutriderError):
-    """The task that this one waited for did not succeed."""
-
-    reason, code = "DEPENDENCY_FAILED", "FAILED_PRECONDITION"
 
 
 class Attempt:
@@ -39,6 +32,7 @@ class Attempt:
         self._channel = channel
         self._cancelled = threading.Event()
         self.waits = Waits(run.key, channel, self._check_cancelled)
+        self._waits_made = itertools.count(1)
         self.summary_text = ""
         self.remaining_issues: list[str] = []
         self.task_id = run.task_id
@@ -64,22 +58,23 @@ class Attempt:
 
     def progress(self, completed: float, total: float = 0, status: str = "") -> None:
         """Say how far it is: ``completed`` of ``total`` units (0: not known), and what it is doing."""
-        self._channel.send(Progress(self._run.key, now_ns(), completed, total, status))
+        self._channel.send(Progress(self._run.key, now_ns(), float(completed), float(total), told(status)))
 
     def log(self, text: str) -> None:
         """Write a line to the task's log."""
-        data = (text if text.endswith("\n") else text + "\n").encode(errors="replace")
+        data = (str(text).removesuffix("\n") + "\n").encode(errors="replace")
         for start in range(0, len(data), LOG_CHUNK_BYTES):
             chunk = data[start : start + LOG_CHUNK_BYTES]
             self._channel.send(LogOutput(self._run.key, now_ns(), STREAM_LOG, chunk))
 
     def summary(self, text: str) -> None:
         """One line for people, kept with the result."""
-        self.summary_text = text
+        self.summary_text = told(text)
 
     def remaining(self, issue: str) -> None:
-        """Something left to do, kept with the result."""
-        self.remaining_issues.append(issue)
+        """Something left to do, kept with the result; the first `ISSUES_MAX` count."""
+        if len(self.remaining_issues) < ISSUES_MAX:
+            self.remaining_issues.append(told(issue))
 
     def ask(
         self,
@@ -102,50 +97,56 @@ class Attempt:
         self, question: str, options: Iterable[str] = (), *, key: str | None = None, context: str = ""
     ) -> Blocked:
         """The wait that `ask` opens."""
+        question = told(question)
         wait_key = key or "ask-" + hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
         return Blocked(
             self._run.key,
             now_ns(),
-            wait_key,
+            told(wait_key),
             "clarification",
-            context,
+            told(context),
             question=question,
-            options=list(options),
+            options=[told(option) for option in options],
         )
 
     def wait_for(self, task_id: str, timeout: float | None = None) -> Any:
         """Wait for another task and return its result. Raises DependencyFailed when it does not succeed."""
-        blocked = Blocked(self._run.key, now_ns(), f"task-{task_id}", "dependency", required_task_id=task_id)
+        blocked = Blocked(self._run.key, now_ns(), f"task-{task_id}", "dependency", required_task_id=told(task_id))
         resolution = self.waits.wait(blocked, timeout)
-        if resolution.dependency_state != _SUCCEEDED:
-            raise DependencyFailed(f"task {task_id} did not succeed; `outrider task show {task_id}` says why")
-        return msgspec.json.decode(resolution.data) if resolution.data else None
+        if resolution.dependency_state != SUCCEEDED:
+            raise DependencyFailed(task_id, resolution.dependency_state)
+        return value_of(resolution.data, resolution.content_type)
 
     def wait_external(self, system: str, issue: str, retry_at: dt.datetime | float | None = None) -> None:
-        """Wait for an outside system until ``retry_at`` (aware datetime or Unix seconds), or until somebody answers."""
+        """Wait for an outside system until ``retry_at`` (aware datetime or Unix seconds), or until somebody answers.
+
+        Each call without a time is a wait of its own; a time that has been waited for is over at once.
+        """
         at_s = retry_at.timestamp() if isinstance(retry_at, dt.datetime) else retry_at or 0.0
-        wait_key = f"external-{system}-{int(at_s)}"
+        system = told(system)
+        which = f"{at_s:.0f}" if at_s else f"{self.attempt}-{next(self._waits_made)}"
+        wait_key = f"external-{system}-{which}"
         blocked = Blocked(
             self._run.key,
             now_ns(),
             wait_key,
             "external",
             system=system,
-            issue=issue,
+            issue=told(issue),
             retry_time_ns=int(at_s * 1e9),
         )
         self.waits.wait(blocked)
 
     def need_more_time(self, seconds: float, suggested_split: str = "") -> bool:
-        """Ask for ``seconds`` beyond the timeout; True when they are granted."""
-        wait_key = f"time-{self.attempt}-{int(seconds)}"
+        """Ask for ``seconds`` beyond the timeout; True when they are granted. Each call asks anew."""
+        wait_key = f"time-{self.attempt}-{next(self._waits_made)}"
         blocked = Blocked(
             self._run.key,
             now_ns(),
             wait_key,
             "complexity",
-            additional_s=seconds,
-            suggested_split=suggested_split,
+            additional_s=float(seconds),
+            suggested_split=told(suggested_split),
         )
         return text_of(self.waits.wait(blocked)).strip().lower() in _GRANTS
 
@@ -170,11 +171,33 @@ class Current:
 
 
 def decoded(item: Input) -> Any:
-    """The value of an input: JSON decoded, other types as they are, None for no value."""
-    if not item.data:
+    """The value of an input. Raises ValueError, naming it, when its JSON is broken."""
+    try:
+        return value_of(item.data, item.content_type)
+    except ValueError as error:
+        raise ValueError(
+            f"the result of {item.task_id}, input {item.key!r}, is not {item.content_type}: {error}"
+        ) from None
+
+
+def value_of(data: bytes, content_type: str) -> Any:
+    """A result as Python sees it: JSON decoded, text as str, other types as bytes, None for no data."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if not data:
         return None
-    is_json = item.content_type in ("", "application/json")
-    return msgspec.json.decode(item.data) if is_json else item.data
+    if kind in ("", "application/json") or kind.endswith("+json"):
+        return msgspec.json.decode(data)
+    return data.decode(errors="replace") if kind.startswith("text/") else data
+
+
+def told(text: object) -> str:
+    """Text of user code as a message takes it."""
+    return printable(str(text)[:TEXT_CHARS_MAX])
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates, as undecodable file names have them, escaped: only so can it travel."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def text_of(resolution: Resolve) -> str:

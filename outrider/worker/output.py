@@ -1,7 +1,7 @@
 """What functions print: file descriptors 1 and 2 of the worker as pipes, read while an attempt runs.
 
 Owns the two pipes and the thread that reads them. It must not know what an attempt does. Invariant: what was written
-before `drain` begins has been handed over when `drain` returns; one lock keeps the order.
+before `drain` begins has been handed over when `drain` returns, whoever goes on printing; one lock keeps the order.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ class Capture:
             with contextlib.suppress(Exception):  # user code may have closed or replaced it
                 stream.flush()
         for descriptor in self._streams:
-            while self._read(descriptor):
-                pass
+            self._read(descriptor)  # once: a pipe holds no more than one read takes
         with self._lock:
             self._output = None
 
@@ -79,24 +78,23 @@ class Capture:
             for descriptor in select.select(list(self._streams), [], [])[0]:
                 self._read(descriptor)
 
-    def _read(self, descriptor: int) -> bool:
-        with self._lock:
-            try:
-                data = os.read(descriptor, CHUNK_BYTES)
-            except BlockingIOError:
-                return False
+    def _read(self, descriptor: int) -> None:
+        # Besides an empty pipe there is the agent's own stderr, which may be gone or full.
+        with self._lock, contextlib.suppress(OSError):
+            data = os.read(descriptor, CHUNK_BYTES)
             if self._output is not None:
                 self._output.send(self._streams[descriptor], data)
             else:
                 os.write(self._old_stderr, data)
-            return bool(data)
 
 
 def _replace(descriptor: int) -> int:
-    """Put a pipe in the descriptor's place; returns its reading end, which does not block."""
+    """Put a pipe in the descriptor's place; returns its reading end, which does not block.
+
+    The other end stays open besides, so that user code which closes the descriptor does not end the pipe.
+    """
     reading, writing = os.pipe()
     os.dup2(writing, descriptor)
-    os.close(writing)
     os.set_blocking(reading, False)
     return reading
 

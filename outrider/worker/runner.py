@@ -1,7 +1,8 @@
 """Runs attempts one after the other in the main thread; a second thread listens to the keeper.
 
 Owns the queue of attempts and the one that runs. It must not know how functions are found or commands started.
-Invariants: an attempt is either given back or run, never both; its last message follows everything it printed.
+Invariants: an attempt is either given back or run, never both; its last message follows everything it printed; a
+fault of ours fails the attempt and says so, the worker lives on.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from types import FrameType
 
 from outrider.worker import current
 from outrider.worker.channel import KeeperChannel, now_ns
-from outrider.worker.context import Attempt
-from outrider.worker.endings import INVALID_WORK, AttemptFailed, TaskCancelled
+from outrider.worker.context import Attempt, printable
+from outrider.worker.endings import INVALID_WORK, TASK_ERROR, AttemptFailed, TaskCancelled
 from outrider.worker.execute_span import ExecuteSpan
-from outrider.worker.functions import Functions, cancelled
+from outrider.worker.functions import TRACEBACK_CHARS_MAX, Functions, cancelled
 from outrider.worker.import_watch import UserSpans
 from outrider.worker.messages import (
     Completed,
@@ -156,6 +157,7 @@ class Runner:
         self._channel.publish_running(run.key)
         last = self._ended(active)
         self._capture.drain()
+        self._user_spans.end()
         current.bind(None)
         span = active.span.record(last)
         self._channel.send(*((span, last) if span is not None else (last,)))
@@ -165,7 +167,7 @@ class Runner:
 
     def _ended(self, active: Active) -> Completed | Failed:
         """Run it and return its last message."""
-        attempt, key = active.attempt, active.run.key
+        attempt = active.attempt
         try:
             if attempt.is_cancelled:
                 raise TaskCancelled
@@ -175,14 +177,16 @@ class Runner:
         except AttemptFailed as failed:
             failure = cancelled(active.stop_message) if attempt.is_cancelled else failed
             failure.exit_code = failed.exit_code
+        except Exception as error:  # a fault of ours, or of the machine: it must cost this attempt and no other
+            failure = _fault(error)
         return Failed(
-            key,
+            active.run.key,
             now_ns(),
             failure.reason,
-            failure.message,
+            printable(failure.message),
             failure.recoverable,
-            failure.exception_type,
-            failure.traceback,
+            printable(failure.exception_type),
+            printable(failure.traceback),
             failure.exit_code,
         )
 
@@ -207,7 +211,6 @@ class Runner:
             data = self._functions.call(run.work, run.inputs)
         finally:
             active.is_interruptible = False
-            self._user_spans.end()
         return _completed(active, data)
 
     def _set_environment(self, environment: dict[str, str]) -> None:
@@ -215,9 +218,17 @@ class Runner:
         for name in self._environment.keys() - environment.keys():
             os.environ.pop(name, None)
         for name, value in environment.items():
-            if self._environment.get(name) != value:
+            if os.environ.get(name) != value:
                 os.environ[name] = value
         self._environment = dict(environment)
+
+
+def _fault(error: Exception) -> AttemptFailed:
+    import traceback
+
+    message = f"the worker could not run this attempt: {type(error).__qualname__}: {error}; see the traceback"
+    text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS_MAX:]
+    return AttemptFailed(TASK_ERROR, message, recoverable=True, exception_type=type(error).__qualname__, traceback=text)
 
 
 def _completed(active: Active, data: bytes) -> Completed:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
-import shutil
 import socket
 import tempfile
 import threading
@@ -13,36 +13,50 @@ from types import TracebackType
 from typing import Any
 
 from outrider.errors import OutriderError
-from outrider.worker.context import Attempt, DependencyFailed, TaskCancelled, text_of
+from outrider.worker.context import Attempt, text_of
+from outrider.worker.endings import TaskCancelled
 
 
 class TaskServer:
-    """A socket that lives as long as the command. Its path is short: Unix sockets take 107 bytes."""
+    """A socket that lives as long as the command. Its path is short: Unix sockets take 107 bytes.
+
+    Entering raises OSError when there is no room or no right to make it.
+    """
 
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
-        self._folder = Path(tempfile.mkdtemp(prefix="outrider-"))
-        self._path = self._folder / "task"
+        self._folder = tempfile.TemporaryDirectory(prefix="outrider-", ignore_cleanup_errors=True)
+        self._path = Path(self._folder.name) / "task"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
     def __enter__(self) -> TaskServer:
-        self._socket.bind(str(self._path))
-        self._socket.listen(64)
-        threading.Thread(target=self._accept, name="task-server", daemon=True).start()
+        try:
+            self._socket.bind(str(self._path))
+            self._socket.listen(64)
+            threading.Thread(target=self._accept, name="task-server", daemon=True).start()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.cleanup()
 
     def environment(self, scratch: Path) -> dict[str, str]:
-        """What the command needs to find us, and its inputs as a file in its scratch directory."""
+        """What the command needs to find us, and its inputs as a JSON file ``{key: result}`` in its scratch directory.
+
+        A result that is neither JSON nor text is ``{"base64": "..."}``. Raises OSError.
+        """
         inputs = scratch / "inputs.json"
-        inputs.write_text(json.dumps(self._attempt.inputs, default=lambda value: value.decode(errors="replace")))
+        inputs.write_text(json.dumps(self._attempt.inputs, default=_binary))
         return {"OUTRIDER_TASK_SOCKET": str(self._path), "OUTRIDER_INPUTS": str(inputs)}
 
     def _accept(self) -> None:
@@ -54,12 +68,15 @@ class TaskServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rw", encoding="utf-8") as stream:
+        # A caller that goes away, or says no UTF-8, ends only its own connection.
+        with (
+            contextlib.suppress(OSError, ValueError),
+            connection,
+            connection.makefile("rw", encoding="utf-8") as stream,
+        ):
             for line in stream:
-                reply = self._answer(line)
-                with contextlib.suppress(OSError, ValueError):
-                    stream.write(json.dumps(reply) + "\n")
-                    stream.flush()
+                stream.write(json.dumps(self._answer(line), default=_binary) + "\n")
+                stream.flush()
 
     def _answer(self, line: str) -> dict[str, Any]:
         try:
@@ -67,7 +84,7 @@ class TaskServer:
             return {"value": self._carry_out(request)}
         except TaskCancelled:
             return {"error": "the task was cancelled"}
-        except (OutriderError, DependencyFailed) as error:
+        except OutriderError as error:
             return {"error": str(error)}
         except (ValueError, KeyError, TypeError) as error:
             return {"error": f"bad request: {error}"}
@@ -104,3 +121,7 @@ class TaskServer:
         blocked = self._attempt.question(request["question"], request["options"], key=request["key"])
         resolution = self._attempt.waits.poll(blocked)
         return None if resolution is None else text_of(resolution)
+
+
+def _binary(value: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(value).decode()}

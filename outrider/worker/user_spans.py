@@ -7,6 +7,7 @@ user sets, before or later, takes over.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +128,9 @@ def _recording_provider(export: Callable[[Span], None]) -> trace.TracerProvider:
 
     class Handover(SpanProcessor):
         def on_end(self, span: ReadableSpan) -> None:
-            if span.context is not None and span.context.trace_flags.sampled:
-                export(_record(span, span.context))
+            # A span that cannot be written down, such as one with lone surrogates, is not worth an error in user code.
+            with contextlib.suppress(ValueError, TypeError):
+                export(_record(span))
 
     resource = Resource.get_empty()
     provider = TracerProvider(sampler=DEFAULT_ON, resource=resource, shutdown_on_exit=False, id_generator=Ids())
@@ -136,7 +138,9 @@ def _recording_provider(export: Callable[[Span], None]) -> trace.TracerProvider:
     return provider
 
 
-def _record(span: ReadableSpan, context: trace.SpanContext) -> Span:
+def _record(span: ReadableSpan) -> Span:
+    context = span.get_span_context()
+    assert context is not None, "only finished spans come here"
     start_ns = span.start_time or 0
     return Span(
         trace_id=f"{context.trace_id:032x}",
