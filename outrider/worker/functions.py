@@ -71,7 +71,10 @@ class Functions:
                 INVALID_WORK, f'arguments of {work.function} must be {{"args": [...], "kwargs": {{...}}}}: {error}'
             ) from None
         if work.inputs_argument:
-            arguments.kwargs[work.inputs_argument] = {one.key: decoded(one) for one in inputs}
+            try:
+                arguments.kwargs[work.inputs_argument] = {one.key: decoded(one) for one in inputs}
+            except ValueError as error:
+                raise AttemptFailed(INVALID_WORK, str(error)) from None
         return arguments
 
 

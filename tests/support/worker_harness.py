@@ -55,7 +55,7 @@ class Worker:
             before.append(message)
         return before, message
 
-    def function(self, key: int, name: str, *args: Any, inputs_argument: str = "", **kwargs: Any) -> None:
+    def function(self, key: int, name: str, /, *args: Any, inputs_argument: str = "", **kwargs: Any) -> None:
         """Send a function to run."""
         arguments = json.dumps({"args": args, "kwargs": kwargs}).encode()
         self.run(key, messages.FunctionWork(name, arguments, inputs_argument))
