@@ -108,7 +108,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         """Events of a run; ends by itself after RUN_ENDED."""
         namespace = request.namespace or "default"
         record = await self._record(namespace, request.run_id)
-        wanted = EventFilter(namespace, run_id=record.run.id)
+        wanted = EventFilter(namespace, run_id=record.run.id, include_results=request.include_results)
         after = request.after_cursor if request.HasField("after_cursor") else 0
         async for item in watched(self._engine, wanted, after):
             if isinstance(item, int):

@@ -213,6 +213,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
             request.run_id,
             request.client_id,
             frozenset(request.types),
+            request.include_results,
         )
         after = request.after_cursor if request.HasField("after_cursor") else None
         async for item in watched(self._engine, wanted, after):

@@ -1,4 +1,8 @@
-"""Every statement the store runs, each with its purpose. Columns are those of `core.effects` records, in order."""
+"""Every statement the store runs, each with its purpose. Columns are those of `core.records`, in order.
+
+SQLite uses a partial index only where the statement repeats the index's own condition, hence ``run_id <> ''`` beside
+``run_id = ?``. A test asks the planner of every statement here whether it scans a table that grows.
+"""
 
 from __future__ import annotations
 
@@ -70,25 +74,28 @@ OPEN_WAITS_OF_TASK = f"{_WAITS} WHERE w.task_id = ? AND w.is_open = 1 ORDER BY w
 #: One run.
 RUN = f"{_RUNS} WHERE id = ? AND namespace = ?"
 #: How many tasks of a run are in each state.
-RUN_COUNTS = "SELECT state, count(*) FROM tasks WHERE run_id = ? GROUP BY state ORDER BY state"
+RUN_COUNTS = "SELECT state, count(*) FROM tasks WHERE run_id = ? AND run_id <> '' GROUP BY state ORDER BY state"
 #: Runs, newest first, before an id.
 RUNS_PAGE = f"{_RUNS} WHERE namespace = ? AND id < ? AND id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
 #: Terminal states of tasks, for dependencies.
 TASK_STATE = "SELECT state FROM tasks WHERE id = ?"
-#: Outcome of a task, for inputs of others.
-TASK_OUTCOME = "SELECT state, outcome FROM tasks WHERE id = ?"
+#: Outcome of a task that succeeded, for inputs of others.
+TASK_OUTCOME = "SELECT outcome FROM tasks WHERE id = ? AND state = 7"
 #: Task accepted under a request id.
-TASK_BY_REQUEST = "SELECT id, digest FROM tasks WHERE namespace = ? AND request_id = ?"
+TASK_BY_REQUEST = "SELECT id, digest FROM tasks WHERE namespace = ? AND request_id = ? AND request_id <> ''"
 #: Run accepted under a request id.
-RUN_BY_REQUEST = "SELECT id, digest FROM runs WHERE namespace = ? AND request_id = ?"
+RUN_BY_REQUEST = "SELECT id, digest FROM runs WHERE namespace = ? AND request_id = ? AND request_id <> ''"
 #: Output of one attempt after a message number.
 LOGS = "SELECT number, time_us, body FROM logs WHERE task_id = ? AND attempt = ? AND number > ? ORDER BY number LIMIT ?"
 #: First and last cursor of the event log.
-CURSORS = "SELECT coalesce(min(cursor), 1), coalesce(max(cursor), 0) FROM events"
+CURSORS = "SELECT coalesce((SELECT min(cursor) FROM events), 1), coalesce((SELECT max(cursor) FROM events), 0)"
 #: Tasks that are not terminal, in the order they were accepted.
 OPEN_TASKS = f"{_TASKS} WHERE t.state <= 6 ORDER BY t.sequence"
 #: Attempts that may still matter: live ones and strays of open tasks.
-OPEN_ATTEMPTS = f"{_ATTEMPTS} JOIN tasks t ON t.id = a.task_id WHERE t.state <= 6 AND a.state IN (1, 2, 3, 4, 8)"
+OPEN_ATTEMPTS = (
+    f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM tasks t INDEXED BY tasks_open "
+    "CROSS JOIN attempts a ON a.task_id = t.id WHERE t.state <= 6 AND a.state IN (1, 2, 3, 4, 8)"
+)
 #: Waits of open tasks.
 OPEN_TASKS_WAITS = f"{_WAITS} JOIN tasks t ON t.id = w.task_id WHERE t.state <= 6"
 #: Runs that are not over.
@@ -97,8 +104,8 @@ OPEN_RUNS = f"{_RUNS} WHERE ended_us = 0"
 AGENTS = f"SELECT {', '.join(AGENT_COLUMNS)} FROM agents ORDER BY id"
 #: All outbox positions.
 OUTBOXES = "SELECT agent_id, outbox_id, applied_seq FROM outboxes"
-#: Highest sequence number given to a task.
-LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks"
+#: Highest sequence number of a task that is not terminal: what a later one must sort behind.
+LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks WHERE state <= 6"
 
 
 def tasks_page(conditions: list[str]) -> str:
@@ -106,8 +113,9 @@ def tasks_page(conditions: list[str]) -> str:
     return f"{_TASKS} WHERE {' AND '.join(conditions)} ORDER BY t.id DESC LIMIT ?"
 
 
-def events_page(conditions: list[str]) -> str:
-    """Events in cursor order with the outcome of their task, that meet all conditions; the limit comes last."""
+def events_page(conditions: list[str], *, include_results: bool) -> str:
+    """Events in cursor order, with the outcome of their task if asked, that meet all conditions; limit last."""
     columns = ", ".join(f"e.{name}" for name in EVENT_COLUMNS)
-    outcome = "CASE WHEN e.type = 10 THEN (SELECT outcome FROM tasks WHERE id = e.task_id) ELSE x'' END"
+    of_task = "coalesce((SELECT outcome FROM tasks WHERE id = e.task_id), x'')"
+    outcome = f"CASE WHEN e.type = 10 THEN {of_task} ELSE x'' END" if include_results else "x''"
     return f"SELECT {columns}, {outcome} FROM events e WHERE {' AND '.join(conditions)} ORDER BY e.cursor LIMIT ?"

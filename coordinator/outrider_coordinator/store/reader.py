@@ -36,13 +36,14 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events: all conditions must hold; empty ones do not count."""
+    """Which events: all conditions must hold; empty ones do not count. Outcomes only with ``include_results``."""
 
     namespace: str = ""
     task_ids: frozenset[str] = frozenset()
     run_id: str = ""
     client_id: str = ""
     types: frozenset[int] = frozenset()
+    include_results: bool = False
 
     def matches(self, event: records.InsertEvent) -> bool:
         """Whether an event is wanted."""
@@ -144,7 +145,7 @@ class Reader:
         for task_id in task_ids:
             rows = self._rows(queries.TASK_OUTCOME, (task_id,))
             if rows:
-                outcomes[task_id] = rows[0][1]
+                outcomes[task_id] = rows[0][0]
         return outcomes
 
     def request(self, namespace: str, request_id: str, *, of_run: bool = False) -> tuple[str, bytes] | None:
@@ -164,27 +165,31 @@ class Reader:
         return first, last
 
     def events(self, wanted: EventFilter, after: int, until: int, limit: int) -> list[records.InsertEvent]:
-        """Events with ``after`` < cursor <= ``until``, in order, outcomes included."""
+        """Events with ``after`` < cursor <= ``until``, in order."""
         conditions, parameters = _event_conditions(wanted, after, until)
-        return [records.InsertEvent(*row) for row in self._rows(queries.events_page(conditions), (*parameters, limit))]
+        statement = queries.events_page(conditions, include_results=wanted.include_results)
+        return [records.InsertEvent(*row) for row in self._rows(statement, (*parameters, limit))]
 
-    # --- recovery
+    # --- recovery: streamed, before anything else reads
+
+    def _stream(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        return iter(self._connection.execute(statement))
 
     def open_tasks(self) -> Iterator[records.InsertTask]:
         """Tasks that are not terminal, in the order accepted."""
-        return map(_task, self._rows(queries.OPEN_TASKS))
+        return map(_task, self._stream(queries.OPEN_TASKS))
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
         """Live attempts and strays of open tasks."""
-        return map(_attempt, self._rows(queries.OPEN_ATTEMPTS))
+        return map(_attempt, self._stream(queries.OPEN_ATTEMPTS))
 
     def open_waits(self) -> Iterator[records.PutWait]:
         """Waits, answered ones too, of open tasks."""
-        return map(_wait, self._rows(queries.OPEN_TASKS_WAITS))
+        return map(_wait, self._stream(queries.OPEN_TASKS_WAITS))
 
     def open_runs(self) -> Iterator[records.PutRun]:
         """Runs that are not over."""
-        return map(_run, self._rows(queries.OPEN_RUNS))
+        return map(_run, self._stream(queries.OPEN_RUNS))
 
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
@@ -195,7 +200,7 @@ class Reader:
         return [records.PutOutbox(*row) for row in self._rows(queries.OUTBOXES)]
 
     def last_sequence(self) -> int:
-        """Highest sequence number ever given to a task that is still stored; 0 when there is none."""
+        """Highest sequence number of a task that is not terminal; 0 when there is none."""
         return int(self._rows(queries.LAST_SEQUENCE)[0][0])
 
 
@@ -225,7 +230,7 @@ def _run(row: tuple[Any, ...]) -> records.PutRun:
 def _task_conditions(wanted: TaskFilter) -> tuple[list[str], list[Any]]:
     conditions, parameters = ["t.namespace = ?"], [wanted.namespace]
     pairs: list[tuple[str, Any]] = [
-        ("t.run_id = ?", wanted.run_id),
+        ("t.run_id <> '' AND t.run_id = ?", wanted.run_id),
         ("t.client_id = ?", wanted.client_id),
         ("t.id >= ?", wanted.id_prefix),
         ("t.id < ?", wanted.id_prefix and wanted.id_prefix + _LAST),
@@ -245,7 +250,7 @@ def _task_conditions(wanted: TaskFilter) -> tuple[list[str], list[Any]]:
 def _event_conditions(wanted: EventFilter, after: int, until: int) -> tuple[list[str], list[Any]]:
     conditions = ["e.cursor > ?", "e.cursor <= ?"]
     parameters: list[Any] = [after, until]
-    pairs = [("e.run_id = ?", wanted.run_id), ("e.client_id = ?", wanted.client_id)]
+    pairs = [("e.run_id <> '' AND e.run_id = ?", wanted.run_id), ("e.client_id = ?", wanted.client_id)]
     for condition, value in pairs:
         if value:
             conditions.append(condition)
@@ -254,7 +259,7 @@ def _event_conditions(wanted: EventFilter, after: int, until: int) -> tuple[list
         conditions.append("e.namespace IN ('', ?)")
         parameters.append(wanted.namespace)
     if wanted.task_ids:
-        conditions.append(f"e.task_id IN ({', '.join('?' * len(wanted.task_ids))})")
+        conditions.append(f"e.task_id <> '' AND e.task_id IN ({', '.join('?' * len(wanted.task_ids))})")
         parameters.extend(sorted(wanted.task_ids))
     if wanted.types:
         conditions.append(f"e.type IN ({', '.join(str(int(kind)) for kind in sorted(wanted.types))})")

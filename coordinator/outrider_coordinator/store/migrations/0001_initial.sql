@@ -82,6 +82,7 @@ CREATE TABLE runs (
     trace_parent TEXT NOT NULL,
     trace_state TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_open ON runs (id) WHERE ended_us = 0;
 CREATE INDEX runs_by_request ON runs (namespace, request_id) WHERE request_id <> '';
 
 CREATE TABLE agents (
