@@ -24,7 +24,7 @@ from pathlib import Path
 import bare_pipeline
 import outrider
 from bare_pipeline import PAYLOAD, ROUNDS, WARM_UP_ROUNDS, Figures, percentile
-from local_cluster import local_cluster
+from outrider.local_cluster import local_cluster
 
 BARE_TASKS = 50_000
 RESULT_TIMEOUT_S = 120.0

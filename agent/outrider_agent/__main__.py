@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from outrider.errors import OutriderError
+from outrider.presets import PRESETS, preset
 from outrider_agent.daemon import EXIT_CANNOT_START, run
 from outrider_agent.settings import load
 
+#: Flags that are no settings of that name.
+_OTHER = ("config", "preset", "label", "drain_timeout")
 _EPILOG = """\
 Every flag is also a setting: a key of [agent] in the --config file, or OUTRIDER_AGENT_<NAME> in the environment; flags
 win over the environment, which wins over the file. Without --coordinator the agent looks at OUTRIDER_COORDINATOR and
@@ -26,15 +29,16 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "outrider-agent") -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="outrider-agent",
+        prog=prog,
         description="Run an Outrider agent: takes work from a coordinator and runs it in local worker processes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML), section [agent]")
+    made.add_argument("--preset", metavar="NAME", help=f"settings that go together: {', '.join(PRESETS)}")
     made.add_argument("--coordinator", metavar="ADDRESS", help="HOST:PORT or unix:/path; several separated by commas")
     made.add_argument("--name", help="name in the fleet (default: the host's name)")
     made.add_argument("--slots", type=int, metavar="N", help="attempts that run at once (default: CPUs)")
@@ -54,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 def flags_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """The flags by the names of their settings; raises `ValueError` for a label without a value."""
-    flags = {name: value for name, value in vars(arguments).items() if name not in ("config", "label", "drain_timeout")}
+    flags = {name: value for name, value in vars(arguments).items() if name not in _OTHER}
     flags["drain_timeout_s"] = arguments.drain_timeout
     flags["labels"] = parse_labels(arguments.label) or None
     return flags
@@ -71,11 +75,12 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "outrider-agent") -> int:
     """Parse, load the settings, serve; returns the exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser(prog).parse_args(argv)
     try:
-        settings = load(path=arguments.config, flags=flags_of(arguments))
+        named = preset(arguments.preset, "agent")
+        settings = load(path=arguments.config, preset=named, flags=flags_of(arguments))
     except (OutriderError, ValueError) as error:
         print(f"outrider-agent: {error}", file=sys.stderr)
         return EXIT_CANNOT_START

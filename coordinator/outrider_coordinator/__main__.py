@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 from outrider.errors import OutriderError
+from outrider.presets import PRESETS, preset
 from outrider.settings import load
 from outrider_coordinator.settings import CoordinatorSettings
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "outrider-coordinator") -> int:
     """Run the coordinator until it is told to stop; returns the exit code."""
-    flags = vars(_parser().parse_args(arguments))
-    config = flags.pop("config")
+    flags = vars(_parser(prog).parse_args(arguments))
+    config, named = flags.pop("config"), flags.pop("preset")
     try:
-        settings = load(CoordinatorSettings, "coordinator", path=config, flags=flags)
+        settings = load(
+            CoordinatorSettings, "coordinator", path=config, preset=preset(named, "coordinator"), flags=flags
+        )
     except OutriderError as error:
         print(f"outrider-coordinator: {error}", file=sys.stderr)
         return 1
@@ -25,14 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
     return run(settings)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="outrider-coordinator",
+        prog=prog,
         description="Accepts tasks, hands them to agents, and keeps what became of them.",
         epilog="Every setting can also stand in the [coordinator] table of the settings file, or in the environment "
         "as OUTRIDER_COORDINATOR_<NAME>. Flags win over the environment, which wins over the file.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    parser.add_argument("--preset", metavar="NAME", help=f"settings that go together: {', '.join(PRESETS)}")
     parser.add_argument(
         "--listen",
         action="append",

@@ -1,0 +1,93 @@
+"""``outrider``: the commands put together, and every error as one line that says what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import outrider
+from outrider import errors
+from outrider.cli import agent, coordinator, map_lines, options, output, run, submit, task, up
+from outrider.cli.session import Session
+
+EPILOG = f"""One minute to start: `outrider up` in one terminal, then in another
+
+outrider submit --wait -- echo hello
+
+{options.EXIT_CODES}"""
+
+app = typer.Typer(
+    name="outrider",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_WORK, _LOOK, _SERVE = "Submit work", "Look and answer", "Run the daemons"
+_LITERAL = {"allow_interspersed_args": False}
+
+app.command("up", rich_help_panel=_SERVE, epilog=up.EPILOG)(up.up)
+app.command("submit", rich_help_panel=_WORK, epilog=submit.EPILOG, context_settings=_LITERAL)(submit.submit)
+app.command("map", rich_help_panel=_WORK, epilog=map_lines.EPILOG, context_settings=_LITERAL)(map_lines.map_lines)
+app.add_typer(task.app, name="task", rich_help_panel=_LOOK)
+app.command("inbox", rich_help_panel=_LOOK, epilog=task.INBOX_EPILOG)(task.inbox)
+app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
+app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
+app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"outrider {outrider.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EPILOG)
+def connect(
+    context: typer.Context,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--coordinator", envvar="OUTRIDER_COORDINATOR", metavar="ADDRESS", help="HOST:PORT or unix:/PATH."
+        ),
+    ] = "",
+    namespace: Annotated[
+        str, typer.Option(envvar="OUTRIDER_NAMESPACE", metavar="NAME", help="Whose tasks these are.")
+    ] = "default",
+    tls_ca: Annotated[str, typer.Option(metavar="FILE", help="The coordinator's authority (PEM); turns TLS on.")] = "",
+    tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="Our certificate (PEM).")] = "",
+    tls_key: Annotated[str, typer.Option(metavar="FILE", help="Its key (PEM).")] = "",
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Runs long work on many machines and keeps it honest."""
+    context.obj = Session(address, namespace, (tls_ca, tls_certificate, tls_key))
+
+
+def main() -> None:
+    """Entry of the command; does not return."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        app()
+    except errors.OutriderError as error:
+        if os.environ.get("OUTRIDER_DEBUG"):
+            raise
+        output.say(f"error: {error}")
+        sys.exit(_exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(options.EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read us has had enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(options.EXIT_FAILED)
+
+
+def _exit_code(error: errors.OutriderError) -> int:
+    codes: list[tuple[type[errors.OutriderError], int]] = [
+        (errors.InvalidRequest, options.EXIT_USAGE),
+        (errors.NotFound, options.EXIT_NOT_FOUND),
+        (errors.Unreachable, options.EXIT_UNREACHABLE),
+    ]
+    return next((code for kind, code in codes if isinstance(error, kind)), options.EXIT_FAILED)

@@ -1,0 +1,146 @@
+"""``outrider submit``: one task, and with --wait its output and outcome."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outrider.cli import follow, output
+from outrider.cli.options import EXIT_CODES, EXIT_INTERRUPTED, EXIT_OK, JsonFlag, session_of
+from outrider.cli.session import Session
+from outrider.cli.values import duration_s, pairs
+from outrider.errors import InvalidRequest
+
+EPILOG = f"""Examples:
+
+outrider submit --wait -- pytest -q
+
+outrider submit --priority high --label gpu=yes --timeout 2h --cwd . -- ./train.sh
+
+outrider submit --wait --python math:sqrt --args '[2]'
+
+A command runs in an empty scratch directory on the agent unless --cwd names one; with --wait the exit code is the
+command's own. Ctrl-C leaves the task running and says how to come back to it. {EXIT_CODES}"""
+
+Priority = Annotated[str, typer.Option(help="0 (last) to 10 (first), or low, normal, high, critical.", metavar="P")]
+Label = Annotated[list[str], typer.Option("--label", metavar="KEY=VALUE", help="The agent must have it; repeatable.")]
+Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
+
+
+def submit(
+    context: typer.Context,
+    argv: Annotated[list[str] | None, typer.Argument(metavar="-- ARGV...", help="Program and arguments.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show the output and wait for the end.")] = False,
+    python: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Call a Python function instead.")] = "",
+    args: Annotated[str, typer.Option(metavar="JSON", help="Its arguments: a JSON list.")] = "",
+    kwargs: Annotated[str, typer.Option(metavar="JSON", help="Its keyword arguments: a JSON object.")] = "",
+    priority: Priority = "",
+    label: Label = [],
+    timeout: Duration = "",
+    attempts: Annotated[int, typer.Option(min=0, help="Tries in all when it fails; 0 leaves the default.")] = 0,
+    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    after: Annotated[list[str], typer.Option(metavar="ID", help="Start after this task succeeded; repeatable.")] = [],
+    env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
+    cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
+    stdin: Annotated[str, typer.Option(metavar="FILE", help="Standard input; - takes ours.")] = "",
+    shell: Annotated[bool, typer.Option("--shell", help="Run the words as one line of sh.")] = False,
+    request_id: Annotated[str, typer.Option(help="Submitting again under the same id gives the same task.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit a command or a Python function as a task; prints its id."""
+    from outrider.work import Options, command_spec, function_spec
+
+    session = session_of(context)
+    options = Options(
+        title=title,
+        priority=priority or None,
+        labels=pairs(label, "--label"),
+        timeout=duration_s(timeout) if timeout else None,
+        attempts=attempts,
+    )
+    if bool(argv) == bool(python):
+        raise InvalidRequest("give a command after --, or a function with --python; see outrider submit --help")
+    if python:
+        spec = function_spec(python, *_arguments(args, kwargs), options)
+    else:
+        words = ["sh", "-c", " ".join(argv or [])] if shell else argv or []
+        folder = str(Path(cwd).absolute()) if cwd else ""
+        spec = command_spec(words, options, env=pairs(env, "--env"), cwd=folder, stdin=_stdin(stdin))
+    task_id = _accept(session, spec, _full_ids(session, after), request_id)
+    _done(session, task_id, wait=wait, as_json=as_json, is_function=bool(python))
+
+
+def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: str) -> str:
+    import secrets
+
+    from outrider.tracing import current_traceparent
+    from outrider.transport.submit_spans import SubmitTracer
+    from outrider.v1 import task_service_pb2
+
+    request = task_service_pb2.SubmitRequest(
+        namespace=session.namespace,
+        request_id=request_id or f"cli-{secrets.token_hex(12)}",
+        spec=spec,
+        dependency_ids=dependency_ids,
+    )
+    request.trace.traceparent = current_traceparent()
+    tracer = SubmitTracer()
+    span = tracer.begin(spec.title or spec.function.function or spec.command.argv[0], request.trace)
+    task_id: str = session.call(session.tasks.Submit, request).task_id
+    if span is not None:
+        tracer.end(span)
+        tracer.close(2.0)
+    return task_id
+
+
+def _done(session: Session, task_id: str, *, wait: bool, as_json: bool, is_function: bool) -> None:
+    if not wait:
+        print(json.dumps({"task_id": task_id}) if as_json else task_id)
+        return
+    try:
+        task = follow.Follower(session, task_id).follow()
+    except KeyboardInterrupt:
+        name = output.short(task_id)
+        output.say(f"detached; the task goes on. outrider task watch {name} | outrider task cancel {name}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if as_json:
+        output.emit(task)
+    elif is_function and follow.exit_code(task) == EXIT_OK:
+        print(task.result.data.decode())
+    raise typer.Exit(follow.report(task))
+
+
+def _full_ids(session: Session, prefixes: list[str]) -> list[str]:
+    return [session.task(prefix).id for prefix in prefixes]
+
+
+def _arguments(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
+    return _json(args, "--args", list), _json(kwargs, "--kwargs", dict)
+
+
+def _json(text: str, option: str, kind: type) -> Any:
+    if not text:
+        return kind()
+    example = "'[1, \"two\"]'" if kind is list else "'{\"name\": 1}'"
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{option} is not JSON ({error}); write it like {example}") from None
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"{option} must be a JSON {'list' if kind is list else 'object'}, like {example}")
+    return value
+
+
+def _stdin(name: str) -> bytes:
+    if not name:
+        return b""
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"--stdin {name}: {error.strerror}") from None

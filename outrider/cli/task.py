@@ -1,0 +1,371 @@
+"""``outrider task ...``: look at tasks, wait for them, cancel and answer them, ask why."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli import follow, output
+from outrider.cli.options import (
+    EXIT_CODES,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TIMEOUT,
+    JsonFlag,
+    LastFlag,
+    TaskId,
+    session_of,
+)
+from outrider.cli.values import duration_s, state_numbers
+from outrider.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from outrider.v1 import task_pb2
+
+app = typer.Typer(no_args_is_help=True, help="Look at tasks, wait for them, cancel and answer them, ask why.")
+
+
+@app.command("list")
+def list_tasks(
+    context: typer.Context,
+    state: Annotated[list[str], typer.Option("--state", "-s", help="Only in this state; repeatable.")] = [],
+    run: Annotated[str, typer.Option(metavar="RUN", help="Only tasks of this run.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", "-a", help="All there are.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List tasks, newest first."""
+    from outrider.v1 import run_service_pb2, task_service_pb2
+
+    session = session_of(context)
+    request = task_service_pb2.ListRequest(namespace=session.namespace, states=state_numbers(state))  # type: ignore[arg-type]  # enum numbers
+    if run:
+        asked = run_service_pb2.GetRunRequest(namespace=session.namespace, run_id=run)
+        request.run_id = session.call(session.runs.GetRun, asked).run.id
+    found: list[Any] = []
+    while everything or len(found) < limit:
+        request.page_size = 1000 if everything else min(1000, limit - len(found))
+        page = session.call(session.tasks.List, request)
+        found += page.tasks
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    if as_json:
+        for task in found:
+            output.emit(task)
+        return
+    output.table(("ID", "STATE", "TITLE", "AGENT", "AGE", "TOOK", "NOTE"), [_row(task) for task in found])
+
+
+def _row(task: task_pb2.Task) -> list[Any]:
+    name = follow.state_name(task.state)
+    agent = task.attempts[-1].agent_id if task.attempts else ""
+    took = output.took(task.start_time, task.end_time)
+    return [
+        output.short(task.id),
+        output.styled(name),
+        task.spec.title,
+        agent,
+        output.age(task.create_time),
+        took,
+        _note(task),
+    ]
+
+
+def _note(task: task_pb2.Task) -> str:
+    from outrider.views import wait_text
+
+    if task.open_waits:
+        return f"waits: {wait_text(task.open_waits[0])}"
+    if task.HasField("error"):
+        return task.error.message.partition("\n")[0][:80]
+    return follow.progress_text(task.progress) if task.HasField("progress") and not task.HasField("end_time") else ""
+
+
+@app.command()
+def show(context: typer.Context, task_id: TaskId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
+    """Everything about one task."""
+    task = session_of(context).task(task_id, last)
+    if as_json:
+        output.emit(task)
+        return
+    _show(task)
+
+
+def _show(task: task_pb2.Task) -> None:
+    from outrider.v1 import task_pb2
+
+    reason = task_pb2.TaskReason.Name(task.reason).removeprefix("TASK_REASON_") if task.reason else ""
+    output.facts(
+        [
+            ("id", task.id),
+            ("title", task.spec.title),
+            ("description", task.spec.description),
+            ("state", output.styled(follow.state_name(task.state))),
+            ("reason", reason),
+            ("work", _work(task)),
+            ("priority", str(task.spec.priority) if task.spec.HasField("priority") else ""),
+            ("run", f"{output.short(task.run_id)} ({task.run_key})" if task.run_id else ""),
+            ("after", " ".join(output.short(one) for one in task.dependency_ids)),
+            ("submitted", f"{output.time_of(task.create_time):%Y-%m-%d %H:%M:%S}"),
+            ("took", output.took(task.start_time, task.end_time)),
+            ("progress", follow.progress_text(task.progress) if task.HasField("progress") else ""),
+            ("summary", task.summary),
+            ("error", task.error.message),
+            ("trace", task.trace.traceparent),
+        ]
+    )
+    for issue in task.remaining_issues:
+        output.line(f"left to do: {issue}")
+    for attempt in task.attempts:
+        output.line(_attempt(attempt))
+    for wait in task.open_waits:
+        output.line(f"waits: {_wait(wait)}")
+    if task.error.traceback:
+        output.line(task.error.traceback.rstrip())
+
+
+def _work(task: task_pb2.Task) -> str:
+    if task.spec.HasField("command"):
+        return " ".join(task.spec.command.argv)
+    arguments = task.spec.function.arguments.data.decode(errors="replace")
+    return f"{task.spec.function.function} {arguments[:200]}".rstrip()
+
+
+def _attempt(attempt: task_pb2.Attempt) -> str:
+    from outrider.v1 import task_pb2
+
+    state = task_pb2.AttemptState.Name(attempt.state).removeprefix("ATTEMPT_STATE_")
+    took = output.took(attempt.start_time, attempt.end_time)
+    error = f": {attempt.error.message}" if attempt.error.message else ""
+    return f"attempt {attempt.number} on {attempt.agent_id} {state} {took}{error}"
+
+
+def _wait(wait: task_pb2.BlockedReason) -> str:
+    from outrider.views import wait_text
+
+    options = f" [{' / '.join(wait.clarification.options)}]" if wait.clarification.options else ""
+    return f"{wait_text(wait)}{options} (key {wait.key})"
+
+
+@app.command()
+def watch(
+    context: typer.Context,
+    task_id: TaskId = "",
+    last: LastFlag = False,
+    wait_timeout: Annotated[str, typer.Option(metavar="DURATION", help="Give up after this long.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """What happens to a task, from its beginning to its end; exits as `submit --wait` does."""
+    import threading
+
+    session = session_of(context)
+    found = session.task(task_id, last)
+    stop = threading.Event()
+    if wait_timeout:
+        timer = threading.Timer(duration_s(wait_timeout), _give_up, (session, stop))
+        timer.daemon = True
+        timer.start()
+    try:
+        for event in follow.events(session, found.id, stop):
+            output.emit(event) if as_json else output.line(follow.describe(event))
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except Exception:
+        if not stop.is_set():
+            raise
+    if stop.is_set():
+        output.say(f"not over within {wait_timeout}; the task goes on")
+        raise typer.Exit(EXIT_TIMEOUT)
+    raise typer.Exit(follow.exit_code(session.task(found.id)))
+
+
+def _give_up(session: Any, stop: Any) -> None:
+    stop.set()
+    session.channel.close()
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    task_id: TaskId = "",
+    last: LastFlag = False,
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
+    attempt: Annotated[int, typer.Option(min=0, help="Of this attempt; 0 is the latest.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Captured output, standard error on standard error."""
+    from outrider.v1 import worker_message_pb2
+
+    session = session_of(context)
+    found = session.task(task_id, last)
+    try:
+        for chunk in follow.logs(session, found.id, follow=follow_on, attempt=attempt):
+            if as_json:
+                stream = worker_message_pb2.Log.Stream.Name(chunk.log.stream).removeprefix("STREAM_").lower()
+                text = chunk.log.data.decode(errors="replace")
+                print(json.dumps({"attempt": chunk.attempt, "stream": stream, "text": text}), flush=True)
+            else:
+                output.raw(chunk.log.data, to_stderr=chunk.log.stream != worker_message_pb2.Log.STREAM_STDOUT)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@app.command()
+def result(
+    context: typer.Context,
+    task_id: TaskId = "",
+    last: LastFlag = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a task returned: a function's value as JSON, a command's output as it is."""
+    session = session_of(context)
+    task = session.task(task_id, last)
+    if wait and not task.HasField("end_time"):
+        for _ in follow.events(session, task.id):
+            pass
+        task = session.task(task.id)
+    if not task.HasField("end_time"):
+        output.say(
+            f"task {output.short(task.id)} is {follow.state_name(task.state)}; wait for it with --wait, "
+            f"or look with `outrider task watch {output.short(task.id)}`"
+        )
+        raise typer.Exit(EXIT_FAILED)
+    if follow.state_name(task.state) == "SUCCEEDED":
+        _print_result(task, as_json=as_json)
+    raise typer.Exit(follow.report(task))
+
+
+def _print_result(task: task_pb2.Task, *, as_json: bool) -> None:
+    if task.spec.HasField("command") and not as_json:
+        output.raw(json.loads(task.result.data)["output"].encode())
+    else:
+        print(task.result.data.decode(errors="replace"))
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    task_id: TaskId = "",
+    last: LastFlag = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the record.")] = "",
+) -> None:
+    """Cancel a task: its whole process tree is ended; 1 when it had ended before."""
+    from outrider.v1 import task_service_pb2
+
+    session = session_of(context)
+    given = session.task_id(task_id, last)
+    request = task_service_pb2.CancelRequest(namespace=session.namespace, task_id=given, message=message)
+    reply = session.call(session.tasks.Cancel, request)
+    if reply.cancelled:
+        output.line(f"{output.short(given)} cancelled")
+        return
+    output.say(f"{output.short(given)} had already ended: {follow.state_name(reply.state)}")
+    raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def answer(
+    context: typer.Context,
+    words: Annotated[list[str], typer.Argument(metavar="ID TEXT", help="The task, and the answer.")],
+    key: Annotated[str, typer.Option(help="Which question, when there are several; see inbox.")] = "",
+    last: LastFlag = False,
+    as_json_value: Annotated[bool, typer.Option("--as-json", help="The text is JSON, not plain text.")] = False,
+    by: Annotated[str, typer.Option(help="Who answers, for the record.")] = "",
+) -> None:
+    """Answer a task that waits: outrider task answer 01a1fc "csv"."""
+    from outrider.v1 import task_pb2, task_service_pb2
+
+    session = session_of(context)
+    given, texts = ("", words) if last else (words[0], words[1:])
+    if len(texts) != 1:
+        raise InvalidRequest("give the task and one answer; quote an answer of several words")
+    value = _parsed(texts[0]) if as_json_value else texts[0]
+    payload = task_pb2.Payload(data=json.dumps(value).encode(), content_type="application/json")
+    task_id = session.task_id(given, last)
+    request = task_service_pb2.AnswerRequest(
+        namespace=session.namespace, task_id=task_id, key=key, answer=payload, resolved_by=f"person:{by}" if by else ""
+    )
+    reply = session.call(session.tasks.Answer, request)
+    output.line(f"{output.short(task_id)} answered ({reply.key})")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"the answer is not JSON ({error}); leave --as-json out for plain text") from None
+
+
+@app.command()
+def explain(context: typer.Context, task_id: TaskId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
+    """Why a task is where it is, agent by agent, and what would change it."""
+    from outrider.v1 import task_service_pb2
+    from outrider.views import Explanation
+
+    session = session_of(context)
+    given = session.task_id(task_id, last)
+    request = task_service_pb2.ExplainRequest(namespace=session.namespace, task_id=given)
+    reply = session.call(session.tasks.Explain, request)
+    if as_json:
+        output.emit(reply)
+        return
+    output.line(f"{follow.state_name(reply.state)}: {Explanation.read(reply)}")
+
+
+def inbox(
+    context: typer.Context,
+    watch_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on, and show new ones as they come.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Who waits for an answer, and how to give it."""
+    from outrider.v1 import task_service_pb2
+
+    session = session_of(context)
+    shown: set[tuple[str, str]] = set()
+    while True:
+        request = task_service_pb2.ListRequest(namespace=session.namespace, open_waits_only=True, page_size=1000)
+        found = session.call(session.tasks.List, request).tasks
+        waiting = [(task, wait) for task in found for wait in task.open_waits if (task.id, wait.key) not in shown]
+        shown |= {(task.id, wait.key) for task, wait in waiting}
+        _show_inbox(waiting, as_json=as_json, is_first=len(shown) == len(waiting))
+        if not watch_on:
+            return
+        try:
+            time.sleep(1.0)
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _show_inbox(waiting: list[tuple[Any, Any]], *, as_json: bool, is_first: bool) -> None:
+    from outrider.views import wait_text
+
+    if as_json:
+        for task, wait in waiting:
+            kind, options = wait.WhichOneof("reason"), list(wait.clarification.options)
+            facts = {"task_id": task.id, "key": wait.key, "kind": kind, "text": wait_text(wait), "options": options}
+            print(json.dumps({**facts, "title": task.spec.title, "context": wait.context}), flush=True)
+        return
+    rows = [
+        [
+            output.short(task.id),
+            wait.key,
+            wait.WhichOneof("reason") or "",
+            wait_text(wait),
+            " / ".join(wait.clarification.options),
+            task.spec.title,
+        ]
+        for task, wait in waiting
+    ]
+    if rows:
+        output.table(("TASK", "KEY", "KIND", "WAITS FOR", "OPTIONS", "TITLE"), rows)
+        output.say(f"answer with: outrider task answer {rows[0][0]} --key {rows[0][1]} TEXT")
+    elif is_first:
+        output.say("nobody waits for an answer")
+
+
+INBOX_EPILOG = f"Every answer goes to a task with `outrider task answer ID TEXT`. {EXIT_CODES}"

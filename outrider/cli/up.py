@@ -1,0 +1,224 @@
+"""``outrider up``: a whole cluster on this machine, in the foreground, for as long as it is there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Annotated
+
+import typer
+
+from outrider import discovery
+from outrider.cli import output
+from outrider.cli.options import EXIT_FAILED
+from outrider.errors import InvalidRequest
+from outrider.local_cluster import Daemon, held_pipe
+from outrider.presets import preset as preset_settings
+
+EPILOG = """The other commands find the cluster by themselves. Its state stays in --state-directory, so queued tasks go
+on with the next `outrider up`. Python modules in the directory where you start it can be imported by tasks.
+
+Ctrl-C stops it: running tasks get a few seconds to end; a second Ctrl-C stops them at once."""
+
+#: A daemon that dies is started again after this, doubled with every death in a row.
+RESTART_FIRST_S, RESTART_CAP_S = 0.2, 5.0
+STOP_TIMEOUT_S = 20.0
+_LOUD = (" WARNING ", " ERROR ", " CRITICAL ")
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A daemon has ended."""
+
+    daemon: Daemon
+    code: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Somebody wants us to stop."""
+
+    number: int
+
+
+def up(
+    agents: Annotated[int, typer.Option("--agents", "-n", min=1, max=64, help="How many agents.")] = 1,
+    slots: Annotated[int, typer.Option(min=0, help="Slots of each; 0 shares the CPUs among them.")] = 0,
+    state_directory: Annotated[str, typer.Option(metavar="DIR", help="Where the state and the logs go.")] = "",
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Serve here too; loopback only.")] = "",
+    preset: Annotated[str, typer.Option(help="development, production or constrained.")] = "development",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all log lines, not only warnings.")] = False,
+) -> None:
+    """Start a coordinator and agents on this machine; Ctrl-C stops them."""
+    preset_settings(preset, "agent")
+    with ExitStack() as stack:
+        _lock(stack)
+        cluster = _Cluster(stack, _folder(state_directory), preset, verbose)
+        each = slots or max(1, len(os.sched_getaffinity(0)) // agents)
+        code = cluster.run(agents, each, listen)
+    raise typer.Exit(code)
+
+
+def _folder(given: str) -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    folder = Path(given).absolute() if given else Path(base) / "outrider" / "up"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"cannot make {folder}: {error.strerror}; choose another --state-directory") from None
+    return folder
+
+
+def _lock(stack: ExitStack) -> None:
+    """Only one cluster per user: the others' commands could not tell two apart."""
+    lock = os.open(discovery.runtime_directory() / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(lock, 20).decode() or "unknown"
+        raise InvalidRequest(
+            f"a cluster is already up (pid {pid}); use it as it is (outrider coordinator status), or stop it first "
+            f"with Ctrl-C where it runs or `kill {pid}`"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+class _Cluster:
+    """The daemons, watched over until somebody wants them to stop."""
+
+    def __init__(self, stack: ExitStack, folder: Path, preset: str, verbose: bool) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._preset = preset
+        self._verbose = verbose
+        self._facts: SimpleQueue[_Ended | _Told] = SimpleQueue()
+        self._parent_fd = stack.enter_context(held_pipe())
+        self._sockets = discovery.runtime_directory()
+        self._address = f"unix:{self._sockets}/coordinator.sock"
+        self._agents: list[Daemon] = []
+        self._restart_s: dict[str, float] = {}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._told)
+
+    def _told(self, number: int, frame: object) -> None:
+        self._facts.put(_Told(number))
+
+    def run(self, agents: int, slots: int, listen: str) -> int:
+        """Start, watch, stop; the exit code."""
+        began_s = time.monotonic()
+        try:
+            coordinator = self._coordinator(listen)
+            self._start(coordinator)
+            announced = discovery.announce(self._address, os.getpid())
+            self._stack.callback(announced.unlink, missing_ok=True)
+            self._agents = [self._agent(f"agent-{number}", slots) for number in range(1, agents + 1)]
+            for daemon in self._agents:
+                self._start(daemon)
+        except RuntimeError as error:
+            output.say(f"error: {error}")
+            self._stop_all()
+            return EXIT_FAILED
+        self._welcome(agents, slots, time.monotonic() - began_s)
+        self._watch()
+        return self._stop_all()
+
+    def _coordinator(self, listen: str) -> Daemon:
+        options = {"--state-directory": str(self._folder / "coordinator"), "--listen": self._address}
+        options |= {"--preset": self._preset}
+        self._daemon = self._made(
+            "outrider_coordinator", "coordinator", options, ["--listen", listen] if listen else []
+        )
+        return self._daemon
+
+    def _agent(self, name: str, slots: int) -> Daemon:
+        options = {"--coordinator": self._address, "--name": name, "--slots": str(slots), "--preset": self._preset}
+        options |= {"--state-directory": str(self._folder / name), "--working-directory": str(Path.cwd())}
+        return self._made("outrider_agent", name, options, [])
+
+    def _made(self, module: str, name: str, options: dict[str, str], more: list[str]) -> Daemon:
+        daemon = Daemon(
+            module,
+            options,
+            more=more,
+            log=self._folder / f"{name}.log",
+            sockets=self._sockets,
+            parent_fd=self._parent_fd,
+            on_line=lambda line: self._log(name, line),
+        )
+        self._stack.callback(daemon.stop, 1.0)
+        return daemon
+
+    def _log(self, name: str, line: str) -> None:
+        if self._verbose or any(word in line for word in _LOUD):
+            output.say(f"{name}: {line}")
+
+    def _start(self, daemon: Daemon) -> None:
+        daemon.start()
+        threading.Thread(target=self._wait_for, args=(daemon, daemon.process), daemon=True).start()
+
+    def _wait_for(self, daemon: Daemon, process: subprocess.Popen[bytes]) -> None:
+        self._facts.put(_Ended(daemon, process.wait()))
+
+    def _welcome(self, agents: int, slots: int, took_s: float) -> None:
+        count = "1 agent" if agents == 1 else f"{agents} agents"
+        each = f"{slots} slot{'s' if slots != 1 else ''}{' each' if agents > 1 else ''}"
+        output.say(f"outrider is up after {took_s:.1f} s: coordinator at {self._address}, {count} with {each}")
+        output.say("try, in another terminal:")
+        for example in ("outrider submit --wait -- echo hello", "outrider task list", "outrider agent list"):
+            output.say(f"    {example}")
+        output.say(f"logs are in {self._folder}; Ctrl-C stops everything")
+
+    def _watch(self) -> None:
+        """Until somebody wants to stop, start again what dies."""
+        while not isinstance(fact := self._facts.get(), _Told):
+            delay_s = min(RESTART_CAP_S, self._restart_s.get(fact.daemon.name, RESTART_FIRST_S / 2) * 2)
+            self._restart_s[fact.daemon.name] = delay_s
+            output.say(f"{fact.daemon.name} ended unexpectedly (exit code {fact.code}); starting it again")
+            timer = threading.Timer(delay_s, self._restart, (fact.daemon,))
+            timer.daemon = True
+            timer.start()
+
+    def _restart(self, daemon: Daemon) -> None:
+        try:
+            self._start(daemon)
+            output.say(f"{daemon.name} is back")
+        except RuntimeError as error:
+            output.say(f"error: {error}")
+            self._facts.put(_Ended(daemon, -1))
+
+    def _stop_all(self) -> int:
+        """Agents first, so that what they still have to say reaches the coordinator."""
+        running = [daemon for daemon in self._agents if daemon.process is not None and daemon.process.poll() is None]
+        if running:
+            output.say("stopping; Ctrl-C again stops running tasks at once")
+        for daemon in running:
+            daemon.terminate()
+        self._wait_until_gone(running)
+        for daemon in running:
+            daemon.stop(1.0)
+        with suppress(AttributeError):
+            self._daemon.stop()
+        output.say("stopped; queued tasks go on with the next `outrider up`")
+        return 0
+
+    def _wait_until_gone(self, daemons: list[Daemon]) -> None:
+        end_s = time.monotonic() + STOP_TIMEOUT_S
+        while any(daemon.process is not None and daemon.process.poll() is None for daemon in daemons):
+            try:
+                fact = self._facts.get(timeout=max(0.01, end_s - time.monotonic()))
+            except Empty:
+                return
+            if isinstance(fact, _Told):
+                for daemon in daemons:
+                    daemon.terminate()
+                end_s = min(end_s, time.monotonic() + 5.0)
