@@ -48,6 +48,7 @@ class Daemon:
         self._log = log
         self._parent_fd = parent_fd
         self._on_line = on_line
+        self._log_start = 0
         self._ready_path = sockets / f"{log.stem}.ready"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -65,6 +66,7 @@ class Daemon:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
         environment |= {"NOTIFY_SOCKET": str(self._ready_path), "OUTRIDER_PARENT_FD": str(self._parent_fd)}
         with self._log.open("ab") as log:
+            self._log_start = log.tell()
             process = subprocess.Popen(
                 self._command,
                 env=environment,
@@ -97,9 +99,9 @@ class Daemon:
         raise RuntimeError(f"{self.name} was not ready within {timeout_s:g} s: {self.last_lines()}")
 
     def last_lines(self) -> str:
-        """The end of its log, in one line."""
-        lines = self._log.read_text(errors="replace").strip().splitlines()[-3:] if self._log.exists() else []
-        return " / ".join(lines) or "it said nothing"
+        """The end of what it has logged since it was started, in one line."""
+        lines = self._log.read_bytes()[self._log_start :].decode(errors="replace").strip().splitlines()
+        return " / ".join(lines[-3:]) or "it said nothing"
 
     def terminate(self) -> None:
         """Ask it to drain and end."""
@@ -143,14 +145,15 @@ def local_cluster(folder: Path, *, agents: int = 1, slots: int = 1, modules: Pat
         parent_fd = stack.enter_context(held_pipe())
         address = f"unix:{sockets}/coordinator.sock"
 
-        def run(module: str, name: str, **options: str) -> None:
-            flags = {f"--{key.replace('_', '-')}": value for key, value in options.items()}
-            daemon = Daemon(module, flags, log=folder / f"{name}.log", sockets=sockets, parent_fd=parent_fd)
+        def run(module: str, log: str, options: dict[str, str]) -> None:
+            daemon = Daemon(module, options, log=folder / f"{log}.log", sockets=sockets, parent_fd=parent_fd)
             stack.callback(daemon.stop)
             daemon.start()
 
-        run("outrider_coordinator", "coordinator", listen=address, state_directory=str(folder / "coordinator"))
+        state = {"--state-directory": str(folder / "coordinator")}
+        run("outrider_coordinator", "coordinator", {"--listen": address} | state)
         for name in (f"agent-{number}" for number in range(1, agents + 1)):
-            options = {"coordinator": address, "name": name, "slots": str(slots), "state_directory": str(folder / name)}
-            run("outrider_agent", name, working_directory=str(modules or Path.cwd()), **options)
+            options = {"--coordinator": address, "--name": name, "--slots": str(slots)}
+            options |= {"--working-directory": str(modules or Path.cwd()), "--state-directory": str(folder / name)}
+            run("outrider_agent", name, options)
         yield address

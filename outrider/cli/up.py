@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -117,8 +117,7 @@ class _Cluster:
         """Start, watch, stop; the exit code."""
         began_s = time.monotonic()
         try:
-            coordinator = self._coordinator(listen)
-            self._start(coordinator)
+            self._start(self._coordinator(listen))
             announced = discovery.announce(self._address, os.getpid())
             self._stack.callback(announced.unlink, missing_ok=True)
             self._agents = [self._agent(f"agent-{number}", slots) for number in range(1, agents + 1)]
@@ -126,7 +125,6 @@ class _Cluster:
                 self._start(daemon)
         except RuntimeError as error:
             output.say(f"error: {error}")
-            self._stop_all()
             return EXIT_FAILED
         self._welcome(agents, slots, time.monotonic() - began_s)
         self._watch()
@@ -206,8 +204,7 @@ class _Cluster:
         self._wait_until_gone(running)
         for daemon in running:
             daemon.stop(1.0)
-        with suppress(AttributeError):
-            self._daemon.stop()
+        self._daemon.stop()
         output.say("stopped; queued tasks go on with the next `outrider up`")
         return 0
 
