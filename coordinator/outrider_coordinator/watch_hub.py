@@ -1,7 +1,8 @@
 """Committed events to whoever watches them: history first, then live, without a gap and without a repeat.
 
-Live events reach a subscription's own bounded queue; a reader that falls behind is cut off with the cursor to resume
-after. The hub belongs to the event loop; history is read on the reader thread.
+Live events reach a subscription's own queue, bounded in events and in bytes; a reader that falls behind is cut off
+with the cursor to resume after, and finds the rest in the store. The hub belongs to the event loop; history is read on
+the reader thread, page by page.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from outrider_coordinator.core.records import InsertEvent, InsertLog
-from outrider_coordinator.store.reader import EventFilter, Reader
+from outrider_coordinator.store.filters import EventFilter
+from outrider_coordinator.store.reader import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, EventPage, Reader, event_bytes
 
 QUEUE_EVENTS_MAX = 20_000
-PAGE_EVENTS = 500
+QUEUE_BYTES_MAX = 64 << 20
 
 Result = TypeVar("Result")
 #: Runs a blocking read on the reader thread.
@@ -32,31 +35,65 @@ class TooSlow(Exception):
         self.cursor = cursor
 
 
+class UnknownCursor(ValueError):
+    """No event has a cursor as high as the one to resume after: it was given out by another store."""
+
+    def __init__(self, cursor: int, last_cursor: int) -> None:
+        super().__init__(
+            f"cursor {cursor} was never given out here, the last one is {last_cursor}: it belongs to another "
+            "coordinator's store, or this one was restored from a backup; read the tasks anew and watch from now on"
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One watcher's queue of live events."""
+    """One watcher's queue of live events. Once cut, it stays empty."""
 
     wanted: EventFilter
     queue: deque[InsertEvent] = field(default_factory=deque)
+    queue_bytes: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     is_cut: bool = False
 
     def put(self, event: InsertEvent) -> None:
-        """Add one event, or cut the reader off when its queue is full."""
-        if len(self.queue) >= QUEUE_EVENTS_MAX:
+        """Add one event, or cut the reader off when its queue is full. An empty queue takes any event."""
+        if self.is_cut:
+            return
+        if event.outcome and not self.wanted.include_results:
+            event = event._replace(outcome=b"")
+        size_bytes = event_bytes(event)
+        is_full = len(self.queue) >= QUEUE_EVENTS_MAX or self.queue_bytes + size_bytes > QUEUE_BYTES_MAX
+        if is_full and self.queue:
             self.is_cut = True
-        elif not self.is_cut:
+            self.queue.clear()
+        else:
             self.queue.append(event)
+            self.queue_bytes += size_bytes
         self.ready.set()
+
+    def take_page(self) -> list[InsertEvent]:
+        """The oldest events, as many as one page may hold."""
+        page: list[InsertEvent] = []
+        page_bytes = 0
+        while self.queue and len(page) < PAGE_EVENTS_MAX and page_bytes < PAGE_BYTES_MAX:
+            page.append(self.queue.popleft())
+            page_bytes += event_bytes(page[-1])
+        self.queue_bytes -= page_bytes
+        if not self.queue:
+            self.ready.clear()
+        return page
 
 
 class WatchHub:
     """Fans committed events out; finds the interested by task, run or client without asking everybody."""
 
-    def __init__(self, reader: Reader, run_read: RunRead) -> None:  # type: ignore[type-arg]  # any result
+    def __init__(self, reader: Reader, run_read: RunRead[Any]) -> None:
         self._reader = reader
         self._run_read = run_read
-        self._by_key: dict[str, set[Subscription]] = {}
+        self._by_task: dict[str, set[Subscription]] = {}
+        self._by_run: dict[str, set[Subscription]] = {}
+        self._by_client: dict[str, set[Subscription]] = {}
+        self._others: dict[str, set[Subscription]] = {}
         self._logs: dict[str, set[asyncio.Event]] = {}
         self.last_cursor = reader.cursors()[1]
 
@@ -66,10 +103,16 @@ class WatchHub:
             self.last_cursor = event.cursor
             if event.task_id in self._logs:
                 self._wake(event.task_id)
-            for key in {"", event.task_id, event.run_id, event.client_id}:
-                for subscription in self._by_key.get(key, ()):
-                    if subscription.wanted.matches(event):
-                        subscription.put(event)
+            for subscription in self._interested(event):
+                if subscription.wanted.matches(event):
+                    subscription.put(event)
+
+    def _interested(self, event: InsertEvent) -> Iterator[Subscription]:
+        """Each at most once: a subscription stands in one table, under one key that an event can have."""
+        yield from self._by_task.get(event.task_id, ())
+        yield from self._by_run.get(event.run_id, ())
+        yield from self._by_client.get(event.client_id, ())
+        yield from self._others.get("", ())
 
     def publish_logs(self, logs: list[InsertLog]) -> None:
         """Wake those who follow the output of these tasks."""
@@ -88,60 +131,64 @@ class WatchHub:
 
     def unfollow_logs(self, task_id: str, waiting: asyncio.Event) -> None:
         """Stop following."""
-        followers = self._logs.get(task_id, set())
-        followers.discard(waiting)
-        if not followers:
-            self._logs.pop(task_id, None)
+        _discard(self._logs, task_id, waiting)
 
     async def watch(self, wanted: EventFilter, after_cursor: int | None) -> AsyncIterator[list[InsertEvent] | int]:
         """Lists of events after a cursor (None: from now on); once, between history and live, the cursor reached.
 
-        Raises `TooSlow` when the reader falls behind.
+        Raises `TooSlow` when the reader falls behind, `UnknownCursor` for a cursor that lies in the future.
         """
-        subscription = Subscription(wanted)
-        keys = _keys(wanted)
-        for key in keys:
-            self._by_key.setdefault(key, set()).add(subscription)
-        try:
-            until = cursor = self.last_cursor
-            if after_cursor is not None:
-                cursor = after_cursor
-                async for page in self._history(wanted, after_cursor, until):
-                    cursor = page[-1].cursor
-                    yield page
-            cursor = max(cursor, until)
+        cursor = self.last_cursor if after_cursor is None else after_cursor
+        if cursor > self.last_cursor:
+            raise UnknownCursor(cursor, self.last_cursor)
+        with self._subscribed(wanted) as subscription:
+            until = self.last_cursor
+            while cursor < until:
+                page = await self._history(wanted, cursor, until)
+                cursor = page.reached
+                if page.events:
+                    yield page.events
             yield cursor
             while True:
-                events = await self._live(subscription, cursor)
+                await subscription.ready.wait()
+                if subscription.is_cut:
+                    raise TooSlow(cursor)
+                events = subscription.take_page()
                 cursor = events[-1].cursor
                 yield events
+
+    @contextmanager
+    def _subscribed(self, wanted: EventFilter) -> Iterator[Subscription]:
+        subscription = Subscription(wanted)
+        table, keys = self._place(wanted)
+        for key in keys:
+            table.setdefault(key, set()).add(subscription)
+        try:
+            yield subscription
         finally:
             for key in keys:
-                self._by_key[key].discard(subscription)
-                if not self._by_key[key]:
-                    del self._by_key[key]
+                _discard(table, key, subscription)
 
-    async def _history(self, wanted: EventFilter, after: int, until: int) -> AsyncIterator[list[InsertEvent]]:
-        while after < until:
-            read = functools.partial(self._reader.events, wanted, after, until, PAGE_EVENTS)
-            page: list[InsertEvent] = await self._run_read(read)
-            if not page:
-                return
-            yield page
-            after = page[-1].cursor
+    def _place(self, wanted: EventFilter) -> tuple[dict[str, set[Subscription]], list[str]]:
+        """Where to register: under one kind of key that every wanted event has, so that none arrives twice."""
+        if wanted.task_ids:
+            return self._by_task, sorted(wanted.task_ids)
+        if wanted.run_id:
+            return self._by_run, [wanted.run_id]
+        if wanted.client_id:
+            return self._by_client, [wanted.client_id]
+        return self._others, [""]
 
-    async def _live(self, subscription: Subscription, cursor: int) -> list[InsertEvent]:
-        await subscription.ready.wait()
-        if subscription.is_cut:
-            raise TooSlow(cursor)
-        subscription.ready.clear()
-        events = list(subscription.queue)
-        subscription.queue.clear()
-        return events
+    async def _history(self, wanted: EventFilter, after: int, until: int) -> EventPage:
+        page: EventPage = await self._run_read(functools.partial(self._reader.events, wanted, after, until))
+        return page
 
 
-def _keys(wanted: EventFilter) -> list[str]:
-    """Where to register: one kind of key that every wanted event has, so that none arrives twice."""
-    if wanted.task_ids:
-        return sorted(wanted.task_ids)
-    return [wanted.run_id or wanted.client_id]
+Member = TypeVar("Member")
+
+
+def _discard(table: dict[str, set[Member]], key: str, member: Member) -> None:
+    members = table.get(key, set())
+    members.discard(member)
+    if not members:
+        table.pop(key, None)

@@ -175,8 +175,12 @@ class Effects:
 
 
 def rows(effects: Effects) -> list[records.Write]:
-    """Snapshots of everything the step changed, in the order in which a store may write them."""
-    writes: list[records.Write] = [records.task_row(task) for task in effects.tasks.values()]
+    """Snapshots of everything the step changed, in the order in which a store may write them.
+
+    Inserts come first: a `DeleteAgent` among them must not undo the put of an agent that came back in the same step.
+    """
+    writes: list[records.Write] = list(effects.inserts)
+    writes.extend(records.task_row(task) for task in effects.tasks.values())
     writes.extend(records.attempt_row(attempt) for attempt in effects.attempts.values())
     writes.extend(records.wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
     writes.extend(records.run_row(run) for run in effects.runs.values())
@@ -184,6 +188,5 @@ def rows(effects: Effects) -> list[records.Write]:
     writes.extend(
         records.PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items()
     )
-    writes.extend(effects.inserts)
     writes.extend(effects.events)
     return writes

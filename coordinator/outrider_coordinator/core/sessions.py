@@ -158,6 +158,8 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
         stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, f"agent {agent.id} was removed")
     del state.agents[agent.id]
     effects.agents.pop(agent.id, None)
+    for outbox in [outbox for outbox in effects.outboxes if outbox[0] == agent.id]:
+        del effects.outboxes[outbox]
     effects.inserts.append(DeleteAgent(agent.id))
     state.event(effects, EventType.AGENT_REMOVED, agent_id=agent.id)
 

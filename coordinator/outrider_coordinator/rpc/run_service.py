@@ -15,7 +15,8 @@ from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, asked, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, events, watched
-from outrider_coordinator.store.reader import EventFilter, RunRecord
+from outrider_coordinator.store.filters import EventFilter
+from outrider_coordinator.store.reader import RunRecord
 
 
 class RunService(run_service_pb2_grpc.RunServiceServicer):

@@ -19,8 +19,9 @@ from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, asked, raised, streaming, task_id_of, unary
 from outrider_coordinator.rpc.convert import Converter, invalid
-from outrider_coordinator.store.reader import EventFilter, TaskFilter, TaskRecord
-from outrider_coordinator.watch_hub import TooSlow
+from outrider_coordinator.store.filters import EventFilter, TaskFilter
+from outrider_coordinator.store.reader import TaskRecord
+from outrider_coordinator.watch_hub import TooSlow, UnknownCursor
 
 BATCH_MAX = 10_000
 PAGE_DEFAULT, PAGE_MAX = 100, 1000
@@ -285,12 +286,14 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
 
 
 async def watched(engine: Engine, wanted: EventFilter, after: int | None) -> AsyncIterator[list[InsertEvent] | int]:
-    """As `WatchHub.watch`, with a reader that fell behind told so in our words."""
+    """As `WatchHub.watch`, with a refusal told in our words."""
     try:
         async for item in engine.hub.watch(wanted, after):
             yield item
     except TooSlow as cut:
         raise errors.WatchTooSlow(f"the reader fell behind; watch again after cursor {cut.cursor}") from None
+    except UnknownCursor as unknown:
+        raise invalid("after_cursor", str(unknown)) from None
 
 
 def events(records: list[InsertEvent], include_results: bool) -> task_service_pb2.Events:

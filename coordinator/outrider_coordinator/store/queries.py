@@ -7,6 +7,7 @@ SQLite uses a partial index only where the statement repeats the index's own con
 from __future__ import annotations
 
 from outrider_coordinator.core import records
+from outrider_coordinator.core.model import TaskState
 
 #: Record field to column where a SQL word is in the way.
 _COLUMN = {"order": "sequence"}
@@ -64,9 +65,15 @@ _RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
 #: One task.
 TASK = f"{_TASKS} WHERE t.id = ? AND t.namespace = ?"
 #: Ids of tasks that start with a prefix, at most two: one means it is unique.
-TASK_IDS_BY_PREFIX = "SELECT id FROM tasks WHERE id >= ? AND id < ? AND namespace = ? LIMIT 2"
+TASK_IDS_BY_PREFIX = (
+    "SELECT id FROM tasks INDEXED BY tasks_by_state "
+    f"WHERE namespace = ? AND state IN ({', '.join(str(int(state)) for state in TaskState)}) "
+    "AND id >= ? AND id < ? LIMIT 2"
+)
 #: Ids of runs that start with a prefix, at most two.
-RUN_IDS_BY_PREFIX = "SELECT id FROM runs WHERE id >= ? AND id < ? AND namespace = ? LIMIT 2"
+RUN_IDS_BY_PREFIX = (
+    "SELECT id FROM runs INDEXED BY runs_by_namespace WHERE namespace = ? AND id >= ? AND id < ? LIMIT 2"
+)
 #: All attempts of a task, oldest first.
 ATTEMPTS_OF_TASK = f"{_ATTEMPTS} WHERE a.task_id = ? ORDER BY a.number"
 #: Open waits of a task.
@@ -76,7 +83,10 @@ RUN = f"{_RUNS} WHERE id = ? AND namespace = ?"
 #: How many tasks of a run are in each state.
 RUN_COUNTS = "SELECT state, count(*) FROM tasks WHERE run_id = ? AND run_id <> '' GROUP BY state ORDER BY state"
 #: Runs, newest first, before an id.
-RUNS_PAGE = f"{_RUNS} WHERE namespace = ? AND id < ? AND id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
+RUNS_PAGE = (
+    f"{_RUNS} INDEXED BY runs_by_namespace WHERE namespace = ? AND id < ? AND id >= ? AND id < ? "
+    "ORDER BY id DESC LIMIT ?"
+)
 #: Terminal states of tasks, for dependencies.
 TASK_STATE = "SELECT state FROM tasks WHERE id = ?"
 #: Outcome of a task that succeeded, for inputs of others.
@@ -97,7 +107,10 @@ OPEN_ATTEMPTS = (
     "CROSS JOIN attempts a ON a.task_id = t.id WHERE t.state <= 6 AND a.state IN (1, 2, 3, 4, 8)"
 )
 #: Waits of open tasks.
-OPEN_TASKS_WAITS = f"{_WAITS} JOIN tasks t ON t.id = w.task_id WHERE t.state <= 6"
+OPEN_TASKS_WAITS = (
+    f"SELECT {', '.join(f'w.{name}' for name in WAIT_COLUMNS)} FROM tasks t INDEXED BY tasks_open "
+    "CROSS JOIN waits w ON w.task_id = t.id WHERE t.state <= 6"
+)
 #: Runs that are not over.
 OPEN_RUNS = f"{_RUNS} WHERE ended_us = 0"
 #: All agents.
@@ -108,9 +121,9 @@ OUTBOXES = "SELECT agent_id, outbox_id, applied_seq FROM outboxes"
 LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks WHERE state <= 6"
 
 
-def tasks_page(conditions: list[str]) -> str:
-    """Tasks, newest first, that meet all conditions; the limit is the last parameter."""
-    return f"{_TASKS} WHERE {' AND '.join(conditions)} ORDER BY t.id DESC LIMIT ?"
+def task_ids_page(index: str, conditions: list[str]) -> str:
+    """Ids of tasks along an index, newest first, that meet all conditions; the limit is the last parameter."""
+    return f"SELECT t.id FROM tasks t INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY t.id DESC LIMIT ?"
 
 
 def events_page(conditions: list[str], *, include_results: bool) -> str:

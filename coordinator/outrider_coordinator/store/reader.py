@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from outrider_coordinator.core import records
-from outrider_coordinator.store import queries
+from outrider_coordinator.store import filters, queries
+from outrider_coordinator.store.errors import StoreFailed
+from outrider_coordinator.store.filters import LAST, EventFilter, TaskFilter
 
-_LAST = "\uffff"
+PAGE_EVENTS_MAX = 500
+#: One page of events ends with the one that passes this.
+PAGE_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +39,11 @@ class RunRecord:
     counts: list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class EventFilter:
-    """Which events: all conditions must hold; empty ones do not count. Outcomes only with ``include_results``."""
+class EventPage(NamedTuple):
+    """Events in order, and the cursor up to which nothing more is wanted: go on after it."""
 
-    namespace: str = ""
-    task_ids: frozenset[str] = frozenset()
-    run_id: str = ""
-    client_id: str = ""
-    types: frozenset[int] = frozenset()
-    include_results: bool = False
-
-    def matches(self, event: records.InsertEvent) -> bool:
-        """Whether an event is wanted."""
-        return (
-            (not self.namespace or event.namespace in ("", self.namespace))
-            and (not self.task_ids or event.task_id in self.task_ids)
-            and (not self.run_id or event.run_id == self.run_id)
-            and (not self.client_id or event.client_id == self.client_id)
-            and (not self.types or event.type in self.types)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFilter:
-    """Which tasks: all conditions must hold; empty ones do not count. Newest first, ids below ``before_id``."""
-
-    namespace: str
-    states: tuple[int, ...] = ()
-    run_id: str = ""
-    client_id: str = ""
-    id_prefix: str = ""
-    open_waits_only: bool = False
-    before_id: str = ""
+    events: list[records.InsertEvent]
+    reached: int
 
 
 @dataclass(slots=True)
@@ -77,12 +54,16 @@ class Ambiguous:
 
 
 class Reader:
-    """One read-only connection. Methods block; they take a lock, so any thread may call them."""
+    """One read-only connection. Methods block; they take a lock, so any thread may call them.
+
+    Raises `StoreFailed` when the file cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         self._connection.set_busy_timeout(5_000)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Close the connection."""
@@ -90,43 +71,68 @@ class Reader:
             self._connection.close()
 
     def _rows(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, self._failures():
             return self._connection.execute(statement, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.Error as error:
+            raise StoreFailed(
+                f"reading {self._path} failed: {error}; restore a backup if the file is damaged"
+            ) from error
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Everything read inside is as of one commit."""
+        with self._lock:
+            self._rows("BEGIN")
+            try:
+                yield
+            finally:
+                self._rows("COMMIT")
 
     def task_id(self, namespace: str, prefix: str) -> str | Ambiguous | None:
         """The one task whose id starts with ``prefix``."""
-        return _one(self._rows(queries.TASK_IDS_BY_PREFIX, (prefix, prefix + _LAST, namespace)))
+        return _one(self._rows(queries.TASK_IDS_BY_PREFIX, (namespace, prefix, prefix + LAST)))
 
     def run_id(self, namespace: str, prefix: str) -> str | Ambiguous | None:
         """The one run whose id starts with ``prefix``."""
-        return _one(self._rows(queries.RUN_IDS_BY_PREFIX, (prefix, prefix + _LAST, namespace)))
+        return _one(self._rows(queries.RUN_IDS_BY_PREFIX, (namespace, prefix, prefix + LAST)))
 
     def task(self, namespace: str, task_id: str) -> TaskRecord | None:
         """One task with its attempts and open waits."""
-        rows = self._rows(queries.TASK, (task_id, namespace))
-        return self._with_parts(_task(rows[0])) if rows else None
+        with self._snapshot():
+            return self._task(namespace, task_id)
 
     def tasks(self, wanted: TaskFilter, limit: int) -> list[TaskRecord]:
         """A page of tasks, newest first."""
-        conditions, parameters = _task_conditions(wanted)
-        rows = self._rows(queries.tasks_page(conditions), (*parameters, limit))
-        return [self._with_parts(_task(row)) for row in rows]
+        with self._snapshot():
+            ids = [row[0] for query in filters.task_ids(wanted, limit) for row in self._rows(*query)]
+            newest = sorted(ids, reverse=True)[:limit]
+            return [record for task_id in newest if (record := self._task(wanted.namespace, task_id))]
 
-    def _with_parts(self, task: records.InsertTask) -> TaskRecord:
-        attempts = [_attempt(row) for row in self._rows(queries.ATTEMPTS_OF_TASK, (task.id,))]
-        waits = [_wait(row) for row in self._rows(queries.OPEN_WAITS_OF_TASK, (task.id,))]
-        return TaskRecord(task, attempts, waits)
+    def _task(self, namespace: str, task_id: str) -> TaskRecord | None:
+        rows = self._rows(queries.TASK, (task_id, namespace))
+        if not rows:
+            return None
+        attempts = [_attempt(row) for row in self._rows(queries.ATTEMPTS_OF_TASK, (task_id,))]
+        waits = [_wait(row) for row in self._rows(queries.OPEN_WAITS_OF_TASK, (task_id,))]
+        return TaskRecord(_task(rows[0]), attempts, waits)
 
     def run(self, namespace: str, run_id: str) -> RunRecord | None:
         """One run with its counts."""
-        rows = self._rows(queries.RUN, (run_id, namespace))
-        return RunRecord(_run(rows[0]), self._run_counts(run_id)) if rows else None
+        with self._snapshot():
+            rows = self._rows(queries.RUN, (run_id, namespace))
+            return RunRecord(_run(rows[0]), self._run_counts(run_id)) if rows else None
 
     def runs(self, namespace: str, *, id_prefix: str, before_id: str, limit: int) -> list[RunRecord]:
         """A page of runs, newest first."""
-        parameters = (namespace, before_id or _LAST, id_prefix, id_prefix + _LAST, limit)
-        runs = [_run(row) for row in self._rows(queries.RUNS_PAGE, parameters)]
-        return [RunRecord(run, self._run_counts(run.id)) for run in runs]
+        parameters = (namespace, before_id or LAST, id_prefix, id_prefix + LAST, limit)
+        with self._snapshot():
+            runs = [_run(row) for row in self._rows(queries.RUNS_PAGE, parameters)]
+            return [RunRecord(run, self._run_counts(run.id)) for run in runs]
 
     def _run_counts(self, run_id: str) -> list[tuple[int, int]]:
         return [(state, count) for state, count in self._rows(queries.RUN_COUNTS, (run_id,))]
@@ -164,16 +170,24 @@ class Reader:
         first, last = self._rows(queries.CURSORS)[0]
         return first, last
 
-    def events(self, wanted: EventFilter, after: int, until: int, limit: int) -> list[records.InsertEvent]:
-        """Events with ``after`` < cursor <= ``until``, in order."""
-        conditions, parameters = _event_conditions(wanted, after, until)
-        statement = queries.events_page(conditions, include_results=wanted.include_results)
-        return [records.InsertEvent(*row) for row in self._rows(statement, (*parameters, limit))]
+    def events(self, wanted: EventFilter, after: int, until: int, limit: int = PAGE_EVENTS_MAX) -> EventPage:
+        """Wanted events with ``after`` < cursor <= ``until``, in order: as many as one page may hold."""
+        read_until = wanted.read_until(after, until)
+        events: list[records.InsertEvent] = []
+        size_bytes = 0
+        with self._lock, self._failures(), contextlib.closing(self._connection.cursor()) as cursor:
+            for row in cursor.execute(*filters.events(wanted, after, read_until, limit)):
+                events.append(records.InsertEvent(*row))
+                size_bytes += event_bytes(events[-1])
+                if len(events) == limit or size_bytes >= PAGE_BYTES_MAX:
+                    return EventPage(events, events[-1].cursor)
+        return EventPage(events, read_until)
 
     # --- recovery: streamed, before anything else reads
 
     def _stream(self, statement: str) -> Iterator[tuple[Any, ...]]:
-        return iter(self._connection.execute(statement))
+        with self._failures():
+            yield from self._connection.execute(statement)
 
     def open_tasks(self) -> Iterator[records.InsertTask]:
         """Tasks that are not terminal, in the order accepted."""
@@ -204,6 +218,11 @@ class Reader:
         return int(self._rows(queries.LAST_SEQUENCE)[0][0])
 
 
+def event_bytes(event: records.InsertEvent) -> int:
+    """How much an event holds that may be large."""
+    return len(event.body) + len(event.outcome) + len(event.text)
+
+
 def _one(rows: list[tuple[Any, ...]]) -> str | Ambiguous | None:
     if len(rows) > 1:
         return Ambiguous([row[0] for row in rows])
@@ -225,42 +244,3 @@ def _wait(row: tuple[Any, ...]) -> records.PutWait:
 def _run(row: tuple[Any, ...]) -> records.PutRun:
     counts = tuple((state, count) for state, count in json.loads(row[8]))
     return records.PutRun._make((*row[:6], tuple(json.loads(row[6])), tuple(json.loads(row[7])), counts, *row[9:]))
-
-
-def _task_conditions(wanted: TaskFilter) -> tuple[list[str], list[Any]]:
-    conditions, parameters = ["t.namespace = ?"], [wanted.namespace]
-    pairs: list[tuple[str, Any]] = [
-        ("t.run_id <> '' AND t.run_id = ?", wanted.run_id),
-        ("t.client_id = ?", wanted.client_id),
-        ("t.id >= ?", wanted.id_prefix),
-        ("t.id < ?", wanted.id_prefix and wanted.id_prefix + _LAST),
-        ("t.id < ?", wanted.before_id),
-    ]
-    for condition, value in pairs:
-        if value:
-            conditions.append(condition)
-            parameters.append(value)
-    if wanted.states:
-        conditions.append(f"t.state IN ({', '.join(str(int(state)) for state in wanted.states)})")
-    if wanted.open_waits_only:
-        conditions.append("t.state <= 6 AND t.id IN (SELECT task_id FROM waits WHERE is_open = 1)")
-    return conditions, parameters
-
-
-def _event_conditions(wanted: EventFilter, after: int, until: int) -> tuple[list[str], list[Any]]:
-    conditions = ["e.cursor > ?", "e.cursor <= ?"]
-    parameters: list[Any] = [after, until]
-    pairs = [("e.run_id <> '' AND e.run_id = ?", wanted.run_id), ("e.client_id = ?", wanted.client_id)]
-    for condition, value in pairs:
-        if value:
-            conditions.append(condition)
-            parameters.append(value)
-    if wanted.namespace:
-        conditions.append("e.namespace IN ('', ?)")
-        parameters.append(wanted.namespace)
-    if wanted.task_ids:
-        conditions.append(f"e.task_id <> '' AND e.task_id IN ({', '.join('?' * len(wanted.task_ids))})")
-        parameters.extend(sorted(wanted.task_ids))
-    if wanted.types:
-        conditions.append(f"e.type IN ({', '.join(str(int(kind)) for kind in sorted(wanted.types))})")
-    return conditions, parameters

@@ -6,63 +6,20 @@ of a write raises `StoreFailed`: after a failed sync nobody knows what is on dis
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from outrider_coordinator.core import records
-from outrider_coordinator.store import files, queries
+from outrider_coordinator.store import batch, files
 from outrider_coordinator.store.errors import StoreFailed, StoreRefused
 from outrider_coordinator.store.migrate import migrate
 from outrider_coordinator.store.reader import Reader
-
-Row = tuple[Any, ...]
-
-
-def _task_row(record: Any) -> Row:
-    values = list(record)
-    values[14] = json.dumps(record.dependency_ids)
-    return tuple(values)
-
-
-def _update_row(record: Any) -> Row:
-    return (*record[1:], record.id)
-
-
-def _run_row(record: Any) -> Row:
-    values = list(record)
-    values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
-    return tuple(values)
-
-
-def _agent_row(record: Any) -> Row:
-    values = list(record)
-    values[7] = json.dumps(record.labels)
-    return tuple(values)
-
-
-def _event_row(record: Any) -> Row:
-    return tuple(record[:-1])
-
-
-#: Statement and row of each record, in the order in which one transaction runs them.
-_WRITES: list[tuple[type, str, Callable[[Any], Row]]] = [
-    (records.InsertTask, queries.INSERT_TASK, _task_row),
-    (records.UpdateTask, queries.UPDATE_TASK, _update_row),
-    (records.PutAttempt, queries.PUT_ATTEMPT, tuple),
-    (records.PutWait, queries.PUT_WAIT, tuple),
-    (records.PutRun, queries.PUT_RUN, _run_row),
-    (records.PutAgent, queries.PUT_AGENT, _agent_row),
-    (records.PutOutbox, queries.PUT_OUTBOX, tuple),
-    (records.InsertLog, queries.INSERT_LOG, tuple),
-    (records.InsertEvidence, queries.INSERT_EVIDENCE, tuple),
-    (records.InsertEvent, queries.INSERT_EVENT, _event_row),
-]
 
 
 class SqliteStore:
@@ -75,15 +32,17 @@ class SqliteStore:
     def __init__(self, folder: Path) -> None:
         self._lock = files.lock(folder)
         self.path = folder / "coordinator.db"
-        try:
-            self._connection = apsw.Connection(str(self.path))
-            self._prepare()
-        except (apsw.Error, StoreRefused) as error:
-            os.close(self._lock)
-            if isinstance(error, StoreRefused):
-                raise
-            raise StoreRefused(f"cannot open {self.path}: {error}; restore a backup if it is damaged") from None
-        self.reader = Reader(self.path)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock)
+            try:
+                self._connection = apsw.Connection(str(self.path))
+                undo.callback(self._connection.close)
+                self._prepare()
+                self.reader = Reader(self.path)
+            except (apsw.Error, OSError) as error:
+                message = f"cannot open {self.path}: {error}; restore a backup if it is damaged"
+                raise StoreRefused(message) from None
+            undo.pop_all()
 
     def _prepare(self) -> None:
         connection = self._connection
@@ -105,17 +64,10 @@ class SqliteStore:
 
     def commit(self, rows: Sequence[records.Write]) -> None:
         """Write these rows in one transaction and sync it. Raises `StoreFailed`; nothing of the batch counts then."""
-        by_type: dict[type, list[Any]] = {}
-        for row in rows:
-            by_type.setdefault(type(row), []).append(row)
         try:
             with self._connection:
-                for record, statement, convert in _WRITES:
-                    if record in by_type:
-                        self._connection.executemany(statement, map(convert, _latest(record, by_type[record])))
-                for row in by_type.get(records.DeleteAgent, ()):
-                    self._connection.execute(queries.DELETE_AGENT, (row.id,))
-                    self._connection.execute(queries.DELETE_OUTBOXES, (row.id,))
+                for statement, bindings in batch.statements(rows):
+                    self._connection.executemany(statement, bindings)
         except apsw.FullError:
             raise StoreFailed(f"the disk with {self.path} is full; free some space and start again") from None
         except (apsw.Error, OSError) as error:
@@ -126,15 +78,6 @@ class SqliteStore:
         self.reader.close()
         self._connection.close()
         os.close(self._lock)
-
-
-def _latest(record: type, rows: list[Any]) -> Iterable[Any]:
-    """Of several changes of one task in a batch only the last is written."""
-    if record is records.UpdateTask:
-        return {row.id: row for row in rows}.values()
-    if record is records.PutAttempt:
-        return {row[:2]: row for row in rows}.values()
-    return rows
 
 
 def _pairs(rows: list[Any]) -> list[tuple[str, Any]]:

@@ -29,6 +29,8 @@ CREATE TABLE tasks (
     error BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_open ON tasks (sequence) WHERE state <= 6;
+CREATE INDEX tasks_by_state ON tasks (namespace, state, id);
+CREATE INDEX tasks_by_client ON tasks (client_id) WHERE client_id <> '';
 CREATE INDEX tasks_by_run ON tasks (run_id) WHERE run_id <> '';
 CREATE INDEX tasks_by_request ON tasks (namespace, request_id) WHERE request_id <> '';
 
@@ -83,6 +85,7 @@ CREATE TABLE runs (
     trace_state TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX runs_open ON runs (id) WHERE ended_us = 0;
+CREATE INDEX runs_by_namespace ON runs (namespace, id);
 CREATE INDEX runs_by_request ON runs (namespace, request_id) WHERE request_id <> '';
 
 CREATE TABLE agents (

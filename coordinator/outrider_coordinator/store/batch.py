@@ -1,0 +1,104 @@
+"""The rows of one transaction as statements: what replaces what, and in which order they run.
+
+Within a batch only the last word on a task, an attempt, a wait, a run, an agent or an outbox is written. Agents are the
+one kind of record that can be deleted: a delete takes back what stood before it in the batch, and what comes after it
+counts again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from outrider_coordinator.core import records
+from outrider_coordinator.store import queries
+
+Row = tuple[Any, ...]
+Statement = tuple[str, Iterable[Row]]
+
+
+def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
+    """Statements with the rows to run each for, in order."""
+    by_type: dict[type, list[Any]] = {}
+    for row in rows:
+        by_type.setdefault(type(row), []).append(row)
+    if records.DeleteAgent in by_type:
+        by_type[records.DeleteAgent], by_type[records.PutAgent], by_type[records.PutOutbox] = _fleet(rows)
+    for record, run, convert, key in _WRITES:
+        if record in by_type:
+            changed = by_type[record]
+            latest = changed if key is None else {key(row): row for row in changed}.values()
+            for statement in run:
+                yield statement, map(convert, latest)
+
+
+def _fleet(
+    rows: Sequence[records.Write],
+) -> tuple[list[records.DeleteAgent], list[records.PutAgent], list[records.PutOutbox]]:
+    """What is deleted at first, and what is put afterwards."""
+    deletes: dict[str, records.DeleteAgent] = {}
+    agents: dict[str, records.PutAgent] = {}
+    outboxes: dict[str, list[records.PutOutbox]] = {}
+    for row in rows:
+        if isinstance(row, records.DeleteAgent):
+            deletes[row.id] = row
+            agents.pop(row.id, None)
+            outboxes.pop(row.id, None)
+        elif isinstance(row, records.PutAgent):
+            agents[row.id] = row
+        elif isinstance(row, records.PutOutbox):
+            outboxes.setdefault(row.agent_id, []).append(row)
+    return list(deletes.values()), list(agents.values()), [row for of_agent in outboxes.values() for row in of_agent]
+
+
+def _task_row(record: Any) -> Row:
+    values = list(record)
+    values[14] = json.dumps(record.dependency_ids)
+    return tuple(values)
+
+
+def _update_row(record: Any) -> Row:
+    return (*record[1:], record.id)
+
+
+def _run_row(record: Any) -> Row:
+    values = list(record)
+    values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
+    return tuple(values)
+
+
+def _agent_row(record: Any) -> Row:
+    values = list(record)
+    values[7] = json.dumps(record.labels)
+    return tuple(values)
+
+
+def _event_row(record: Any) -> Row:
+    return tuple(record[:-1])
+
+
+def _id(record: Any) -> str:
+    return str(record[0])
+
+
+def _pair(record: Any) -> Row:
+    return tuple(record[:2])
+
+
+_Write = tuple[type, tuple[str, ...], Callable[[Any], Row], Callable[[Any], Any] | None]
+#: Record; its statements; a record as a row; what later records of a batch replace earlier ones by, None for those
+#: that only gather. In the order in which one transaction runs them.
+_WRITES: tuple[_Write, ...] = (
+    (records.InsertTask, (queries.INSERT_TASK,), _task_row, None),
+    (records.UpdateTask, (queries.UPDATE_TASK,), _update_row, _id),
+    (records.PutAttempt, (queries.PUT_ATTEMPT,), tuple, _pair),
+    (records.PutWait, (queries.PUT_WAIT,), tuple, _pair),
+    (records.PutRun, (queries.PUT_RUN,), _run_row, _id),
+    (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES), tuple, None),
+    (records.PutAgent, (queries.PUT_AGENT,), _agent_row, _id),
+    (records.PutOutbox, (queries.PUT_OUTBOX,), tuple, _pair),
+    (records.InsertLog, (queries.INSERT_LOG,), tuple, None),
+    (records.InsertEvidence, (queries.INSERT_EVIDENCE,), tuple, None),
+    (records.InsertEvent, (queries.INSERT_EVENT,), _event_row, None),
+)
