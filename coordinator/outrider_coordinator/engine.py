@@ -2,6 +2,9 @@
 
 The engine belongs to the event loop's thread. It owns the state, the store thread (the only writer) and the reader
 thread. It knows nothing of gRPC: what is sent to an agent goes to the session registered under its epoch.
+
+After a failure (of a step, a commit, a release, or a read that a push rests on) nothing is stepped, committed or
+released any more, and ``on_fatal`` is called once. After `Engine.close` nothing happens at all.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -85,6 +88,8 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failed = False
+        self._is_closed = False
+        self._loads: set[asyncio.Task[None]] = set()
         self._commit_times_s: deque[float] = deque(maxlen=100)
         self._loading: dict[int, deque[Send]] = {}
         self.hub = WatchHub(store.reader, self.read)
@@ -96,6 +101,8 @@ class Engine:
 
     def post(self, event: Event) -> None:
         """Give the core one more fact; it is taken with everything else that waits, in one step."""
+        if self._is_closed:
+            return
         self._inbox.append(event)
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -117,10 +124,12 @@ class Engine:
 
     async def close(self) -> None:
         """Commit what is left and stop the threads; the store itself stays open."""
-        if not self._failed:
-            await self.flush()
+        await self.flush()
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
+        for load in self._loads:
+            load.cancel()
         self._writer.shutdown(wait=True)
         self._readers.shutdown(wait=True)
 
@@ -131,14 +140,13 @@ class Engine:
 
     def _step(self) -> None:
         self._is_scheduled = False
-        if self._failed:
+        if self._failed or self._is_closed:
             return
         events, self._inbox = self._inbox, []
         try:
             effects = step(self.state, events, self.clock.now_us())
         except Exception as error:
-            logger.exception("a step failed on %s", [type(event).__name__ for event in events])
-            self._fail(error)
+            self._fail(error, f"a step failed on {[type(event).__name__ for event in events]}")
             return
         self._take(effects)
         self._arm_timer()
@@ -177,35 +185,48 @@ class Engine:
             if batch:
                 self.store.commit(batch)
         except BaseException as error:
-            self._loop.call_soon_threadsafe(self._fail, error)
+            self._loop.call_soon_threadsafe(self._fail, error, "a commit failed")
             return
         self._loop.call_soon_threadsafe(self._committed, time.perf_counter() - began)
 
     def _committed(self, seconds: float) -> None:
+        if self._failed:
+            return
         self._commit_times_s.append(seconds)
         released = self._releases.committed()
         self._commit_if_idle()
         self._release(released)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, what: str) -> None:
+        """Stop for good. Whoever waits to be admitted or for a flush goes on, and finds nothing happening."""
+        if self._failed or self._is_closed:
+            return
+        logger.error(what, exc_info=error)
         self._failed = True
+        self._room.set()
         self._idle.set()
         self._on_fatal(error)
 
     def _release(self, released: Iterable[Committed]) -> None:
-        for committed in released:
-            if committed.events:
-                self.hub.publish(committed.events)
-            if committed.logs:
-                self.hub.publish_logs(committed.logs)
-            for send in committed.sends:
-                self._send(send)
+        try:
+            for committed in released:
+                self._hand_out(committed)
+        except Exception as error:
+            self._fail(error, "what was committed could not be handed out")
+
+    def _hand_out(self, committed: Committed) -> None:
+        if committed.events:
+            self.hub.publish(committed.events)
+        if committed.logs:
+            self.hub.publish_logs(committed.logs)
+        for send in committed.sends:
+            self._send(send)
 
     def _send(self, send: Send) -> None:
         if isinstance(send, Reply):
             send.reply(send.value)
         elif isinstance(send, LoadOutcomes):
-            self._start_load(send)
+            self._start_load(self._load_states(send))
         elif isinstance(send, EndSession):
             session = self.sessions.pop(send.epoch, None)
             if session is not None:
@@ -221,7 +242,7 @@ class Engine:
             queue.append(send)
         elif _needs(send):
             self._loading[epoch] = deque((send,))
-            self._loop.create_task(self._load_and_push(epoch))
+            self._start_load(self._load_and_push(epoch))
         elif epoch in self.sessions:
             self.sessions[epoch].push(send, {})
 
@@ -236,8 +257,17 @@ class Engine:
                 self.sessions[epoch].push(send, outcomes)
         del self._loading[epoch]
 
-    def _start_load(self, order: LoadOutcomes) -> None:
-        self._loop.create_task(self._load_states(order))
+    def _start_load(self, load: Coroutine[None, None, None]) -> None:
+        """Run a read that something waits for: the engine holds on to it, and its failure is fatal."""
+        task = self._loop.create_task(load)
+        self._loads.add(task)
+        task.add_done_callback(self._load_ended)
+
+    def _load_ended(self, load: asyncio.Task[None]) -> None:
+        self._loads.discard(load)
+        error = None if load.cancelled() else load.exception()
+        if error is not None:
+            self._fail(error, "a read that a push or a step rests on failed")
 
     async def _load_states(self, order: LoadOutcomes) -> None:
         found = await self.read(lambda: self.store.reader.task_states(order.task_ids))
