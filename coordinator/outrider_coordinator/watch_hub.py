@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -133,7 +133,9 @@ class WatchHub:
         """Stop following."""
         _discard(self._logs, task_id, waiting)
 
-    async def watch(self, wanted: EventFilter, after_cursor: int | None) -> AsyncIterator[list[InsertEvent] | int]:
+    async def watch(
+        self, wanted: EventFilter, after_cursor: int | None
+    ) -> AsyncGenerator[list[InsertEvent] | int, None]:
         """Lists of events after a cursor (None: from now on); once, between history and live, the cursor reached.
 
         Raises `TooSlow` when the reader falls behind, `UnknownCursor` for a cursor that lies in the future.
