@@ -34,6 +34,7 @@ from outrider_coordinator.engine import Engine
 from outrider_coordinator.store.errors import StoreFailed
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.sqlite import SqliteStore
+from support.waiting import eventually
 
 
 class GatedStore(SqliteStore):
@@ -131,10 +132,8 @@ class World:
 
 
 async def until(predicate: Callable[[], Any]) -> None:
-    """Let the loop run until something holds; at most 10 seconds."""
-    async with asyncio.timeout(10):
-        while not predicate():
-            await asyncio.sleep(0)
+    """Let the loop run until something holds; looked at from another thread."""
+    await asyncio.to_thread(eventually, predicate)
 
 
 async def commit_begins(store: GatedStore) -> None:
