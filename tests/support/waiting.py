@@ -25,3 +25,8 @@ def eventually(predicate: Callable[[], Found], timeout_s: float = 10.0, what: st
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what or predicate}")
         pause.wait(POLL_S)
+
+
+def pass_time(seconds: float) -> None:
+    """Let time pass, for claims about time itself, such as an outage of so many seconds; else use `eventually`."""
+    threading.Event().wait(seconds)
