@@ -8,18 +8,20 @@ counts again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from outrider_coordinator.core import records
 from outrider_coordinator.store import queries
 
 Row = tuple[Any, ...]
-Statement = tuple[str, Iterable[Row]]
+#: A statement and the values of all its rows, one after the other.
+Statement = tuple[str, list[Any]]
 
 
 def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
-    """Statements with the rows to run each for, in order."""
+    """What to run, in order; each statement writes one of `queries.ROWS_PER_RUN` rows."""
     by_type: dict[type, list[Any]] = {}
     for row in rows:
         by_type.setdefault(type(row), []).append(row)
@@ -29,8 +31,17 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
         if record in by_type:
             changed = by_type[record]
             latest = changed if key is None else {key(row): row for row in changed}.values()
-            for statement in run:
-                yield statement, map(convert, latest)
+            converted = [convert(row) for row in latest]
+            for writing in run:
+                yield from _runs(writing, converted)
+
+
+def _runs(writing: queries.Writing, rows: list[Row]) -> Iterator[Statement]:
+    start = 0
+    for size in queries.ROWS_PER_RUN:
+        while len(rows) - start >= size:
+            yield writing.for_rows(size), list(chain.from_iterable(rows[start : start + size]))
+            start += size
 
 
 def _fleet(
@@ -58,10 +69,6 @@ def _task_row(record: Any) -> Row:
     return tuple(values)
 
 
-def _update_row(record: Any) -> Row:
-    return (*record[1:], record.id)
-
-
 def _run_row(record: Any) -> Row:
     values = list(record)
     values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
@@ -86,12 +93,12 @@ def _pair(record: Any) -> Row:
     return tuple(record[:2])
 
 
-_Write = tuple[type, tuple[str, ...], Callable[[Any], Row], Callable[[Any], Any] | None]
+_Write = tuple[type, tuple[queries.Writing, ...], Callable[[Any], Row], Callable[[Any], Any] | None]
 #: Record; its statements; a record as a row; what later records of a batch replace earlier ones by, None for those
 #: that only gather. In the order in which one transaction runs them.
 _WRITES: tuple[_Write, ...] = (
     (records.InsertTask, (queries.INSERT_TASK,), _task_row, None),
-    (records.UpdateTask, (queries.UPDATE_TASK,), _update_row, _id),
+    (records.UpdateTask, (queries.UPDATE_TASK,), tuple, _id),
     (records.PutAttempt, (queries.PUT_ATTEMPT,), tuple, _pair),
     (records.PutWait, (queries.PUT_WAIT,), tuple, _pair),
     (records.PutRun, (queries.PUT_RUN,), _run_row, _id),

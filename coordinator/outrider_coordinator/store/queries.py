@@ -6,6 +6,8 @@ SQLite uses a partial index only where the statement repeats the index's own con
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from outrider_coordinator.core import records
 from outrider_coordinator.core.model import TaskState
 
@@ -18,9 +20,26 @@ def _columns(record: type) -> tuple[str, ...]:
     return tuple(_COLUMN.get(name, name) for name in fields)
 
 
-def _insert(table: str, columns: tuple[str, ...], verb: str = "INSERT") -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+#: How many rows one run of a writing statement takes: the GIL changes hands once for all of them, not once for each,
+#: and a few sizes make few statements to prepare.
+ROWS_PER_RUN = (64, 16, 4, 1)
+
+
+class Writing(NamedTuple):
+    """A writing statement: ``head``, then a tuple of values for each row, then ``tail``."""
+
+    head: str
+    columns: int
+    tail: str = ""
+
+    def for_rows(self, count: int) -> str:
+        """The statement for this many rows; its parameters are the rows' values, one after the other."""
+        marks = f"({', '.join('?' * self.columns)})"
+        return f"{self.head} VALUES {', '.join([marks] * count)}{self.tail}"
+
+
+def _insert(table: str, columns: tuple[str, ...], verb: str = "INSERT") -> Writing:
+    return Writing(f"{verb} INTO {table} ({', '.join(columns)})", len(columns))
 
 
 TASK_COLUMNS = _columns(records.InsertTask)
@@ -34,8 +53,11 @@ _TASK_CHANGES = _columns(records.UpdateTask)[1:]
 
 #: A new task.
 INSERT_TASK = _insert("tasks", TASK_COLUMNS)
-#: A known task's new state; the id comes last.
-UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{name} = ?' for name in _TASK_CHANGES)} WHERE id = ?"
+_CHANGES = ", ".join(f"{name} = changed.column{number}" for number, name in enumerate(_TASK_CHANGES, 2))
+#: A known task's new state.
+UPDATE_TASK = Writing(
+    f"UPDATE tasks SET {_CHANGES} FROM (", len(_TASK_CHANGES) + 1, ") AS changed WHERE tasks.id = changed.column1"
+)
 #: An attempt, new or changed.
 PUT_ATTEMPT = _insert("attempts", ATTEMPT_COLUMNS, "INSERT OR REPLACE")
 #: A wait, new or changed.
@@ -45,9 +67,9 @@ PUT_RUN = _insert("runs", RUN_COLUMNS, "INSERT OR REPLACE")
 #: An agent, new or changed.
 PUT_AGENT = _insert("agents", AGENT_COLUMNS, "INSERT OR REPLACE")
 #: A removed agent.
-DELETE_AGENT = "DELETE FROM agents WHERE id = ?"
+DELETE_AGENT = Writing("DELETE FROM agents WHERE id IN (", 1, ")")
 #: A removed agent's outbox positions.
-DELETE_OUTBOXES = "DELETE FROM outboxes WHERE agent_id = ?"
+DELETE_OUTBOXES = Writing("DELETE FROM outboxes WHERE agent_id IN (", 1, ")")
 #: How far an outbox is applied.
 PUT_OUTBOX = _insert("outboxes", _columns(records.PutOutbox), "INSERT OR REPLACE")
 #: Captured output; a replay after a crash writes the same row again.

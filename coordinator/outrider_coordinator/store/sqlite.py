@@ -67,17 +67,19 @@ class SqliteStore:
         try:
             with self._connection:
                 for statement, bindings in batch.statements(rows):
-                    self._connection.executemany(statement, bindings)
+                    self._connection.execute(statement, bindings)
         except apsw.FullError:
             raise StoreFailed(f"the disk with {self.path} is full; free some space and start again") from None
         except (apsw.Error, OSError) as error:
             raise StoreFailed(f"writing {self.path} failed: {error}") from error
 
     def close(self) -> None:
-        """Close both connections and free the folder for another coordinator."""
+        """Close both connections and free the folder for another coordinator. Closing again does nothing."""
         self.reader.close()
         self._connection.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def _pairs(rows: list[Any]) -> list[tuple[str, Any]]:

@@ -1,0 +1,271 @@
+"""What every store must do with records: keep them, replace them, find them again, and lose nothing at a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from outrider_coordinator.core import records
+from outrider_coordinator.store.errors import StoreFailed, StoreRefused
+from outrider_coordinator.store.filters import EventFilter
+from outrider_coordinator.store.reader import Ambiguous, Reader
+from outrider_coordinator.store.sqlite import SqliteStore
+from support.store_records import drawn, example, task
+from support.stores import OpenStore
+
+on_one_store = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+OPEN_TASK = "open"
+#: How each record is found again.
+READS: dict[type, Callable[[Reader, Any], Any]] = {
+    records.InsertTask: lambda reader, row: getattr(reader.task(row.namespace, row.id), "task", None),
+    records.PutAttempt: lambda reader, row: next(part for part in reader.open_attempts() if part.number == row.number),
+    records.PutWait: lambda reader, row: next(part for part in reader.open_waits() if part.key == row.key),
+    records.PutRun: lambda reader, row: getattr(reader.run(row.namespace, row.id), "run", None),
+    records.PutAgent: lambda reader, row: next(part for part in reader.agents() if part.id == row.id),
+    records.PutOutbox: lambda reader, row: next(part for part in reader.outboxes() if part[:2] == row[:2]),
+    records.InsertLog: lambda reader, row: records.InsertLog(
+        row.task_id, row.attempt, *reader.logs(row.task_id, row.attempt, row.number - 1, 1)[0]
+    ),
+    records.InsertEvent: lambda reader, row: reader.events(EventFilter(), row.cursor - 1, row.cursor).events[0],
+}
+#: What a drawn record of a kind must have to be found as above.
+FIELDS: dict[type, dict[str, Any]] = {
+    records.PutAttempt: {"task_id": OPEN_TASK, "state": st.sampled_from((1, 2, 3, 4, 8))},
+    records.PutWait: {"task_id": OPEN_TASK},
+    records.InsertLog: {"number": st.integers(1, 2**40)},
+    records.InsertEvent: {"outcome": b"", "cursor": st.integers(1, 2**40)},
+}
+
+
+@pytest.mark.parametrize("record", list(READS), ids=lambda record: record.__name__)
+def test_every_record_comes_back_as_it_was_written(store: SqliteStore, record: type) -> None:
+    """Whatever is in its fields, a record is read as it was committed."""
+    if record in (records.PutAttempt, records.PutWait):
+        store.commit([task(OPEN_TASK)])
+    seen = set()
+
+    @on_one_store
+    @given(drawn(record, **FIELDS.get(record, {})))
+    def check(row: Any) -> None:
+        key = row.cursor if record is records.InsertEvent else row[0]
+        if record in (records.InsertTask, records.InsertEvent) and key in seen:
+            return
+        seen.add(key)
+        store.commit([row])
+        assert READS[record](store.reader, row) == row
+
+    check()
+
+
+def test_every_kind_of_record_is_tested() -> None:
+    """No record is added to the core without a test of how it is stored; evidence and deletes have their own."""
+    kinds = {kind for kind in vars(records).values() if isinstance(kind, type) and kind.__module__ == records.__name__}
+    others = {records.UpdateTask, records.DeleteAgent, records.InsertEvidence}
+    assert {kind for kind in kinds if hasattr(kind, "_fields")} == set(READS) | others
+
+
+def test_an_update_changes_what_it_names_and_nothing_else(store: SqliteStore) -> None:
+    """A task's update replaces its state; what was submitted stays."""
+    before = task("t", namespace="default")
+    update = example(records.UpdateTask, id="t", state=8, error=b"changed", outcome=b"new")
+    store.commit([before, task("other")])
+    store.commit([update])
+    found = store.reader.task("default", "t")
+    assert found is not None
+    assert found.task == before._replace(**{name: value for name, value in update._asdict().items() if name != "id"})
+    other = store.reader.task("default", "other")
+    assert other is not None
+    assert other.task == task("other")
+
+
+def test_the_last_word_of_a_batch_counts(store: SqliteStore) -> None:
+    """Of several rows for one thing in a batch, also of an insert and its updates, the last one is what is kept."""
+    updates = [example(records.UpdateTask, id="t", state=state) for state in (3, 4, 7)]
+    attempts = [example(records.PutAttempt, task_id="t", number=1, state=state) for state in (1, 2, 5)]
+    waits = [example(records.PutWait, task_id="t", key="k", body=body, is_open=True) for body in (b"1", b"2")]
+    outboxes = [records.PutOutbox("a", "box", seq) for seq in (1, 5)]
+    runs = [example(records.PutRun, id="r", namespace="n", ended_us=ended_us) for ended_us in (0, 9)]
+    store.commit([task("t"), *updates, *attempts, *waits, *outboxes, *runs])
+    found = store.reader.task("default", "t")
+    assert found is not None
+    assert (found.task.state, found.attempts, found.waits) == (7, [attempts[-1]], [waits[-1]])
+    assert store.reader.outboxes() == [outboxes[-1]]
+    run = store.reader.run("n", "r")
+    assert run is not None
+    assert run.run == runs[-1]
+
+
+def test_output_that_is_reported_again_is_kept_once(store: SqliteStore) -> None:
+    """A replay after a crash writes the same row again and changes nothing."""
+    rows = [records.InsertLog("t", 1, number, number, b"line") for number in (1, 2, 3)]
+    store.commit(rows)
+    store.commit(rows[1:])
+    assert store.reader.logs("t", 1, 0, 10) == [(1, 1, b"line"), (2, 2, b"line"), (3, 3, b"line")]
+    assert store.reader.logs("t", 1, 1, 1) == [(2, 2, b"line")]
+    assert store.reader.logs("t", 2, 0, 10) == []
+
+
+def test_a_batch_that_fails_leaves_nothing(store: SqliteStore) -> None:
+    """One row that cannot be written takes its whole batch back."""
+    store.commit([task("t")])
+    with pytest.raises(StoreFailed):
+        store.commit([records.InsertEvent(1, 1, 1), task("new"), task("t")])
+    assert store.reader.cursors() == (1, 0)
+    assert store.reader.task("default", "new") is None
+    store.commit([task("new")])
+    assert store.reader.task("default", "new") is not None
+
+
+FLEET = st.lists(
+    st.one_of(
+        st.builds(
+            lambda name, slots: example(records.PutAgent, id=name, slots=slots),
+            st.sampled_from("ab"),
+            st.integers(1, 9),
+        ),
+        st.builds(records.DeleteAgent, st.sampled_from("ab")),
+        st.builds(records.PutOutbox, st.sampled_from("ab"), st.sampled_from("xy"), st.integers(1, 99)),
+    ),
+    max_size=12,
+)
+
+
+@on_one_store
+@given(st.lists(FLEET, max_size=4))
+def test_agents_are_removed_and_come_back_in_order(
+    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: list[list[records.Write]]
+) -> None:
+    """However puts and deletes of an agent are spread over batches, their order decides what is left."""
+    store = open_store(tmp_path_factory.mktemp("fleet"))
+    agents: dict[str, Any] = {}
+    outboxes: dict[tuple[str, str], Any] = {}
+    for batch in batches:
+        store.commit(batch)
+        for row in batch:
+            if isinstance(row, records.DeleteAgent):
+                agents.pop(row.id, None)
+                outboxes = {key: value for key, value in outboxes.items() if key[0] != row.id}
+            elif isinstance(row, records.PutAgent):
+                agents[row.id] = row
+            elif isinstance(row, records.PutOutbox):
+                outboxes[row[:2]] = row
+    assert store.reader.agents() == [agents[name] for name in sorted(agents)]
+    assert sorted(store.reader.outboxes()) == sorted(outboxes.values())
+    store.close()
+
+
+def test_ids_are_found_by_what_they_begin_with(store: SqliteStore) -> None:
+    """A prefix finds the one id of its namespace that begins with it, and says so when there are several."""
+    runs = [example(records.PutRun, id=name, namespace="default") for name in ("0aff", "0b")]
+    store.commit([task("0aaa", state=1), task("0aab", state=7), task("0b", namespace="other"), *runs])
+    find_task, find_run = store.reader.task_id, store.reader.run_id
+    assert find_task("default", "0aab") == "0aab"
+    assert find_task("other", "0") == "0b"
+    assert find_task("default", "0b") is None
+    assert find_task("default", "0aaaa") is None
+    assert find_run("default", "0a") == "0aff"
+    assert find_run("other", "0") is None
+    several = find_task("default", "0a")
+    assert isinstance(several, Ambiguous)
+    assert sorted(several.ids) == ["0aaa", "0aab"]
+    assert isinstance(find_run("default", "0"), Ambiguous)
+
+
+def test_request_ids_are_found_in_their_namespace(store: SqliteStore) -> None:
+    """What was accepted under a request id is found with its digest; no request id finds nothing."""
+    run = example(records.PutRun, id="r", namespace="n", request_id="two", digest=b"r")
+    store.commit([task("t", request_id="one", digest=b"t"), task("u", request_id=""), run])
+    assert store.reader.request("default", "one") == ("t", b"t")
+    assert store.reader.request("n", "one") is None
+    assert store.reader.request("default", "") is None
+    assert store.reader.request("n", "two", of_run=True) == ("r", b"r")
+    assert store.reader.request("n", "two") is None
+
+
+def test_outcomes_and_states_of_tasks(store: SqliteStore) -> None:
+    """A task's state is known when it is stored; its outcome when it succeeded."""
+    store.commit([task("s", state=7, outcome=b"result"), task("f", state=8, outcome=b""), task("p")])
+    assert store.reader.task_states(("s", "f", "p", "none")) == {"s": 7, "f": 8, "p": 1, "none": None}
+    assert store.reader.outcomes(("s", "f", "p", "none")) == {"s": b"result"}
+
+
+def test_cursors_of_the_log(store: SqliteStore) -> None:
+    """First and last cursor; an empty log begins at 1."""
+    assert store.reader.cursors() == (1, 0)
+    store.commit([records.InsertEvent(cursor, 1, 1) for cursor in (5, 6, 7)])
+    assert store.reader.cursors() == (5, 7)
+
+
+OPEN_STATES = range(1, 7)
+TASKS = st.lists(st.tuples(st.integers(1, 11), st.integers(1, 9), st.booleans()), max_size=8)
+
+
+@on_one_store
+@given(TASKS)
+def test_a_start_reads_what_is_not_over(
+    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, drawn_tasks: list[tuple[int, int, bool]]
+) -> None:
+    """Recovery gets open tasks in the order accepted with their live attempts and strays, all waits, open runs."""
+    rows: list[Any] = []
+    for at, (state, attempt_state, is_open) in enumerate(drawn_tasks):
+        name = f"t{at}"
+        rows.append(task(name, state=state, order=100 - at))
+        rows.append(example(records.PutAttempt, task_id=name, number=1, state=9))
+        rows.append(example(records.PutAttempt, task_id=name, number=2, state=attempt_state))
+        rows.append(example(records.PutWait, task_id=name, key="k", is_open=is_open))
+        rows.append(example(records.PutRun, id=f"r{at}", ended_us=int(not is_open)))
+    folder = tmp_path_factory.mktemp("recovery")
+    first = open_store(folder)
+    first.commit(rows)
+    first.close()
+    reader = open_store(folder).reader
+    open_ids = {row.id for row in rows if isinstance(row, records.InsertTask) and row.state in OPEN_STATES}
+
+    def of(kind: type) -> list[Any]:
+        return [row for row in rows if isinstance(row, kind)]
+
+    tasks = [row for row in of(records.InsertTask) if row.id in open_ids]
+    assert list(reader.open_tasks()) == tasks[::-1]
+    assert reader.last_sequence() == max((row.order for row in tasks), default=0)
+    attempts = [row for row in of(records.PutAttempt) if row.task_id in open_ids and row.state in (1, 2, 3, 4, 8)]
+    assert sorted(reader.open_attempts()) == sorted(attempts)
+    assert sorted(reader.open_waits()) == sorted(row for row in of(records.PutWait) if row.task_id in open_ids)
+    assert sorted(reader.open_runs()) == sorted(row for row in of(records.PutRun) if not row.ended_us)
+
+
+def test_the_epoch_rises_with_every_open(open_store: OpenStore, tmp_path: Path) -> None:
+    """Each open has a higher epoch than all before it, in a store that stays the same one."""
+    epochs, names = [], set()
+    for _ in range(3):
+        store = open_store(tmp_path / "state")
+        epochs.append(store.coordinator_epoch)
+        names.add(store.store_id)
+        store.close()
+    assert epochs == [1, 2, 3]
+    assert len(names) == 1
+    assert open_store(tmp_path / "other").store_id not in names
+
+
+def test_a_folder_has_one_coordinator(open_store: OpenStore, tmp_path: Path) -> None:
+    """A second open is refused with the way out and harms nothing; after a close the folder is free."""
+    store = open_store(tmp_path)
+    with pytest.raises(StoreRefused, match=r"another coordinator .* stop it or choose another"):
+        open_store(tmp_path)
+    store.commit([task("t")])
+    store.close()
+    again = open_store(tmp_path)
+    assert again.coordinator_epoch == 2
+    assert again.reader.task("default", "t") is not None
+
+
+def test_a_folder_that_cannot_be_used_is_refused(open_store: OpenStore, tmp_path: Path) -> None:
+    """The message names the folder and what the system says."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreRefused, match=r"cannot use the state directory .*file"):
+        open_store(tmp_path / "file" / "state")
