@@ -13,10 +13,13 @@ from typing import Any
 import apsw
 import pytest
 
+from outrider import errors
 from outrider_coordinator import engine as engine_module
 from outrider_coordinator.clock import Clock
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, PushAnswer, PushAssign, Send
 from outrider_coordinator.core.events import (
+    AgentOrder,
+    AgentOrdered,
     CancelRequested,
     Ref,
     Report,
@@ -31,6 +34,7 @@ from outrider_coordinator.core.model import CoreSettings, Spec, TaskState
 from outrider_coordinator.core.records import Write
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
+from outrider_coordinator.rpc.task_service import watched
 from outrider_coordinator.store.errors import StoreFailed
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.sqlite import SqliteStore
@@ -111,9 +115,13 @@ class World:
             agent.epoch = value.epoch
             self.engine.sessions[value.epoch] = agent
 
-        self.engine.post(SessionOpened(name, "m", "i", 1, "1", "h", {}, slots, 0, 8, [], [], accepted))
+        self.open_session(name, slots, accepted)
         await self.engine.flush()
         return agent
+
+    def open_session(self, name: str, slots: int, accepted: Callable[[Any], None]) -> None:
+        """Post a hello."""
+        self.engine.post(SessionOpened(name, "m", "i", 1, "1", "h", {}, slots, 0, 8, [], [], accepted))
 
     def report(self, agent: Agent, kind: int, **facts: Any) -> None:
         """One report of the last assignment."""
@@ -201,6 +209,28 @@ async def test_what_gathers_during_a_commit_is_one_transaction(world: World, sto
     await world.engine.flush()
     assert store.commits - before == 2
     assert [accepted.id for (accepted,) in world.replies] == ["t0001", *ids]
+
+
+async def test_an_agent_that_is_removed_and_comes_back_at_once_is_kept(world: World, store: GatedStore) -> None:
+    """A remove and the hello after it, taken in one step, leave the agent stored, without its old outboxes."""
+    agent = await world.connect()
+    world.submit()
+    await world.engine.flush()
+    await world.complete(agent)
+    assert store.reader.outboxes()
+    world.engine.post(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    world.open_session("a", 7, world.replies.append)
+    await world.engine.flush()
+    assert [(row.id, row.slots) for row in store.reader.agents()] == [("a", 7)]
+    assert store.reader.outboxes() == []
+    assert [order.refused.reason for order in agent.ended] == ["AGENT_REMOVED"]
+
+
+async def test_a_cursor_of_another_store_is_an_invalid_request(world: World) -> None:
+    """A client that resumes after a cursor from elsewhere is told which field is wrong."""
+    with pytest.raises(errors.InvalidRequest, match="after_cursor: cursor 9 was never given out here") as refused:
+        await anext(watched(world.engine, EventFilter(), 9))
+    assert [violation.field for violation in refused.value.violations] == ["after_cursor"]
 
 
 async def test_a_failed_commit_stops_everything(world: World, store: GatedStore) -> None:
