@@ -83,8 +83,13 @@ def _with_real_name(step: re.Match[str]) -> str:
 
 
 def scans(connection: apsw.Connection, statement: str) -> list[str]:
-    """Steps that read a growing table or one of its indexes from end to end."""
-    return [step for step in plan(connection, statement) if step.startswith("SCAN") and step.split()[1] in GROWING]
+    """Steps that read a growing table or one of its indexes from end to end.
+
+    A bare SEARCH is a min or max: two steps down a tree for the log's own key, a whole table for any other column.
+    """
+    steps = plan(connection, statement)
+    whole = {f"SEARCH {table}" for table in GROWING - {"events"}}
+    return [step for step in steps if step in whole or (step.startswith("SCAN") and step.split()[1] in GROWING)]
 
 
 def sorts(connection: apsw.Connection, statement: str) -> list[str]:
