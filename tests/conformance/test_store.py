@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outrider_coordinator.core import records
+from outrider_coordinator.core.model import TaskState
 from outrider_coordinator.store.errors import StoreFailed, StoreRefused
-from outrider_coordinator.store.filters import EventFilter
+from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import Ambiguous, Reader
 from outrider_coordinator.store.sqlite import SqliteStore
 from support.store_records import drawn, example, task
@@ -101,6 +102,22 @@ def test_the_last_word_of_a_batch_counts(store: SqliteStore) -> None:
     assert run.run == runs[-1]
 
 
+@pytest.mark.parametrize("count", [1, 5, 64, 150])
+def test_many_rows_of_a_kind_keep_their_own_values(store: SqliteStore, count: int) -> None:
+    """However many rows one batch has, each task, update and log ends up with what was meant for it."""
+    names = [f"t{number:03}" for number in range(count)]
+    updates = [example(records.UpdateTask, id=name, state=8, reason=at) for at, name in enumerate(names)]
+    logs = [records.InsertLog("t", 1, number, number, bytes([number])) for number in range(1, count + 1)]
+    store.commit([task(name) for name in names])
+    store.commit([*updates, *logs])
+    found = store.reader.tasks(TaskFilter("default"), 1000)
+    assert [(record.task.id, record.task.reason) for record in found[::-1]] == [(row.id, row.reason) for row in updates]
+    assert store.reader.logs("t", 1, 0, 1000) == [row[2:] for row in logs]
+    store.commit([example(records.PutAgent, id=name) for name in [*names, "other"]])
+    store.commit([records.DeleteAgent(name) for name in names])
+    assert [row.id for row in store.reader.agents()] == ["other"]
+
+
 def test_output_that_is_reported_again_is_kept_once(store: SqliteStore) -> None:
     """A replay after a crash writes the same row again and changes nothing."""
     rows = [records.InsertLog("t", 1, number, number, b"line") for number in (1, 2, 3)]
@@ -175,6 +192,14 @@ def test_ids_are_found_by_what_they_begin_with(store: SqliteStore) -> None:
     assert isinstance(several, Ambiguous)
     assert sorted(several.ids) == ["0aaa", "0aab"]
     assert isinstance(find_run("default", "0"), Ambiguous)
+
+
+def test_ids_are_found_in_every_state(store: SqliteStore) -> None:
+    """A prefix finds its task, and a list shows it, wherever the task is in its life."""
+    store.commit([task(f"{state:04}", state=int(state)) for state in TaskState])
+    for state in TaskState:
+        assert store.reader.task_id("default", f"{state:04}") == f"{state:04}"
+    assert len(store.reader.tasks(TaskFilter("default"), 100)) == len(TaskState)
 
 
 def test_request_ids_are_found_in_their_namespace(store: SqliteStore) -> None:
