@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import socket
 import struct
@@ -16,22 +17,33 @@ _KEY = struct.Struct("<Q")
 class KeeperChannel:
     """Sends messages to the keeper and publishes which attempt runs.
 
-    Everything is sent before `send` returns, so what an attempt said is out of the process when it dies.
+    Everything is sent before `send` returns, so what an attempt said is out of the process when it dies. Only what is
+    held waits for the next `send` or `release`, which must follow before any user code runs.
     """
 
     def __init__(self, connection: socket.socket, running_fd: int) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self._held: list[FromWorker] = []
         self._page = mmap.mmap(running_fd, RUNNING_PAGE_BYTES)
 
     def send(self, *messages: FromWorker) -> None:
         """Send messages as one frame. A keeper that is gone ends the process elsewhere; it is no error here."""
-        frame = encode(messages)
         with self._lock:
-            try:
+            frame = encode((*self._held, *messages) if self._held else messages)
+            self._held.clear()
+            with contextlib.suppress(OSError):
                 self._connection.sendall(frame)
-            except OSError:
-                return
+
+    def hold(self, *messages: FromWorker) -> None:
+        """Send messages in one frame with those that follow at once: a frame costs more than what is in it."""
+        with self._lock:
+            self._held += messages
+
+    def release(self) -> None:
+        """Send what is held, if anything."""
+        if self._held:
+            self.send()
 
     def publish_running(self, key: int) -> None:
         """Say which attempt runs from now on; 0 for none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +29,8 @@ class Attempt:
     def __init__(self, run: Run, channel: KeeperChannel) -> None:
         self._run = run
         self._channel = channel
-        self._cancelled = threading.Event()
+        #: Whether somebody wants this attempt to stop.
+        self.is_cancelled = False
         self.waits = Waits(run.key, channel, self._check_cancelled)
         self._waits_made = itertools.count(1)
         self.summary_text = ""
@@ -43,17 +43,12 @@ class Attempt:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Results of the task's dependencies, by their key, decoded from JSON."""
+        """Results of the task's dependencies, by their key; see `value_of`."""
         return {item.key: decoded(item) for item in self._run.inputs}
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether somebody wants this attempt to stop."""
-        return self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Mark as cancelled and wake what waits."""
-        self._cancelled.set()
+        self.is_cancelled = True
         self.waits.wake()
 
     def progress(self, completed: float, total: float = 0, status: str = "") -> None:
@@ -151,7 +146,7 @@ class Attempt:
         return text_of(self.waits.wait(blocked)).strip().lower() in _GRANTS
 
     def _check_cancelled(self) -> None:
-        if self._cancelled.is_set():
+        if self.is_cancelled:
             raise TaskCancelled
 
 

@@ -51,6 +51,9 @@ class Capture:
         self._output: AttemptOutput | None = None
         self._old_stderr = os.dup(2)
         self._streams = {_replace(1): STDOUT, _replace(2): STDERR}
+        self._poll = select.poll()
+        for descriptor in self._streams:
+            self._poll.register(descriptor, select.POLLIN)
 
     def start(self) -> None:
         """Begin to read while attempts run."""
@@ -68,7 +71,7 @@ class Capture:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # user code may have closed or replaced it
                 stream.flush()
-        for descriptor in self._streams:
+        for descriptor, _ in self._poll.poll(0):
             self._read(descriptor)  # once: a pipe holds no more than one read takes
         with self._lock:
             self._output = None

@@ -89,6 +89,7 @@ class Runner:
         self._channel.send(Ready(os.getpid()))
         while (run := self._arrived.get()) is not None:
             self._take(run)
+        self._channel.release()
 
     # --- the keeper's thread
 
@@ -148,6 +149,7 @@ class Runner:
     def _take(self, run: Run) -> None:
         with self._lock:
             if self._waiting.pop(run.key, None) is None:
+                self._channel.release()
                 return
             stopped = self._stopped.pop(run.key, None)
             active = self._active = Active(run, self._channel)
@@ -160,7 +162,9 @@ class Runner:
         self._user_spans.end()
         current.bind(None)
         span = active.span.record(last)
-        self._channel.send(*((span, last) if span is not None else (last,)))
+        # Another one waits: its `Started` follows within microseconds, before it runs, and takes this along.
+        say = self._channel.send if self._arrived.empty() else self._channel.hold
+        say(*((span, last) if span is not None else (last,)))
         with self._lock:
             self._active = None
         self._channel.publish_running(0)
@@ -194,6 +198,7 @@ class Runner:
         run = active.run
         current.bind(active.attempt)
         if not isinstance(run.work, FunctionWork):
+            self._channel.release()
             if not run.work.argv:
                 raise AttemptFailed(INVALID_WORK, "the command is empty; argv needs at least the program")
             from outrider.worker.commands import run_command
@@ -215,10 +220,12 @@ class Runner:
 
     def _set_environment(self, environment: dict[str, str]) -> None:
         """Make os.environ hold this attempt's variables; only differences are written, which is what costs."""
+        if any(name not in os.environ for name in self._environment):
+            self._environment = {}  # user code has removed some: trust nothing
         for name in self._environment.keys() - environment.keys():
             os.environ.pop(name, None)
         for name, value in environment.items():
-            if os.environ.get(name) != value:
+            if self._environment.get(name) != value:
                 os.environ[name] = value
         self._environment = dict(environment)
 

@@ -58,8 +58,8 @@ def recurses():
     return recurses()
 
 def swallows_the_stop():
-    print("up", flush=True)
     try:
+        print("up", flush=True)
         threading.Event().wait()
     except BaseException:
         return "swallowed"
@@ -218,3 +218,24 @@ def test_a_stop_before_the_start(worker: Worker) -> None:
     before, failed = worker.until(messages.Failed)
     assert (failed.key, failed.reason, failed.message) == (2, CANCEL_REQUESTED, "not this one")
     assert not [one for one in before if isinstance(one, messages.Started)]
+
+
+def test_an_end_does_not_wait_for_the_one_behind(worker: Worker) -> None:
+    """The last message of an attempt arrives although the next one blocks, is a command, or cannot start."""
+    worker.send(messages.Recall([1]))
+    worker.until(messages.Recalled)
+    runs: list[messages.CommandWork | messages.FunctionWork] = [
+        messages.FunctionWork("rough_work:one", b""),
+        messages.FunctionWork("rough_work:nowhere", b""),
+        messages.FunctionWork("rough_work:one", b""),
+        shell("exit 3"),
+        messages.FunctionWork("rough_work:one", b""),
+        messages.FunctionWork("rough_work:swallows_the_stop", b""),
+    ]
+    for key, work in enumerate(runs, 1):
+        worker.run(key, work)
+    ends = [worker.until(messages.Completed)[1].key for _ in range(3)]
+    assert ends == [1, 3, 5]
+    worker.until(messages.LogOutput)
+    worker.send(messages.Stop(6, "enough", 5.0))
+    assert worker.until(messages.Completed)[1].key == 6
