@@ -124,7 +124,7 @@ class TaskHandle(Generic[Value]):
             self._ended = threading.Event()
             self._ticket.when_ended(self._ended.set)
         if not self._ended.wait(timeout):
-            raise TimeoutError(f"task {self._ticket.task_id[:12]} has not ended within {timeout} s; it goes on")
+            raise TimeoutError(f"task {self._ticket.task_id[:16]} has not ended within {timeout} s; it goes on")
 
     @property
     def state(self) -> views.TaskState:

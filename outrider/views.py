@@ -187,7 +187,7 @@ def failure_of(event: event_pb2.Event) -> errors.TaskNotSucceeded | None:
     if error.exception_type:
         message = f"{error.exception_type}: {message}"
     return failed(
-        f"task {event.task_id[:12]} {state.value}: {message}",
+        f"task {event.task_id[:16]} {state.value}: {message}",
         task_id=event.task_id,
         cause=task_pb2.TaskReason.Name(cause).removeprefix("TASK_REASON_") if cause else "",
         exception_type=error.exception_type,

@@ -7,14 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from outrider.cli import output
+from outrider.cli.help import Commands, epilog
 from outrider.cli.options import AgentName, JsonFlag, session_of
 from outrider.cli.values import duration_s
 
-app = typer.Typer(no_args_is_help=True, help="Look at agents, hold them back or let them go; run one.")
+app = Commands(
+    help="Look at agents, hold them back or let them go; run one.",
+    epilog=epilog(["outrider agent list", "outrider agent run --coordinator 127.0.0.1:7420 --slots 4"]),
+)
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command("list")
+@app.command("list", examples=["outrider agent list"])
 def list_agents(context: typer.Context, as_json: JsonFlag = False) -> None:
     """List agents: what they do, and why one gets no work."""
     from outrider.v1 import fleet_service_pb2
@@ -44,7 +48,7 @@ def _breaker(agent: Any) -> str:
     return fleet_service_pb2.BreakerState.Name(agent.breaker).removeprefix("BREAKER_STATE_").lower()
 
 
-@app.command()
+@app.command(examples=["outrider agent show agent-1"])
 def show(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> None:
     """Everything about one agent."""
     agent = _agent(context, name)
@@ -79,7 +83,7 @@ def _agent(context: typer.Context, name: str) -> Any:
     return session.call(session.fleet.GetAgent, fleet_service_pb2.GetAgentRequest(agent_id=name)).agent
 
 
-@app.command()
+@app.command(examples=["outrider agent workers agent-1"])
 def workers(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> None:
     """The worker processes of an agent."""
     agent = _agent(context, name)
@@ -103,7 +107,7 @@ def _order(context: typer.Context, method: str, request: Any) -> None:
     output.line(f"{reply.agent.id} is {reply.agent.status}")
 
 
-@app.command()
+@app.command(examples=["outrider agent pause agent-1"])
 def pause(context: typer.Context, name: AgentName) -> None:
     """Give an agent no new work; what runs goes on."""
     from outrider.v1 import fleet_service_pb2
@@ -111,7 +115,7 @@ def pause(context: typer.Context, name: AgentName) -> None:
     _order(context, "PauseAgent", fleet_service_pb2.PauseAgentRequest(agent_id=name))
 
 
-@app.command()
+@app.command(examples=["outrider agent resume agent-1"])
 def resume(context: typer.Context, name: AgentName) -> None:
     """Give a paused or draining agent work again."""
     from outrider.v1 import fleet_service_pb2
@@ -119,7 +123,7 @@ def resume(context: typer.Context, name: AgentName) -> None:
     _order(context, "ResumeAgent", fleet_service_pb2.ResumeAgentRequest(agent_id=name))
 
 
-@app.command()
+@app.command(examples=["outrider agent drain agent-1 --timeout 10m"])
 def drain(
     context: typer.Context,
     name: AgentName,
@@ -134,7 +138,7 @@ def drain(
     _order(context, "DrainAgent", request)
 
 
-@app.command()
+@app.command(examples=["outrider agent remove agent-1"])
 def remove(
     context: typer.Context,
     name: AgentName,
@@ -149,7 +153,7 @@ def remove(
     output.line(f"{name} removed")
 
 
-@app.command("reset-breaker")
+@app.command("reset-breaker", examples=["outrider agent reset-breaker agent-1"])
 def reset_breaker(context: typer.Context, name: AgentName) -> None:
     """Trust an agent again at once, whatever made its circuit breaker open."""
     from outrider.v1 import fleet_service_pb2
@@ -157,7 +161,12 @@ def reset_breaker(context: typer.Context, name: AgentName) -> None:
     _order(context, "ResetBreaker", fleet_service_pb2.ResetBreakerRequest(agent_id=name))
 
 
-@app.command("run", context_settings=PASS_ON, add_help_option=False)
+@app.command(
+    "run",
+    examples=["outrider agent run --coordinator 127.0.0.1:7420 --slots 4"],
+    context_settings=PASS_ON,
+    add_help_option=False,
+)
 def run_agent(context: typer.Context) -> None:
     """Run an agent on this machine, in the foreground (--help shows its flags)."""
     from outrider_agent.__main__ import main

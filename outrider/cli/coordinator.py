@@ -6,12 +6,16 @@ import typer
 
 from outrider.cli import output
 from outrider.cli.agent import PASS_ON
+from outrider.cli.help import Commands, epilog
 from outrider.cli.options import EXIT_FAILED, JsonFlag, session_of
 
-app = typer.Typer(no_args_is_help=True, help="Look at the coordinator; run one.")
+app = Commands(
+    help="Look at the coordinator; run one.",
+    epilog=epilog(["outrider coordinator status", "outrider coordinator run --listen 127.0.0.1:7420"]),
+)
 
 
-@app.command()
+@app.command(examples=["outrider coordinator status"])
 def status(context: typer.Context, as_json: JsonFlag = False) -> None:
     """Where the coordinator is, how much it has to do, and how fast it commits."""
     from outrider.v1 import fleet_service_pb2
@@ -41,7 +45,12 @@ def status(context: typer.Context, as_json: JsonFlag = False) -> None:
     )
 
 
-@app.command("run", context_settings=PASS_ON, add_help_option=False)
+@app.command(
+    "run",
+    examples=["outrider coordinator run --listen 127.0.0.1:7420"],
+    context_settings=PASS_ON,
+    add_help_option=False,
+)
 def run_coordinator(context: typer.Context) -> None:
     """Run a coordinator on this machine, in the foreground (--help shows its flags)."""
     try:

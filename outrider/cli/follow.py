@@ -113,11 +113,16 @@ def exit_code(task: task_pb2.Task) -> int:
 
 
 class Follower:
-    """Prints a task's output, with a line about its state below it when somebody looks."""
+    """Prints a task's output, with a line about its state below it when somebody looks.
 
-    def __init__(self, session: Session, task_id: str) -> None:
+    ``only_stderr`` keeps standard output free for something else.
+    """
+
+    def __init__(self, session: Session, task_id: str, *, only_stderr: bool = False) -> None:
         self._session = session
         self._task_id = task_id
+        self._only_stderr = only_stderr
+        self._unended = {True: b"", False: b""}
         self._status: Status | None = None
         self._stop = threading.Event()
         self._asked: set[str] = set()
@@ -129,6 +134,7 @@ class Follower:
                 self._status = stack.enter_context(output.err.status("submitted"))
             stack.callback(self._stop.set)
             threading.Thread(target=self._watch, name="outrider-watch", daemon=True).start()
+            stack.callback(self._print_unended)
             for chunk in logs(self._session, self._task_id, follow=True):
                 self._print(chunk.log)
         task: task_pb2.Task = self._session.task(self._task_id)
@@ -160,22 +166,27 @@ class Follower:
     def _print(self, log: Any) -> None:
         from outrider.v1 import worker_message_pb2
 
-        to_stderr = log.stream != worker_message_pb2.Log.STREAM_STDOUT
-        if self._status is None or not output.out.is_terminal:
+        to_stderr = self._only_stderr or log.stream != worker_message_pb2.Log.STREAM_STDOUT
+        if self._status is None or not (to_stderr or output.out.is_terminal):
             output.raw(log.data, to_stderr=to_stderr)
             return
-        # Above the status line; rich draws that again below.
-        console = output.err
-        console.print(Text.from_ansi(log.data.decode(errors="replace").removesuffix("\n")))
+        # Above the status line, which is drawn again below: only whole lines can stand there.
+        lines, newline, self._unended[to_stderr] = (self._unended[to_stderr] + log.data).rpartition(b"\n")
+        if newline:
+            output.above(lines)
+
+    def _print_unended(self) -> None:
+        for text in filter(None, self._unended.values()):
+            output.above(text)
 
 
 def report(task: task_pb2.Task) -> int:
     """Say how a task ended unless it succeeded; its exit code."""
     name = state_name(task.state)
     if name != "SUCCEEDED":
-        message = task.error.message or name.lower()
         kind = f"{task.error.exception_type}: " if task.error.exception_type else ""
-        output.say(f"task {output.short(task.id)} {name}: {kind}{message}")
-        if task.error.traceback:
-            output.say(task.error.traceback.rstrip())
+        message = f": {kind}{task.error.message}" if task.error.message else ""
+        output.say(f"task {output.short(task.id)} {name}{message}")
+        if "\n" in (traceback := task.error.traceback.rstrip()):
+            output.say(traceback)
     return exit_code(task)

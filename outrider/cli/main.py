@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import outrider
 from outrider import errors
-from outrider.cli import agent, coordinator, map_lines, options, output, run, submit, task, up
+from outrider.cli import agent, coordinator, inbox, map_lines, options, output, run, submit, task, up
+from outrider.cli.help import LITERAL, USAGE_ERROR, Commands, epilog, usage_lines
 from outrider.cli.session import Session
 
-EPILOG = f"""One minute to start: `outrider up` in one terminal, then in another
-
-outrider submit --wait -- echo hello
-
-{options.EXIT_CODES}"""
-
-app = typer.Typer(
-    name="outrider",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+EPILOG = epilog(
+    [
+        "outrider up                            (in one terminal)",
+        "outrider submit --wait -- echo hello",
+        "seq 10 | outrider map -- sh -c 'echo $(({} * {}))'",
+        "outrider task list",
+    ],
+    options.EXIT_CODES,
 )
-_WORK, _LOOK, _SERVE = "Submit work", "Look and answer", "Run the daemons"
-_LITERAL = {"allow_interspersed_args": False}
 
-app.command("up", rich_help_panel=_SERVE, epilog=up.EPILOG)(up.up)
-app.command("submit", rich_help_panel=_WORK, epilog=submit.EPILOG, context_settings=_LITERAL)(submit.submit)
-app.command("map", rich_help_panel=_WORK, epilog=map_lines.EPILOG, context_settings=_LITERAL)(map_lines.map_lines)
+app = Commands(name="outrider", context_settings={"help_option_names": ["-h", "--help"]})
+_WORK, _LOOK, _SERVE = "Submit work", "Look and answer", "Run the daemons"
+
+app.command("up", rich_help_panel=_SERVE, examples=up.EXAMPLES, notes=up.NOTES)(up.up)
+_ARGV: dict[str, Any] = {"rich_help_panel": _WORK, "options_metavar": "[OPTIONS] --", "context_settings": LITERAL}
+app.command("submit", examples=submit.EXAMPLES, notes=submit.NOTES, **_ARGV)(submit.submit)
+app.command("map", examples=map_lines.EXAMPLES, notes=map_lines.NOTES, **_ARGV)(map_lines.map_lines)
 app.add_typer(task.app, name="task", rich_help_panel=_LOOK)
-app.command("inbox", rich_help_panel=_LOOK, epilog=task.INBOX_EPILOG)(task.inbox)
+app.command("inbox", rich_help_panel=_LOOK, examples=inbox.EXAMPLES, notes=inbox.NOTES)(inbox.inbox)
 app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
 app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
@@ -70,13 +70,17 @@ def main() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except USAGE_ERROR as error:
+        for line in usage_lines(error):
+            output.say(line)
+        sys.exit(options.EXIT_USAGE)
     except errors.OutriderError as error:
         if os.environ.get("OUTRIDER_DEBUG"):
             raise
         output.say(f"error: {error}")
         sys.exit(_exit_code(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(options.EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read us has had enough, as `head` does.

@@ -14,35 +14,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from outrider.cli import output
 from outrider.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, JsonFlag, session_of
-from outrider.cli.submit import Duration, Label, Priority
+from outrider.cli.submit import Attempts, Duration, Label, Priority
 from outrider.cli.values import duration_s, pairs
 from outrider.errors import InvalidRequest, OutriderError
 
 if TYPE_CHECKING:
     from outrider.client import Submitter, TaskHandle
 
-EPILOG = f"""Examples:
-
-ls *.csv | outrider map -- gzip -k /data/{{}}
-
-seq 10 | outrider map --json -- sh -c 'echo $(( {{}} * 2 ))'
-
-cat urls.txt | outrider map --python mymodule:fetch
-
-Every {{}} is replaced by the line; without one the line is the last argument. Standard output holds the tasks' output
-in the order of the lines, as soon as all lines before it are done. Ctrl-C cancels what has not ended. {EXIT_CODES}"""
-#: How often a pipe hears how far it is, s.
-TELL_EVERY_S = 5.0
+EXAMPLES = (
+    "ls *.csv | outrider map -- gzip -k /data/{}",
+    "seq 10 | outrider map --json -- sh -c 'echo $(({} * 2))'",
+    "cat urls.txt | outrider map --python mymodule:fetch",
+)
+NOTES = (
+    """Every {} is replaced by the line; without one the line is the last argument. Empty lines are left out. Standard
+    output holds what the tasks wrote or returned, in the order of the lines, as soon as all lines before it are done;
+    failures go to standard error. Ctrl-C cancels what has not ended.""",
+    EXIT_CODES,
+)
+#: How often a pipe hears how far it is, and a terminal.
+TELL_EVERY_S, DRAW_EVERY_S = 5.0, 0.2
 
 
 def map_lines(
     context: typer.Context,
-    argv: Annotated[list[str] | None, typer.Argument(metavar="-- CMD {}...", help="Program and arguments.")] = None,
+    argv: Annotated[list[str] | None, typer.Argument(metavar="ARGV", help="Program and arguments.")] = None,
     python: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Call this with the line instead.")] = "",
     priority: Priority = "",
     label: Label = [],
     timeout: Duration = "",
-    attempts: Annotated[int, typer.Option(min=0, help="Tries in all when it fails; 0 leaves the default.")] = 0,
+    attempts: Attempts = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a command once per line of standard input, all over the fleet."""
@@ -55,7 +56,7 @@ def map_lines(
             priority=priority or None,
             labels=pairs(label, "--label"),
             timeout=duration_s(timeout) if timeout else None,
-            attempts=attempts,
+            attempts=attempts or 0,
         )
         work = _Map(submitter, argv or [], python, as_json)
         try:
@@ -78,24 +79,23 @@ class _Map:
         self._open: deque[tuple[str, TaskHandle[Any]]] = deque()
         self._began_s = time.monotonic()
         self._told_s = self._began_s
+        self._bar = _bar()
+        self._row = self._bar.add_task("map", total=None)
         self.submitted = 0
         self.done = 0
         self.failures = 0
 
     def run(self) -> None:
         """Submit every line, print every result, sum up."""
-        with _bar() as bar:
-            row = bar.add_task("map", total=None)
+        with self._bar:
             for line in _lines():
                 self._open.append((line, self._submit(line)))
                 self.submitted += 1
                 self._print_ready(wait=False)
-                bar.update(row, total=self.submitted, completed=self.done)
             if not self.submitted:
                 raise InvalidRequest("nothing to do: standard input has no lines; give one task per line")
             while self._open:
                 self._print_ready(wait=True)
-                bar.update(row, total=self.submitted, completed=self.done)
                 self._tell()
         self._sum_up()
 
@@ -120,7 +120,7 @@ class _Map:
         while self._open and (wait or self._open[0][1].done()):
             line, handle = self._open[0]
             try:
-                failure = handle.exception(timeout=1.0 if wait else None)
+                failure = handle.exception(timeout=DRAW_EVERY_S if wait else None)
             except TimeoutError:
                 return
             self._open.popleft()
@@ -132,14 +132,23 @@ class _Map:
             self.failures += 1
             output.say(f"failed: {line}: {failure}")
         if self._as_json:
-            value = {"error": str(failure)} if failure is not None else {"result": handle.result()}
-            print(json.dumps({"line": line, **value}), flush=True)
+            self._write(_json({"line": line, **_facts(handle, failure)}))
         elif failure is None:
             value = handle.result()
-            output.raw((value if self._python else value["output"] or "").encode() if _is_text(value) else _json(value))
+            self._write(_json(value) if self._python else value["output"].encode())
+
+    def _write(self, data: bytes) -> None:
+        if self._bar.disable or not output.out.is_terminal:
+            output.raw(data)
+        elif data:
+            output.above(data.removesuffix(b"\n"))
 
     def _tell(self) -> None:
-        if not output.is_live() and time.monotonic() - self._told_s >= TELL_EVERY_S:
+        if not self._bar.disable:
+            done = self.done + sum(handle.done() for _, handle in self._open)
+            failed = f"map, {self.failures} failed" if self.failures else "map"
+            self._bar.update(self._row, total=self.submitted, completed=done, description=failed)
+        elif time.monotonic() - self._told_s >= TELL_EVERY_S:
             self._told_s = time.monotonic()
             output.say(f"{self.done} of {self.submitted} done, {self.failures} failed")
 
@@ -148,8 +157,14 @@ class _Map:
         output.say(f"{self.done - self.failures} succeeded, {self.failures} failed in {took}")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("output"), str)
+def _facts(handle: TaskHandle[Any], failure: OutriderError | None) -> dict[str, Any]:
+    if failure is None:
+        return {"task_id": handle.id, "result": handle.result()}
+    return {
+        "task_id": getattr(failure, "task_id", ""),
+        "reason": getattr(failure, "cause", "") or failure.reason,
+        "error": failure.message,
+    }
 
 
 def _json(value: Any) -> bytes:
@@ -164,4 +179,4 @@ def _lines() -> Iterator[str]:
 
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=output.err, transient=True, disable=not output.is_live())
+    return Progress(*columns, console=output.err, transient=True, disable=not output.is_live() or sys.stdin.isatty())

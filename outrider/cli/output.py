@@ -35,6 +35,9 @@ _STYLES = {
     "draining": "yellow",
 }
 
+#: Columns that may be cut to this width on a terminal.
+_ELASTIC, _ELASTIC_MIN = ("TITLE", "LABELS", "NOTE", "WAITS FOR", "OPTIONS", "LAST ERROR", "TASKS"), 10
+
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -44,14 +47,28 @@ def is_live() -> bool:
     return err.is_terminal and not err.is_dumb_terminal
 
 
+def clean(text: str) -> str:
+    """Without control characters, which would break a line or do things to the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _lines(text: str) -> Text:
+    return Text("\n".join(clean(part) for part in text.splitlines()))
+
+
 def say(text: str) -> None:
     """A line for people, on standard error, so that standard output holds only what was asked for."""
-    err.print(Text(text))
+    err.print(_lines(text))
+
+
+def above(data: bytes) -> None:
+    """A program's output above a line that is drawn again and again; its colours stay."""
+    err.print(Text.from_ansi(data.decode(errors="replace")))
 
 
 def line(text: str) -> None:
     """A line of the answer."""
-    out.print(Text(text))
+    out.print(_lines(text))
 
 
 def styled(word: str) -> Text:
@@ -60,18 +77,35 @@ def styled(word: str) -> Text:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """A table: aligned on a terminal, tab-separated with the same columns in a pipe."""
-    rows = list(rows)
-    if not out.is_terminal:
-        for row in (titles, *rows):
-            print("\t".join(str(cell) for cell in row))
+    """A table: aligned on a terminal wide enough for it, elsewhere tab-separated with the same columns."""
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    natural = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    widths = _fit(titles, natural, out.width) if out.is_terminal else []
+    if not widths:
+        for row in (titles, *cells):
+            print("\t".join(str(cell) for cell in row), flush=True)
         return
     drawn = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for title in titles:
-        drawn.add_column(title, overflow="ellipsis" if title in ("TITLE", "LABELS", "NOTE") else "fold")
-    for row in rows:
+    for title, width in zip(titles, widths, strict=True):
+        drawn.add_column(title, no_wrap=True, overflow="ellipsis", width=width)
+    for row in cells:
         drawn.add_row(*row)
-    Console(highlight=False).print(drawn)
+    out.print(drawn, soft_wrap=False)
+
+
+def _fit(titles: Sequence[str], natural: Sequence[int], room: int) -> list[int]:
+    """Widths that fit, with elastic columns cut evenly; none when the others alone are too wide."""
+    elastic = sorted((width, index) for index, width in enumerate(natural) if titles[index] in _ELASTIC)
+    widths = list(natural)
+    spare = room - 2 * (len(titles) - 1) - sum(natural) + sum(width for width, _ in elastic)
+    for left, (width, index) in zip(range(len(elastic), 0, -1), elastic, strict=True):
+        widths[index] = min(width, max(_ELASTIC_MIN, spare // left))
+        spare -= widths[index]
+    return widths if spare >= 0 else []
+
+
+def _cell(cell: str | Text) -> Text:
+    return Text(clean(str(cell)), style=cell.style if isinstance(cell, Text) else "")
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]]) -> None:
@@ -79,7 +113,7 @@ def facts(pairs: Iterable[tuple[str, str | Text]]) -> None:
     shown = [(name, value) for name, value in pairs if str(value)]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        out.print(Text(f"{name:{width}}  ", style="bold").append(Text(str(value)) if isinstance(value, str) else value))
+        out.print(Text(f"{name:{width}}  ", style="bold").append(_cell(value)))
 
 
 def emit(message: Message) -> None:

@@ -9,16 +9,29 @@ from typing import Annotated, Any
 import typer
 
 from outrider.cli import follow, output
-from outrider.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, JsonFlag, LastFlag, RunId, session_of
+from outrider.cli.help import Commands, epilog
+from outrider.cli.options import (
+    EXIT_CODES,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    JsonFlag,
+    LastFlag,
+    RunId,
+    session_of,
+)
 from outrider.cli.session import Session
 
-app = typer.Typer(no_args_is_help=True, help="Look at runs (graphs of tasks), watch and cancel them.")
+app = Commands(
+    help="Look at runs (graphs of tasks), watch and cancel them.",
+    epilog=epilog(["outrider run list", "outrider run watch --last"]),
+)
 
 
-@app.command("list")
+@app.command("list", examples=["outrider run list --limit 5"])
 def list_runs(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most this many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, metavar="N", help="At most this many.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List runs, newest first."""
@@ -30,6 +43,9 @@ def list_runs(
     if as_json:
         for run in runs:
             output.emit(run)
+        return
+    if not runs:
+        output.say("no run yet; programs submit them: see docs/sdk.md")
         return
     rows = [
         [output.short(run.id), output.styled(_state(run)), run.title, _counts(run), output.age(run.create_time)]
@@ -56,7 +72,7 @@ def _run(session: Session, given: str, last: bool) -> Any:
     return session.call(session.runs.GetRun, request).run
 
 
-@app.command()
+@app.command(examples=["outrider run show --last"])
 def show(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
     """One run with its tasks."""
     from outrider.v1 import task_service_pb2
@@ -90,7 +106,7 @@ def show(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_
         output.say(f"{len(run.task_ids) - len(rows)} more: outrider task list --all --run {output.short(run.id)}")
 
 
-@app.command()
+@app.command(examples=["outrider run watch --last"], notes=[EXIT_CODES])
 def watch(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
     """How a run goes, until its end: a live line on a terminal, an event a line in a pipe."""
     from outrider.v1 import run_service_pb2
@@ -146,12 +162,12 @@ class _Tally:
         return f"{done}/{self._total} done: {', '.join(parts)}"
 
 
-@app.command()
+@app.command(examples=["outrider run cancel 01a1fd16"])
 def cancel(
     context: typer.Context,
     run_id: RunId = "",
     last: LastFlag = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the record.")] = "",
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the record.")] = "",
 ) -> None:
     """Cancel every task of a run that has not ended."""
     from outrider.v1 import run_service_pb2

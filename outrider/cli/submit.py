@@ -15,25 +15,26 @@ from outrider.cli.session import Session
 from outrider.cli.values import duration_s, pairs
 from outrider.errors import InvalidRequest
 
-EPILOG = f"""Examples:
-
-outrider submit --wait -- pytest -q
-
-outrider submit --priority high --label gpu=yes --timeout 2h --cwd . -- ./train.sh
-
-outrider submit --wait --python math:sqrt --args '[2]'
-
-A command runs in an empty scratch directory on the agent unless --cwd names one; with --wait the exit code is the
-command's own. Ctrl-C leaves the task running and says how to come back to it. {EXIT_CODES}"""
+EXAMPLES = (
+    "outrider submit --wait --cwd . -- pytest -q",
+    "outrider submit --priority high --label gpu=yes --timeout 2h -- ./train.sh",
+    "outrider submit --wait --python math:sqrt --args '[2]'",
+)
+NOTES = (
+    """A command runs in an empty scratch directory on the agent unless --cwd names one. With --wait the exit code is
+    the command's own, 128+N when signal N killed it. Ctrl-C leaves the task running and says how to get back to it.""",
+    EXIT_CODES,
+)
 
 Priority = Annotated[str, typer.Option(help="0 (last) to 10 (first), or low, normal, high, critical.", metavar="P")]
+Attempts = Annotated[int | None, typer.Option(min=1, metavar="N", help="Tries in all when it fails.")]
 Label = Annotated[list[str], typer.Option("--label", metavar="KEY=VALUE", help="The agent must have it; repeatable.")]
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 
 
 def submit(
     context: typer.Context,
-    argv: Annotated[list[str] | None, typer.Argument(metavar="-- ARGV...", help="Program and arguments.")] = None,
+    argv: Annotated[list[str] | None, typer.Argument(metavar="ARGV", help="Program and arguments.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Show the output and wait for the end.")] = False,
     python: Annotated[str, typer.Option(metavar="MODULE:FUNCTION", help="Call a Python function instead.")] = "",
     args: Annotated[str, typer.Option(metavar="JSON", help="Its arguments: a JSON list.")] = "",
@@ -41,14 +42,19 @@ def submit(
     priority: Priority = "",
     label: Label = [],
     timeout: Duration = "",
-    attempts: Annotated[int, typer.Option(min=0, help="Tries in all when it fails; 0 leaves the default.")] = 0,
-    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    attempts: Attempts = None,
+    title: Annotated[str, typer.Option(metavar="TEXT", help="One line for people.")] = "",
     after: Annotated[list[str], typer.Option(metavar="ID", help="Start after this task succeeded; repeatable.")] = [],
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
     stdin: Annotated[str, typer.Option(metavar="FILE", help="Standard input; - takes ours.")] = "",
+    cancel_on_interrupt: Annotated[
+        bool, typer.Option("--cancel-on-interrupt", help="With --wait: Ctrl-C cancels the task.")
+    ] = False,
     shell: Annotated[bool, typer.Option("--shell", help="Run the words as one line of sh.")] = False,
-    request_id: Annotated[str, typer.Option(help="Submitting again under the same id gives the same task.")] = "",
+    request_id: Annotated[
+        str, typer.Option(metavar="TEXT", help="Submitting again under the same id gives the same task.")
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Submit a command or a Python function as a task; prints its id."""
@@ -60,7 +66,7 @@ def submit(
         priority=priority or None,
         labels=pairs(label, "--label"),
         timeout=duration_s(timeout) if timeout else None,
-        attempts=attempts,
+        attempts=attempts or 0,
     )
     if bool(argv) == bool(python):
         raise InvalidRequest("give a command after --, or a function with --python; see outrider submit --help")
@@ -71,7 +77,15 @@ def submit(
         folder = str(Path(cwd).absolute()) if cwd else ""
         spec = command_spec(words, options, env=pairs(env, "--env"), cwd=folder, stdin=_stdin(stdin))
     task_id = _accept(session, spec, _full_ids(session, after), request_id)
-    _done(session, task_id, wait=wait, as_json=as_json, is_function=bool(python))
+    if not wait:
+        print(json.dumps({"task_id": task_id}) if as_json else task_id)
+        return
+    task = _followed(session, task_id, cancel_on_interrupt, as_json)
+    if as_json:
+        output.emit(task)
+    elif python and follow.exit_code(task) == EXIT_OK:
+        print(task.result.data.decode())
+    raise typer.Exit(follow.report(task))
 
 
 def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: str) -> str:
@@ -97,21 +111,21 @@ def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: 
     return task_id
 
 
-def _done(session: Session, task_id: str, *, wait: bool, as_json: bool, is_function: bool) -> None:
-    if not wait:
-        print(json.dumps({"task_id": task_id}) if as_json else task_id)
-        return
+def _followed(session: Session, task_id: str, cancel_on_interrupt: bool, as_json: bool) -> Any:
+    from outrider.v1 import task_service_pb2
+
+    name = output.short(task_id)
     try:
-        task = follow.Follower(session, task_id).follow()
+        return follow.Follower(session, task_id, only_stderr=as_json).follow()
     except KeyboardInterrupt:
-        name = output.short(task_id)
-        output.say(f"detached; the task goes on. outrider task watch {name} | outrider task cancel {name}")
+        if cancel_on_interrupt:
+            message = "outrider submit was interrupted"
+            request = task_service_pb2.CancelRequest(namespace=session.namespace, task_id=task_id, message=message)
+            session.call(session.tasks.Cancel, request)
+            output.say(f"interrupted; task {name} is cancelled")
+        else:
+            output.say(f"detached; the task goes on: outrider task logs -f {name} | outrider task cancel {name}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    if as_json:
-        output.emit(task)
-    elif is_function and follow.exit_code(task) == EXIT_OK:
-        print(task.result.data.decode())
-    raise typer.Exit(follow.report(task))
 
 
 def _full_ids(session: Session, prefixes: list[str]) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from outrider.cli import follow, output
+from outrider.cli.help import Commands, epilog
 from outrider.cli.options import (
     EXIT_CODES,
     EXIT_FAILED,
@@ -25,15 +25,20 @@ from outrider.errors import InvalidRequest
 if TYPE_CHECKING:
     from outrider.v1 import task_pb2
 
-app = typer.Typer(no_args_is_help=True, help="Look at tasks, wait for them, cancel and answer them, ask why.")
+app = Commands(
+    help="Look at tasks, wait for them, cancel and answer them, ask why.",
+    epilog=epilog(["outrider task list", "outrider task explain --last"]),
+)
 
 
-@app.command("list")
+@app.command("list", examples=["outrider task list --state running --state blocked", "outrider task list --all --json"])
 def list_tasks(
     context: typer.Context,
-    state: Annotated[list[str], typer.Option("--state", "-s", help="Only in this state; repeatable.")] = [],
+    state: Annotated[
+        list[str], typer.Option("--state", "-s", metavar="STATE", help="Only in this state; repeatable.")
+    ] = [],
     run: Annotated[str, typer.Option(metavar="RUN", help="Only tasks of this run.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most this many.")] = 20,
     everything: Annotated[bool, typer.Option("--all", "-a", help="All there are.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -57,7 +62,16 @@ def list_tasks(
         for task in found:
             output.emit(task)
         return
+    if not found:
+        output.say(_nothing(state, run))
+        return
     output.table(("ID", "STATE", "TITLE", "AGENT", "AGE", "TOOK", "NOTE"), [_row(task) for task in found])
+
+
+def _nothing(states: list[str], run: str) -> str:
+    if states or run:
+        return "no such task; leave --state and --run out to see all"
+    return "no task yet; submit one with `outrider submit -- echo hello`"
 
 
 def _row(task: task_pb2.Task) -> list[Any]:
@@ -85,7 +99,7 @@ def _note(task: task_pb2.Task) -> str:
     return follow.progress_text(task.progress) if task.HasField("progress") and not task.HasField("end_time") else ""
 
 
-@app.command()
+@app.command(examples=["outrider task show 01a1fd16", "outrider task show --last --json"])
 def show(context: typer.Context, task_id: TaskId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
     """Everything about one task."""
     task = session_of(context).task(task_id, last)
@@ -151,7 +165,7 @@ def _wait(wait: task_pb2.BlockedReason) -> str:
     return f"{wait_text(wait)}{options} (key {wait.key})"
 
 
-@app.command()
+@app.command(examples=["outrider task watch --last --wait-timeout 10m"], notes=[EXIT_CODES])
 def watch(
     context: typer.Context,
     task_id: TaskId = "",
@@ -188,13 +202,13 @@ def _give_up(session: Any, stop: Any) -> None:
     session.channel.close()
 
 
-@app.command()
+@app.command(examples=["outrider task logs --last --follow"])
 def logs(
     context: typer.Context,
     task_id: TaskId = "",
     last: LastFlag = False,
     follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
-    attempt: Annotated[int, typer.Option(min=0, help="Of this attempt; 0 is the latest.")] = 0,
+    attempt: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of this attempt, not the latest.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Captured output, standard error on standard error."""
@@ -203,7 +217,7 @@ def logs(
     session = session_of(context)
     found = session.task(task_id, last)
     try:
-        for chunk in follow.logs(session, found.id, follow=follow_on, attempt=attempt):
+        for chunk in follow.logs(session, found.id, follow=follow_on, attempt=attempt or 0):
             if as_json:
                 stream = worker_message_pb2.Log.Stream.Name(chunk.log.stream).removeprefix("STREAM_").lower()
                 text = chunk.log.data.decode(errors="replace")
@@ -214,7 +228,7 @@ def logs(
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-@app.command()
+@app.command(examples=["outrider task result --last --wait"], notes=[EXIT_CODES])
 def result(
     context: typer.Context,
     task_id: TaskId = "",
@@ -247,12 +261,12 @@ def _print_result(task: task_pb2.Task, *, as_json: bool) -> None:
         print(task.result.data.decode(errors="replace"))
 
 
-@app.command()
+@app.command(examples=["outrider task cancel 01a1fd16 --message 'wrong branch'"])
 def cancel(
     context: typer.Context,
     task_id: TaskId = "",
     last: LastFlag = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="Why, for the record.")] = "",
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="Why, for the record.")] = "",
 ) -> None:
     """Cancel a task: its whole process tree is ended; 1 when it had ended before."""
     from outrider.v1 import task_service_pb2
@@ -268,30 +282,34 @@ def cancel(
     raise typer.Exit(EXIT_FAILED)
 
 
-@app.command()
+@app.command(
+    examples=["outrider task answer 01a1fd16 csv", 'outrider task answer --last --as-json \'{"format": "csv"}\'']
+)
 def answer(
     context: typer.Context,
-    words: Annotated[list[str], typer.Argument(metavar="ID TEXT", help="The task, and the answer.")],
-    key: Annotated[str, typer.Option(help="Which question, when there are several; see inbox.")] = "",
+    task_id: TaskId = "",
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The answer; quote several words.")] = None,
+    key: Annotated[str, typer.Option(metavar="KEY", help="Which question, when there are several; see inbox.")] = "",
     last: LastFlag = False,
     as_json_value: Annotated[bool, typer.Option("--as-json", help="The text is JSON, not plain text.")] = False,
-    by: Annotated[str, typer.Option(help="Who answers, for the record.")] = "",
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who answers, for the record.")] = "",
 ) -> None:
-    """Answer a task that waits: outrider task answer 01a1fc "csv"."""
+    """Give a task the answer it waits for."""
     from outrider.v1 import task_pb2, task_service_pb2
 
     session = session_of(context)
-    given, texts = ("", words) if last else (words[0], words[1:])
-    if len(texts) != 1:
-        raise InvalidRequest("give the task and one answer; quote an answer of several words")
-    value = _parsed(texts[0]) if as_json_value else texts[0]
+    if last and text is None:
+        task_id, text = "", task_id or None
+    if text is None or bool(task_id) == last:
+        raise InvalidRequest("give the task (or --last) and one answer, such as: outrider task answer --last yes")
+    value = _parsed(text) if as_json_value else text
     payload = task_pb2.Payload(data=json.dumps(value).encode(), content_type="application/json")
-    task_id = session.task_id(given, last)
+    given = session.task_id(task_id, last)
     request = task_service_pb2.AnswerRequest(
-        namespace=session.namespace, task_id=task_id, key=key, answer=payload, resolved_by=f"person:{by}" if by else ""
+        namespace=session.namespace, task_id=given, key=key, answer=payload, resolved_by=f"person:{by}" if by else ""
     )
     reply = session.call(session.tasks.Answer, request)
-    output.line(f"{output.short(task_id)} answered ({reply.key})")
+    output.line(f"{output.short(given)} answered ({reply.key})")
 
 
 def _parsed(text: str) -> Any:
@@ -301,7 +319,7 @@ def _parsed(text: str) -> Any:
         raise InvalidRequest(f"the answer is not JSON ({error}); leave --as-json out for plain text") from None
 
 
-@app.command()
+@app.command(examples=["outrider task explain --last"])
 def explain(context: typer.Context, task_id: TaskId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
     """Why a task is where it is, agent by agent, and what would change it."""
     from outrider.v1 import task_service_pb2
@@ -315,57 +333,3 @@ def explain(context: typer.Context, task_id: TaskId = "", last: LastFlag = False
         output.emit(reply)
         return
     output.line(f"{follow.state_name(reply.state)}: {Explanation.read(reply)}")
-
-
-def inbox(
-    context: typer.Context,
-    watch_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on, and show new ones as they come.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Who waits for an answer, and how to give it."""
-    from outrider.v1 import task_service_pb2
-
-    session = session_of(context)
-    shown: set[tuple[str, str]] = set()
-    while True:
-        request = task_service_pb2.ListRequest(namespace=session.namespace, open_waits_only=True, page_size=1000)
-        found = session.call(session.tasks.List, request).tasks
-        waiting = [(task, wait) for task in found for wait in task.open_waits if (task.id, wait.key) not in shown]
-        shown |= {(task.id, wait.key) for task, wait in waiting}
-        _show_inbox(waiting, as_json=as_json, is_first=len(shown) == len(waiting))
-        if not watch_on:
-            return
-        try:
-            time.sleep(1.0)
-        except KeyboardInterrupt:
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _show_inbox(waiting: list[tuple[Any, Any]], *, as_json: bool, is_first: bool) -> None:
-    from outrider.views import wait_text
-
-    if as_json:
-        for task, wait in waiting:
-            kind, options = wait.WhichOneof("reason"), list(wait.clarification.options)
-            facts = {"task_id": task.id, "key": wait.key, "kind": kind, "text": wait_text(wait), "options": options}
-            print(json.dumps({**facts, "title": task.spec.title, "context": wait.context}), flush=True)
-        return
-    rows = [
-        [
-            output.short(task.id),
-            wait.key,
-            wait.WhichOneof("reason") or "",
-            wait_text(wait),
-            " / ".join(wait.clarification.options),
-            task.spec.title,
-        ]
-        for task, wait in waiting
-    ]
-    if rows:
-        output.table(("TASK", "KEY", "KIND", "WAITS FOR", "OPTIONS", "TITLE"), rows)
-        output.say(f"answer with: outrider task answer {rows[0][0]} --key {rows[0][1]} TEXT")
-    elif is_first:
-        output.say("nobody waits for an answer")
-
-
-INBOX_EPILOG = f"Every answer goes to a task with `outrider task answer ID TEXT`. {EXIT_CODES}"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,13 +23,22 @@ from outrider.errors import InvalidRequest
 from outrider.local_cluster import Daemon, held_pipe
 from outrider.presets import preset as preset_settings
 
-EPILOG = """The other commands find the cluster by themselves. Its state stays in --state-directory, so queued tasks go
-on with the next `outrider up`. Python modules in the directory where you start it can be imported by tasks.
-
-Ctrl-C stops it: running tasks get a few seconds to end; a second Ctrl-C stops them at once."""
+EXAMPLES = ("outrider up", "outrider up --agents 2 --slots 4 --listen 127.0.0.1:7420")
+NOTES = (
+    """The other commands find the cluster by themselves. Its state stays in --state-directory (default:
+    ~/.local/state/outrider/up), so queued tasks go on with the next `outrider up`. Tasks can import Python modules from
+    the directory where you start it.""",
+    """Ctrl-C stops it: running tasks get the preset's time to end; a second Ctrl-C stops them at once. A daemon that
+    dies is started again; an agent that was drained or removed is not.""",
+    "Exit codes: 0 stopped; 1 a daemon cannot start; 2 wrong usage, or a cluster is up already.",
+)
 
 #: A daemon that dies is started again after this, doubled with every death in a row.
 RESTART_FIRST_S, RESTART_CAP_S = 0.2, 5.0
+#: An end after this long is no death in a row.
+HEALTHY_S = 30.0
+#: How an agent ends that the coordinator no longer wants: drained, or refused.
+_LEFT = (0, 1)
 STOP_TIMEOUT_S = 20.0
 _LOUD = (" WARNING ", " ERROR ", " CRITICAL ")
 
@@ -50,11 +59,15 @@ class _Told:
 
 
 def up(
-    agents: Annotated[int, typer.Option("--agents", "-n", min=1, max=64, help="How many agents.")] = 1,
-    slots: Annotated[int, typer.Option(min=0, help="Slots of each; 0 shares the CPUs among them.")] = 0,
+    agents: Annotated[int, typer.Option("--agents", "-n", min=1, max=64, metavar="N", help="How many agents.")] = 1,
+    slots: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Slots of each; without it they share the CPUs.")
+    ] = None,
     state_directory: Annotated[str, typer.Option(metavar="DIR", help="Where the state and the logs go.")] = "",
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Serve here too; loopback only.")] = "",
-    preset: Annotated[str, typer.Option(help="development, production or constrained.")] = "development",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="development, production or constrained.")
+    ] = "development",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all log lines, not only warnings.")] = False,
 ) -> None:
     """Start a coordinator and agents on this machine; Ctrl-C stops them."""
@@ -106,7 +119,8 @@ class _Cluster:
         self._sockets = discovery.runtime_directory()
         self._address = f"unix:{self._sockets}/coordinator.sock"
         self._agents: list[Daemon] = []
-        self._restart_s: dict[str, float] = {}
+        self._deaths: dict[str, int] = {}
+        self._started_s: dict[str, float] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._told)
 
@@ -158,10 +172,13 @@ class _Cluster:
 
     def _log(self, name: str, line: str) -> None:
         if self._verbose or any(word in line for word in _LOUD):
-            output.say(f"{name}: {line}")
+            # The terminal may be gone; the log file has the line.
+            with suppress(OSError, SystemExit):
+                output.say(f"{name}: {line}")
 
     def _start(self, daemon: Daemon) -> None:
         daemon.start()
+        self._started_s[daemon.name] = time.monotonic()
         threading.Thread(target=self._wait_for, args=(daemon, daemon.process), daemon=True).start()
 
     def _wait_for(self, daemon: Daemon, process: subprocess.Popen[bytes]) -> None:
@@ -170,21 +187,28 @@ class _Cluster:
     def _welcome(self, agents: int, slots: int, took_s: float) -> None:
         count = "1 agent" if agents == 1 else f"{agents} agents"
         each = f"{slots} slot{'s' if slots != 1 else ''}{' each' if agents > 1 else ''}"
-        output.say(f"outrider is up after {took_s:.1f} s: coordinator at {self._address}, {count} with {each}")
-        output.say("try, in another terminal:")
+        output.line(f"outrider is up after {took_s:.1f} s: coordinator at {self._address}, {count} with {each}")
+        output.line("try, in another terminal:")
         for example in ("outrider submit --wait -- echo hello", "outrider task list", "outrider agent list"):
-            output.say(f"    {example}")
-        output.say(f"logs are in {self._folder}; Ctrl-C stops everything")
+            output.line(f"    {example}")
+        output.line(f"logs are in {self._folder}; Ctrl-C stops everything")
 
     def _watch(self) -> None:
         """Until somebody wants to stop, start again what dies."""
         while not isinstance(fact := self._facts.get(), _Told):
-            delay_s = min(RESTART_CAP_S, self._restart_s.get(fact.daemon.name, RESTART_FIRST_S / 2) * 2)
-            self._restart_s[fact.daemon.name] = delay_s
-            output.say(f"{fact.daemon.name} ended unexpectedly (exit code {fact.code}); starting it again")
-            timer = threading.Timer(delay_s, self._restart, (fact.daemon,))
+            name = fact.daemon.name
+            if fact.daemon in self._agents and fact.code in _LEFT:
+                output.say(f"{name} has left ({fact.daemon.last_lines()}); the next `outrider up` starts it again")
+                continue
+            output.say(f"{name} ended unexpectedly (exit code {fact.code}); starting it again")
+            timer = threading.Timer(self._restart_delay_s(name), self._restart, (fact.daemon,))
             timer.daemon = True
             timer.start()
+
+    def _restart_delay_s(self, name: str) -> float:
+        in_a_row = time.monotonic() - self._started_s[name] < HEALTHY_S
+        self._deaths[name] = self._deaths.get(name, 0) + 1 if in_a_row else 1
+        return min(RESTART_CAP_S, RESTART_FIRST_S * 2.0 ** (self._deaths[name] - 1))
 
     def _restart(self, daemon: Daemon) -> None:
         try:
