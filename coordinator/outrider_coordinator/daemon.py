@@ -16,7 +16,9 @@ import contextlib
 import json
 import logging
 import signal
+import ssl
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -41,6 +43,7 @@ from outrider_coordinator.clock import Clock
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc.agent_session import AgentService
+from outrider_coordinator.rpc.calls import Service
 from outrider_coordinator.rpc.convert import Converter, stored_spec
 from outrider_coordinator.rpc.fleet_service import FleetService
 from outrider_coordinator.rpc.ids import IdMaker
@@ -58,6 +61,8 @@ EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
 ADDRESSES_FILE = "addresses.json"
 #: How long a stopping coordinator waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
+#: A stopping coordinator has answered everything when for so long nothing arrived.
+QUIET_S = 0.05
 
 
 def run(settings: CoordinatorSettings) -> int:
@@ -88,17 +93,28 @@ def _checked(endpoint: Endpoint, settings: CoordinatorSettings) -> Endpoint:
 
 
 def _credentials(settings: CoordinatorSettings) -> grpc.ServerCredentials | None:
+    if bool(settings.tls_certificate) != bool(settings.tls_key) or (settings.tls_client_ca and not settings.tls_key):
+        raise errors.InvalidRequest("TLS needs tls_certificate and tls_key together; tls_client_ca comes with them")
     if not settings.tls_certificate:
         return None
+    certificate, key = _read(settings.tls_certificate), _read(settings.tls_key)
+    client_ca = _read(settings.tls_client_ca) if settings.tls_client_ca else None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        certificate = Path(settings.tls_certificate).read_bytes()
-        key = Path(settings.tls_key).read_bytes()
-        client_ca = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-    except OSError as error:
-        raise errors.InvalidRequest(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except ssl.SSLError as error:
+        files = f"{settings.tls_certificate} and {settings.tls_key}"
+        raise errors.InvalidRequest(f"{files} are no certificate and its key, both PEM: {error}") from None
     return grpc.ssl_server_credentials(
         [(key, certificate)], root_certificates=client_ca, require_client_auth=client_ca is not None
     )
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise errors.InvalidRequest(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
 
 
 def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
@@ -144,7 +160,7 @@ class _Daemon:
         watchdog.cancel()
         notify("STOPPING=1")
         logger.info("stopping: new submits are refused, calls in progress may end")
-        await drain()
+        await drain(self._settings.drain_timeout_s)
         await server.stop(self._settings.drain_timeout_s)
         await engine.close()
         if self._exporter is not None:
@@ -185,7 +201,8 @@ class _Daemon:
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
         run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, server)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(engine, tracer), server)
+        sessions = AgentService(engine, tracer)
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, server)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         modules = (task_service_pb2, run_service_pb2, fleet_service_pb2, agent_service_pb2)
@@ -193,7 +210,7 @@ class _Daemon:
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server, _Drain(checks, (tasks, runs, fleet))
+        return server, _Drain(checks, (tasks, runs, fleet, sessions))
 
     def _bind(
         self, server: grpc.aio.Server, listen_on: list[Endpoint], credentials: grpc.ServerCredentials | None
@@ -232,15 +249,28 @@ class _Daemon:
 
 
 class _Drain:
-    """Say no to new work on every service."""
+    """Say no to new work on every service, answer what has arrived, then end the streams."""
 
-    def __init__(
-        self, checks: health.aio.HealthServicer, services: tuple[TaskService, RunService, FleetService]
-    ) -> None:
+    def __init__(self, checks: health.aio.HealthServicer, services: Sequence[Service]) -> None:
         self._checks = checks
         self._services = services
 
-    async def __call__(self) -> None:
+    async def __call__(self, timeout_s: float) -> None:
         for service in self._services:
             service.is_draining = True
         await self._checks.enter_graceful_shutdown()
+        await self._settle(timeout_s)
+        for service in self._services:
+            service.end_streams()
+
+    async def _settle(self, timeout_s: float) -> None:
+        """Wait for a moment in which nothing arrives: gRPC cancels what it has not handed out yet when it stops."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        seen = -1
+        while loop.time() < deadline_s:
+            begun = sum(service.begun for service in self._services)
+            if begun == seen and not any(service.under_way for service in self._services):
+                return
+            seen = begun
+            await asyncio.sleep(QUIET_S)

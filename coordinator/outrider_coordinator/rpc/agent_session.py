@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
-from outrider_coordinator.core.effects import EndSession, PushAssign, Send, SessionAccepted
+from outrider_coordinator.core.effects import EndSession, PushAssign, Refused, Send, SessionAccepted
 from outrider_coordinator.core.events import (
     AttemptsAccepted,
     AttemptsReturned,
@@ -21,7 +21,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.model import SECOND_US, HostFacts
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import convert, frames
-from outrider_coordinator.rpc.calls import Context, asked, raised, streaming
+from outrider_coordinator.rpc.calls import Context, Service, asked, draining, raised, streaming
 from outrider_coordinator.telemetry import DispatchTracer
 
 LEASE_MIN_US = 15 * SECOND_US
@@ -72,14 +72,21 @@ class AgentSession:
         return out
 
 
-class AgentService(agent_service_pb2_grpc.AgentServiceServicer):
+class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
     """Handlers of AgentService over one engine."""
 
     def __init__(self, engine: Engine, tracer: DispatchTracer | None = None) -> None:
+        super().__init__()
         self._engine = engine
         self._tracer = tracer
         settings = engine.state.settings
         self._lease_us = max(LEASE_MIN_US, 3 * settings.heartbeat_interval_us + 5 * SECOND_US)
+
+    def end_streams(self) -> None:
+        """End every session with `Draining`, each by its own writer."""
+        why = draining()
+        for epoch, session in self._engine.sessions.items():
+            session.end(EndSession(epoch, "", Refused(why.reason, why.message)))
 
     @streaming
     async def Session(

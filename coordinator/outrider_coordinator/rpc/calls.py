@@ -1,11 +1,12 @@
-"""What every service shares: errors to statuses, replies of the core awaited, ids found by prefix."""
+"""What every service shares: errors to statuses, replies of the core awaited, ids found by prefix, how it stops."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -20,6 +21,53 @@ logger = logging.getLogger(__name__)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Service:
+    """One service of a daemon that may be told to stop: what is under way is answered first."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        #: Calls and frames of submissions since the start, and those not answered yet.
+        self.begun = 0
+        self.under_way = 0
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    def check_open(self) -> None:
+        """Raises `Draining` when no more work is taken."""
+        if self.is_draining:
+            raise draining()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count one call, or one frame of a stream, until it is answered."""
+        self.begun += 1
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+
+    @contextlib.contextmanager
+    def open_stream(self) -> Iterator[None]:
+        """Let the current stream be ended by `end_streams`."""
+        stream = asyncio.current_task()
+        assert stream is not None
+        self._streams.add(stream)
+        try:
+            yield
+        finally:
+            self._streams.discard(stream)
+
+    def end_streams(self) -> None:
+        """End every stream with `Draining`; only once ``is_draining``."""
+        for stream in self._streams:
+            stream.cancel()
+
+
+def draining() -> errors.Draining:
+    """What new work, and every open stream, is told."""
+    return errors.Draining("the coordinator is stopping; try again in a moment")
 
 
 def raised(refused: Refused) -> errors.OutriderError:
@@ -56,11 +104,12 @@ async def abort(context: Context, error: BaseException) -> NoReturn:
 def unary(
     method: Callable[[Any, Request, Context], Awaitable[Response]],
 ) -> Callable[[Any, Request, Context], Awaitable[Response]]:
-    """Let a unary handler raise our errors."""
+    """Let a unary handler of a `Service` raise our errors."""
 
     async def handler(self: Any, request: Request, context: Context) -> Response:
         try:
-            return await method(self, request, context)
+            with self.answering():
+                return await method(self, request, context)
         except Exception as error:
             if isinstance(error, grpc.aio.AbortError):
                 raise
@@ -72,12 +121,17 @@ def unary(
 def streaming(
     method: Callable[[Any, Request, Context], AsyncIterator[Response]],
 ) -> Callable[[Any, Request, Context], AsyncIterator[Response]]:
-    """Let a streaming handler raise our errors."""
+    """Let a streaming handler of a `Service` raise our errors, and end with `Draining` when the service stops."""
 
     async def handler(self: Any, request: Request, context: Context) -> AsyncIterator[Response]:
         try:
-            async for response in method(self, request, context):
-                yield response
+            with self.open_stream():
+                async for response in method(self, request, context):
+                    yield response
+        except asyncio.CancelledError:
+            if not self.is_draining:
+                raise
+            await abort(context, draining())
         except Exception as error:
             if isinstance(error, grpc.aio.AbortError):
                 raise

@@ -9,15 +9,15 @@ from outrider_coordinator.core.events import AgentOrder, AgentOrdered
 from outrider_coordinator.core.model import SECOND_US, Agent, TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
-from outrider_coordinator.rpc.calls import Context, asked, unary
+from outrider_coordinator.rpc.calls import Context, Service, asked, unary
 
 
-class FleetService(fleet_service_pb2_grpc.FleetServiceServicer):
+class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     """Handlers of FleetService over one engine."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__()
         self._engine = engine
-        self.is_draining = False
 
     @unary
     async def ListAgents(

@@ -12,28 +12,27 @@ from outrider_coordinator.core.events import CancelRequested, RunSubmitted
 from outrider_coordinator.core.model import EventType, Trace
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
-from outrider_coordinator.rpc.calls import Context, asked, raised, run_id_of, streaming, unary
+from outrider_coordinator.rpc.calls import Context, Service, asked, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, events, watched
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import RunRecord
 
 
-class RunService(run_service_pb2_grpc.RunServiceServicer):
+class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
     """Handlers of RunService over one engine."""
 
     def __init__(self, engine: Engine, converter: Converter) -> None:
+        super().__init__()
         self._engine = engine
         self._converter = converter
-        self.is_draining = False
 
     @unary
     async def SubmitRun(
         self, request: run_service_pb2.SubmitRunRequest, context: Context
     ) -> run_service_pb2.SubmitRunResponse:
         """Accept a graph in one transaction."""
-        if self.is_draining:
-            raise errors.Draining("the coordinator is stopping; try again in a moment")
+        self.check_open()
         namespace = request.namespace or "default"
         members = self._converter.members(request.run)
         refused = graph.check(members)

@@ -17,7 +17,7 @@ from outrider_coordinator.core.model import TERMINAL, TaskState
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
-from outrider_coordinator.rpc.calls import Context, asked, raised, streaming, task_id_of, unary
+from outrider_coordinator.rpc.calls import Context, Service, asked, raised, streaming, task_id_of, unary
 from outrider_coordinator.rpc.convert import Converter, invalid
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import TaskRecord
@@ -30,13 +30,13 @@ LOG_PAGE = 200
 Answer = Accepted | errors.OutriderError
 
 
-class TaskService(task_service_pb2_grpc.TaskServiceServicer):
+class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
     """Handlers of TaskService over one engine."""
 
     def __init__(self, engine: Engine, converter: Converter) -> None:
+        super().__init__()
         self._engine = engine
         self._converter = converter
-        self.is_draining = False
 
     @unary
     async def Submit(
@@ -71,9 +71,13 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         """Accept tasks as they come; frames are answered in order, several may be under way."""
         answers: asyncio.Queue[asyncio.Task[task_service_pb2.SubmitStreamResponse] | None] = asyncio.Queue(64)
 
+        async def answer_to(frame: task_service_pb2.SubmitStreamRequest) -> task_service_pb2.SubmitStreamResponse:
+            with self.answering():
+                return await self._answer(frame)
+
         async def read() -> None:
             async for frame in request:
-                await answers.put(asyncio.create_task(self._answer(frame)))
+                await answers.put(asyncio.create_task(answer_to(frame)))
             await answers.put(None)
 
         reader = asyncio.create_task(read())
@@ -103,8 +107,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
 
     async def accept(self, submissions: list[Submission], *, atomic: bool = False) -> list[Any]:
         """Give tasks to the core; an `Accepted` or an error each. Unknown dependencies are looked up first."""
-        if self.is_draining:
-            raise errors.Draining("the coordinator is stopping; try again in a moment")
+        self.check_open()
         await self._engine.admit()
         known = await self._known_requests(submissions)
         ended: dict[str, TaskState] = {}
