@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import grpc
 import psutil
 import pytest
 
-from outrider.v1 import event_pb2, task_pb2, task_service_pb2
+from outrider.v1 import event_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc
 from outrider.v1.worker_message_pb2 import Log
 from support.agent_process import AgentProcess, is_gone
 from support.daemons import Daemons, command, function, reason_name, refusal, state_name
@@ -201,6 +203,83 @@ def test_waiting_tasks_give_their_slots_to_those_they_wait_for(
     tasks = daemons.ended(*task_ids)
     assert [(state_name(task.state), len(task.attempts)) for task in tasks] == [("SUCCEEDED", 1)] * 6
     assert [task.result.data for task in tasks] == [b"2", b"2", b"1", b"1", b"0", b"0"]
+
+
+def outcome(call: grpc.Future) -> str:
+    """What became of a submit: its task's id, or the reason of the refusal; none where the port was closed already."""
+    try:
+        return str(call.result(30).task_id)
+    except grpc.RpcError as error:
+        return refusal(error).reason if error.trailing_metadata() else error.code().name
+
+
+def test_sigterm_of_the_coordinator_answers_what_is_under_way(daemons: Daemons, witness: Witness, gate: Gate) -> None:
+    """Every submit under way is accepted or refused and never forgotten; it exits 0, quickly; work goes on."""
+    daemons.agent("a", 1)
+    (running,) = daemons.submit(command(witness.command(*gate.command())))
+    eventually(lambda: daemons.states() == ["RUNNING"])
+    with grpc.insecure_channel(daemons.address) as channel:
+        stub = task_service_pb2_grpc.TaskServiceStub(channel)
+        watch = stub.Watch(task_service_pb2.WatchRequest(after_cursor=0), timeout=60)
+        next(iter(watch))
+        spec = function(f"{MODULE}:lines_of", 1)
+        calls = [stub.Submit.future(task_service_pb2.SubmitRequest(spec=spec), timeout=60) for _ in range(300)]
+        calls[0].result(30)
+        began_s = time.monotonic()
+        assert daemons.coordinator.stop() == 0
+        assert time.monotonic() - began_s < 10
+        outcomes = Counter(outcome(call) for call in calls)
+    accepted = set(outcomes) - {"DRAINING", "UNAVAILABLE"}
+    assert accepted
+    daemons.coordinator.start()
+    page = daemons.coordinator.tasks.List(task_service_pb2.ListRequest(page_size=1000), timeout=20)
+    assert {task.id for task in page.tasks} == {running, *accepted}
+    gate.open()
+    ended = daemons.ended(running, *accepted)
+    assert {state_name(task.state) for task in ended} == {"SUCCEEDED"}
+    assert witness.started() == [running]
+
+
+def reason_of_end(stream: Iterable[object]) -> str:
+    """The reason with which a stream ends."""
+    with pytest.raises(grpc.RpcError) as caught:
+        for _ in stream:
+            pass
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    return refusal(caught.value).reason
+
+
+def test_sigterm_of_the_coordinator_ends_streams_with_a_reason(daemons: Daemons) -> None:
+    """A stream of submits has its frames answered first; it, a watch and followed logs end with DRAINING, at once."""
+    (task_id,) = daemons.submit(function(f"{MODULE}:lines_of", 1))
+    frames: SimpleQueue[task_service_pb2.SubmitStreamRequest | None] = SimpleQueue()
+    spec = function(f"{MODULE}:lines_of", 1)
+    frame = task_service_pb2.Submissions(tasks=[task_service_pb2.SubmitRequest(spec=spec)] * 100)
+    with grpc.insecure_channel(daemons.address) as channel:
+        stub = task_service_pb2_grpc.TaskServiceStub(channel)
+        submits = stub.SubmitStream(iter(frames.get, None), timeout=60)
+        watch = stub.Watch(task_service_pb2.WatchRequest(), timeout=60)
+        logs = stub.ReadLogs(task_service_pb2.ReadLogsRequest(task_id=task_id, follow=True), timeout=60)
+        next(watch)
+        for _ in range(20):
+            frames.put(task_service_pb2.SubmitStreamRequest(submissions=frame))
+        answered = list(next(submits).results.results)
+        began_s = time.monotonic()
+        assert daemons.coordinator.stop() == 0
+        assert time.monotonic() - began_s < 5
+        ends = [reason_of_end(answered.extend(frame.results.results) for frame in submits)]
+        ends += [reason_of_end(stream) for stream in (watch, logs)]
+        frames.put(None)
+    assert ends == ["DRAINING"] * 3
+    assert {result.refused.reason for result in answered} <= {"", "DRAINING"}
+    accepted = {result.accepted.task_id for result in answered if result.HasField("accepted")}
+    daemons.coordinator.start()
+    request = task_service_pb2.ListRequest(page_size=1000)
+    pages = [daemons.coordinator.tasks.List(request, timeout=20)]
+    while pages[-1].next_page_token:
+        request.page_token = pages[-1].next_page_token
+        pages.append(daemons.coordinator.tasks.List(request, timeout=20))
+    assert {task.id for page in pages for task in page.tasks} == {task_id, *accepted}
 
 
 def test_sigterm_of_an_agent_lets_work_finish(daemons: Daemons, witness: Witness, gate: Gate) -> None:
