@@ -198,7 +198,7 @@ class _Cluster:
         while not isinstance(fact := self._facts.get(), _Told):
             name = fact.daemon.name
             if fact.daemon in self._agents and fact.code in _LEFT:
-                output.say(f"{name} has left ({fact.daemon.last_lines()}); the next `outrider up` starts it again")
+                output.say(f"{name} has left: it was drained or removed; the next `outrider up` starts it again")
                 continue
             output.say(f"{name} ended unexpectedly (exit code {fact.code}); starting it again")
             timer = threading.Timer(self._restart_delay_s(name), self._restart, (fact.daemon,))
