@@ -52,7 +52,7 @@ class Daemons:
 
     def agent(self, name: str, slots: int = 2, *flags: str, address: str = "", **environment: str) -> AgentProcess:
         """Start an agent whose workers can import the tests' modules."""
-        environment = {"PYTHONPATH": TESTS, "OUTRIDER_AGENT_KILL_GRACE_S": "1", **environment}
+        environment = {"PYTHONPATH": python_path(), "OUTRIDER_AGENT_KILL_GRACE_S": "1", **environment}
         agent = AgentProcess(
             self.folder, address or self.address, "--slots", str(slots), *flags, name=name, environment=environment
         )
@@ -143,4 +143,9 @@ def one_line(text: str) -> str:
 
 def environment_of_tests(**extra: str) -> dict[str, str]:
     """The test's environment, with the tests' modules importable."""
-    return {**os.environ, "PYTHONPATH": TESTS, **extra}
+    return {**os.environ, "PYTHONPATH": python_path(), **extra}
+
+
+def python_path() -> str:
+    """The tests' folder before what the environment says."""
+    return os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
