@@ -65,8 +65,13 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         int, setting("Largest arguments or standard input of a task.", unit="bytes", ge=1024)
     ] = 1024 * 1024
     message_bytes_max: Annotated[
-        int, setting("Largest gRPC message; a batch must fit.", unit="bytes", ge=1024 * 1024)
-    ] = 8 * 1024 * 1024
+        int,
+        setting(
+            "Largest gRPC message: a batch must fit, and a payload somewhat over the limit to be refused with its reason.",
+            unit="bytes",
+            ge=1024 * 1024,
+        ),
+    ] = 16 * 1024 * 1024
     drain_timeout_s: Annotated[
         float, setting("How long calls in progress may go on after SIGTERM.", unit="s", ge=0)
     ] = 2.0

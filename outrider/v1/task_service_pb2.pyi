@@ -105,7 +105,7 @@ class SubmitBatchRequest(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitRequest]:
-        """At most 10,000 and 8 MiB in all; an empty list is refused."""
+        """At most 10,000 and 16 MiB in all; an empty list is refused."""
 
     def __init__(
         self,
