@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outrider import aio, errors
     from outrider.client import Client, RunHandle, TaskHandle, as_completed
     from outrider.errors import OutriderError, TaskCancelled, TaskExpired, TaskFailed, TaskNotSucceeded, TaskSkipped
     from outrider.executor import Executor
@@ -31,18 +32,21 @@ __all__ = [
     "TaskHandle",
     "TaskNotSucceeded",
     "TaskSkipped",
+    "aio",
     "as_completed",
+    "errors",
 ]
 
 _MODULES = {name: "errors" for name in __all__ if name.startswith(("Task", "OutriderError"))}
 _MODULES |= {"Client": "client", "RunHandle": "client", "TaskHandle": "client", "as_completed": "client"}
-_MODULES |= {"Executor": "executor", "Options": "work"}
+_MODULES |= {"Executor": "executor", "Options": "work", "aio": "aio", "errors": "errors"}
 
 
 def __getattr__(name: str) -> Any:
     """Load on first use: workers and the keeper import this package too, and must not pay for gRPC."""
     if name not in _MODULES:
         raise AttributeError(f"module 'outrider' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"outrider.{_MODULES[name]}"), name)
+    module = importlib.import_module(f"outrider.{_MODULES[name]}")
+    value = module if name == _MODULES[name] else getattr(module, name)
     globals()[name] = value
     return value

@@ -40,6 +40,7 @@ class TaskHandle(Generic[Value]):
     def __init__(self, connection: Connection, ticket: Ticket) -> None:
         self._connection = connection
         self._ticket = ticket
+        self._ended: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self._ticket.task_id or 'on its way'}>"
@@ -63,12 +64,22 @@ class TaskHandle(Generic[Value]):
 
     async def exception(self, timeout: float | None = None) -> OutriderError | None:
         """Wait for its end; why there is no result, None when there is one. Raises TimeoutError."""
-        if not self._ticket.is_ended:
-            async with asyncio.timeout(timeout):
-                await _called(self._ticket.when_ended)
+        await self._wait(timeout)
         if self._ticket.event is None:
             return self._ticket.failure
         return views.failure_of(self._ticket.event)
+
+    async def _wait(self, timeout: float | None) -> None:
+        if self._ticket.is_ended:
+            return
+        if self._ended is None:
+            self._ended = asyncio.Event()
+            self._ticket.when_ended(self._ended.set)
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout)
+        except TimeoutError:
+            text = f"task {self._ticket.task_id[:16]} has not ended within {timeout} s; it goes on"
+            raise TimeoutError(text) from None
 
     async def result(self, timeout: float | None = None) -> Value:
         """Wait for its end; what it returned, after JSON. Raises TaskFailed and its like, or TimeoutError."""
@@ -104,7 +115,7 @@ class TaskHandle(Generic[Value]):
     async def on_progress(self, callback: Callable[[views.Progress], None]) -> None:
         """Call back on the loop with the latest progress and every report from now on."""
         await self.accepted()
-        self._connection.on_progress(self._ticket, lambda message: callback(views.Progress.read(message)))
+        self._connection.progress.subscribe(self.id, lambda message: callback(views.Progress.read(message)))
 
     def add_done_callback(self, callback: Callable[[TaskHandle[Value]], None]) -> None:
         """Call back on the loop, once, when it has ended."""
@@ -157,11 +168,15 @@ class RunHandle:
 class Submitter:
     """Submits work with given options; a client is one with the defaults."""
 
-    _connection: Connection
-
-    def __init__(self, connection: Connection, options: Options) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection | None, options: Options) -> None:
+        self._opened = connection
         self._options = options
+
+    @property
+    def _connection(self) -> Connection:
+        if self._opened is None:
+            raise RuntimeError("the client is not connected; write `async with outrider.aio.Client() as client`")
+        return self._opened
 
     def with_options(self, **options: Any) -> Submitter:
         """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
@@ -189,14 +204,17 @@ class Submitter:
 
     async def map(self, function: Callable[..., Any] | str, *iterables: Iterable[Any], batch: int = 1) -> list[Any]:
         """``function`` over the items, ``batch`` of them per task; the results in order, or the first failure."""
-        handles = [
-            await self.submit("outrider.batch:call_many", function_name(function), calls)
-            for calls in chunks(iterables, batch)
-        ]
+        name = function_name(function)
+        if batch == 1:
+            singles = [await self.submit(name, *arguments) for arguments in zip(*iterables, strict=False)]
+            return [await handle for handle in singles]
+        handles = [await self.submit("outrider.batch:call_many", name, calls) for calls in chunks(iterables, batch)]
         return [value for handle in handles for value in await handle]
 
     async def _submit(self, spec: task_pb2.TaskSpec) -> TaskHandle[Any]:
         connection, submissions = self._connection, self._connection.submissions
+        if connection.is_closed:
+            raise RuntimeError("the client is closed")
         ids = [item if isinstance(item, str) else await item.accepted() for item in self._options.after]
         while not submissions.has_room():
             await submissions.room.wait()
@@ -220,13 +238,13 @@ class Client(Submitter):
         tls: TlsFiles | None = None,
         connect_timeout: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        self._options = Options()
+        super().__init__(None, Options())
         self._settings = (discovery.coordinator_address(address), tls, namespace)
         self._connect_timeout_s = connect_timeout
 
     async def __aenter__(self) -> Client:
-        self._connection = Connection(*self._settings)
-        await self._connection.open(self._connect_timeout_s)
+        self._opened = Connection(*self._settings)
+        await self._opened.open(self._connect_timeout_s)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -234,7 +252,8 @@ class Client(Submitter):
 
     async def close(self) -> None:
         """Wait for submits under way (at most 10 s), then disconnect. Tasks go on."""
-        await self._connection.close(FLUSH_TIMEOUT_S)
+        if self._opened is not None:
+            await self._opened.close(FLUSH_TIMEOUT_S)
 
     async def task(self, task_id: str) -> TaskHandle[Any]:
         """A handle for a task that somebody submitted, by id or unique prefix. Raises `NotFound`."""
@@ -253,10 +272,14 @@ class RunBuilder(GraphBuilder):
     def __init__(self, connection: Connection, title: str, description: str) -> None:
         super().__init__(title, description)
         self._connection = connection
+        self._request_id = connection.request_id()
 
     async def submit(self) -> RunHandle:
-        """Accept the graph, all or nothing. Raises `GraphCycle`, `InvalidRequest` and what `submit` of a task does."""
-        request = run_service_pb2.SubmitRunRequest(run=self.spec, request_id=self._connection.request_id())
+        """Accept the graph, all or nothing; submitted again, it is the same run.
+
+        Raises `GraphCycle`, `InvalidRequest`, `QueueFull`, `TooLarge`, and `Unreachable` after 30 s.
+        """
+        request = run_service_pb2.SubmitRunRequest(run=self.spec, request_id=self._request_id)
         return RunHandle(self._connection, *await self._connection.submit_run(request))
 
 
@@ -270,8 +293,15 @@ async def as_completed(
         handle.add_done_callback(ended.put_nowait)
     loop = asyncio.get_running_loop()
     end_s = None if timeout is None else loop.time() + timeout
-    for _ in waiting:
-        yield await asyncio.wait_for(ended.get(), None if end_s is None else max(0.0, end_s - loop.time()))
+    for count in range(len(waiting)):
+        if ended.empty():
+            await asyncio.sleep(0)  # those that have ended already are told about in the loop's next round
+        left_s = None if end_s is None else max(0.0, end_s - loop.time())
+        try:
+            handle = await asyncio.wait_for(ended.get(), left_s) if ended.empty() else ended.get_nowait()
+        except TimeoutError:
+            raise TimeoutError(f"{len(waiting) - count} of {len(waiting)} tasks have not ended in time") from None
+        yield handle
 
 
 def chunks(iterables: tuple[Iterable[Any], ...], size: int) -> list[list[tuple[Any, ...]]]:

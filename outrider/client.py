@@ -155,7 +155,7 @@ class TaskHandle(Generic[Value]):
         def accepted() -> None:
             if self._ticket.task_id:
                 connection = self._link.connection
-                connection.loop.call_soon_threadsafe(connection.on_progress, self._ticket, told)
+                connection.loop.call_soon_threadsafe(connection.progress.subscribe, self._ticket.task_id, told)
 
         self._ticket.when_accepted(accepted)
 
@@ -258,6 +258,8 @@ class Submitter:
 
     def _submit(self, spec: task_pb2.TaskSpec) -> TaskHandle[Any]:
         connection = self._link.connection
+        if connection.is_closed:
+            raise RuntimeError("the client is closed")
         ids = [item if isinstance(item, str) else item.id for item in self._options.after]
         while not connection.submissions.has_room():
             connection.submissions.room_in_threads.wait()
@@ -271,7 +273,8 @@ class Client(Submitter):
 
     ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
     `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). Raises `Unreachable` when
-    nobody answers within ``connect_timeout`` seconds; later breaks of the connection only delay.
+    nobody answers within ``connect_timeout`` seconds. Later breaks of the connection only delay: submits and results
+    wait for the coordinator to come back; other calls wait for 30 s and raise `Unreachable` then.
     """
 
     def __init__(
@@ -316,11 +319,15 @@ class RunBuilder(GraphBuilder):
     def __init__(self, link: _Link, title: str, description: str) -> None:
         super().__init__(title, description)
         self._link = link
+        self._request_id = link.connection.request_id()
 
     def submit(self) -> RunHandle:
-        """Accept the graph, all or nothing. Raises `GraphCycle`, `InvalidRequest` and what `submit` of a task does."""
+        """Accept the graph, all or nothing; submitted again, it is the same run.
+
+        Raises `GraphCycle`, `InvalidRequest`, `QueueFull`, `TooLarge`, and `Unreachable` after 30 s.
+        """
         connection = self._link.connection
-        request = run_service_pb2.SubmitRunRequest(run=self.spec, request_id=connection.request_id())
+        request = run_service_pb2.SubmitRunRequest(run=self.spec, request_id=self._request_id)
         return RunHandle(self._link, *self._link.thread.run(connection.submit_run(request)))
 
 

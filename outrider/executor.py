@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, ParamSpec, TypeVar
 
+from outrider.aio import chunks
+from outrider.batch import call_many
 from outrider.client import Client, Submitter, TaskHandle
 from outrider.errors import OutriderError, TaskCancelled
+from outrider.work import function_name
 
 __all__ = ["Executor", "TaskFuture"]
 
@@ -74,9 +78,11 @@ class Executor(futures.Executor):
         chunksize: int = 1,
     ) -> Iterator[Value]:
         """As the base class; ``chunksize`` calls travel as one task."""
-        if self._is_shut_down:
-            raise RuntimeError("cannot submit after shutdown")
-        return self._submitter.map(fn, *iterables, batch=chunksize, timeout=timeout)
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        calls = chunks(iterables, chunksize)
+        parts = super().map(call_many, itertools.repeat(function_name(fn)), calls, timeout=timeout)
+        return itertools.chain.from_iterable(parts)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; with ``wait`` until all has ended, with ``cancel_futures`` after cancelling it."""

@@ -31,13 +31,13 @@ class GraphBuilder:
     ) -> str:
         """Add a call; returns ``key``.
 
-        It starts when the tasks with the keys ``after`` have succeeded; with ``inputs_argument`` it gets their results
-        by key in that keyword argument. Raises `InvalidRequest` as `Client.submit`, and for a key used before.
+        It starts when the tasks with the keys ``after`` (one or several) have succeeded; with
+        ``inputs_argument`` it gets their results by key in that keyword argument. Raises `InvalidRequest` as `Client.submit`, and for a key used before.
         """
         options = options or Options()
         if inputs_argument:
             options = options.but(inputs_argument=inputs_argument)
-        return self._add(key, function_spec(function, args, kwargs, options), after)
+        return self._add(key, function_spec(function, args, kwargs, options), after, options)
 
     def command(
         self,
@@ -51,11 +51,14 @@ class GraphBuilder:
         options: Options | None = None,
     ) -> str:
         """Add a program; returns ``key``. Results of the tasks before it are in the file ``$OUTRIDER_INPUTS``."""
-        return self._add(key, command_spec(argv, options or Options(), env=env, cwd=cwd, stdin=stdin), after)
+        options = options or Options()
+        return self._add(key, command_spec(argv, options, env=env, cwd=cwd, stdin=stdin), after, options)
 
-    def _add(self, key: str, spec: task_pb2.TaskSpec, after: Iterable[str]) -> str:
+    def _add(self, key: str, spec: task_pb2.TaskSpec, after: Iterable[str], options: Options) -> str:
         if key in self._keys:
             raise InvalidRequest(f"the run has a task {key!r} already; give each its own key")
+        if options.after or options.request_id:
+            raise InvalidRequest(f"task {key!r}: a run is accepted whole; give `after` to add(), and no request_id")
         self._keys.add(key)
-        self.spec.tasks.add(key=key, spec=spec, after_keys=list(after))
+        self.spec.tasks.add(key=key, spec=spec, after_keys=[after] if isinstance(after, str) else list(after))
         return key

@@ -70,7 +70,7 @@ def from_rpc_error(error: grpc.RpcError, address: str = "") -> OutriderError:
 
 def _without_reason(code: grpc.StatusCode, message: str, address: str) -> OutriderError:
     at = f" at {address}" if address else ""
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return errors.Unreachable(f"no coordinator answers{at}: {message}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return errors.TooLarge(f"the message is too large: {message}")

@@ -6,6 +6,7 @@ Owns the checks that need no coordinator, so that a mistake shows where it was m
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,8 @@ __all__ = ["PRIORITIES", "Options", "command_spec", "function_name", "function_s
 PRIORITIES = {"low": 2, "normal": 5, "high": 7, "critical": 10}
 #: A request over this would not fit a message beside others; the coordinator's own limit is lower and has its reason.
 SPEC_BYTES_MAX = 12 * 1024 * 1024
+#: Ten thousand years are all that a Duration holds; a hundred are enough.
+SECONDS_MAX = 3_155_760_000
 
 Seconds = float | int | dt.timedelta
 _encode = msgspec.json.Encoder().encode
@@ -66,6 +69,8 @@ class Options:
             spec.priority = priority_number(self.priority)
         for key, value in (self.labels or {}).items():
             spec.constraints.add(key=key, operator=task_pb2.LabelConstraint.OPERATOR_IN, values=[value])
+        if not 0 <= self.attempts < 2**32:
+            raise InvalidRequest(f"attempts counts tries, the first too; it cannot be {self.attempts}")
         if self.attempts:
             spec.retry.max_attempts = self.attempts
         self._apply_times(spec)
@@ -103,10 +108,10 @@ def priority_number(priority: int | str) -> int:
 
 
 def seconds(value: Seconds) -> float:
-    """A duration in seconds. Raises `InvalidRequest` for a negative one."""
+    """A duration in seconds. Raises `InvalidRequest` for one below 0 or over `SECONDS_MAX`."""
     amount = value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
-    if amount < 0:
-        raise InvalidRequest(f"a duration cannot be negative: {value!r}")
+    if not 0 <= amount <= SECONDS_MAX:
+        raise InvalidRequest(f"a duration is 0 to {SECONDS_MAX:g} seconds, not {value!r}")
     return amount
 
 
@@ -119,8 +124,8 @@ def function_name(function: Callable[..., Any] | str) -> str:
         return function
     module = getattr(function, "__module__", None) or ""
     name = getattr(function, "__qualname__", "")
-    if not callable(function) or not name:
-        raise InvalidRequest(f"{function!r} is no function; give a function or 'module:name'")
+    if not (callable(function) and module and name):
+        raise InvalidRequest(f"{function!r} has no name to find it by; give a function of a module, or 'module:name'")
     if module == "__main__":
         raise InvalidRequest(
             f"{name} is defined in the program itself, which workers cannot import; "
@@ -131,7 +136,22 @@ def function_name(function: Callable[..., Any] | str) -> str:
             f"{module}:{name} is a lambda or an inner function, which workers cannot find by name; "
             "define it at the top level of a module"
         )
+    if not _is_found(function, module, name):
+        raise InvalidRequest(
+            f"{module}:{name} is not what {function!r} is, so workers would call something else; "
+            "give a function that stands in a module under its own name"
+        )
     return f"{module}:{name}"
+
+
+def _is_found(function: Callable[..., Any], module: str, name: str) -> bool:
+    """Whether the name leads to it: that of a bound method, for one, does not."""
+    found: Any = sys.modules.get(module)
+    if found is None:
+        return True
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return bool(found == function)
 
 
 def function_spec(

@@ -67,7 +67,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     message_bytes_max: Annotated[
         int,
         setting(
-            "Largest gRPC message: a batch must fit, and a payload somewhat over the limit to be refused with its reason.",
+            "Largest gRPC message: batches fit, and a payload somewhat over its limit is refused with the reason.",
             unit="bytes",
             ge=1024 * 1024,
         ),

@@ -20,8 +20,9 @@ import grpc
 
 from outrider import errors, status
 from outrider.channel import TlsFiles, connect_aio
-from outrider.transport.backoff import Backoff
+from outrider.transport.backoff import CAP_S, FINAL, Backoff
 from outrider.transport.follow import frames
+from outrider.transport.progress import ProgressReports
 from outrider.transport.submissions import Submissions
 from outrider.transport.submit_spans import OpenSpan, SubmitTracer
 from outrider.transport.tickets import Ticket
@@ -35,6 +36,8 @@ from outrider.v1 import (
 )
 
 CALL_TIMEOUT_S = 30.0
+#: What a coordinator that restarts looks like; every call of ours may be repeated.
+AWAY = (errors.Draining, errors.Unreachable)
 #: How long closing waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
 TERMINAL_TYPES = tuple(range(event_pb2.EVENT_TYPE_TASK_SUCCEEDED, event_pb2.EVENT_TYPE_TASK_SKIPPED + 1))
@@ -65,14 +68,14 @@ class Connection:
         self.submissions = Submissions(address, self.tasks.SubmitStream, self._accepted)
         self._open_tickets: dict[str, Ticket] = {}
         self._early: dict[str, event_pb2.Event] = {}
-        self._progress_wanted: dict[str, list[Callable[[task_pb2.Progress], None]]] = {}
-        self._watches_progress = False
-        self._attached: set[str] = set()
+        self._foreign: set[str] = set()
+        self.progress = ProgressReports(self)
         self._runs_under_way = 0
         self._cursor = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._ready = asyncio.Event()
-        self._is_closed = False
+        self._lost: errors.OutriderError | None = None
+        self.is_closed = False
         self._numbers = itertools.count(1)
         self._tracer = SubmitTracer()
 
@@ -97,20 +100,21 @@ class Connection:
 
     async def close(self, flush_s: float = 0.0) -> None:
         """Wait up to ``flush_s`` for submissions under way, then end everything; open tickets fail."""
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
+        self.is_closed = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.submissions.settled(), flush_s or 0.001)
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        failure = errors.Unreachable("the client was closed before this ended; the task itself goes on")
-        self.submissions.fail_all(failure)
-        for ticket in list(self._open_tickets.values()):
-            ticket.fail(failure)
+        self.submissions.fail_all(errors.Unreachable("the client was closed before the coordinator took this task"))
+        self._lose(errors.Unreachable("the client was closed before this ended; the task itself goes on"))
         await self.channel.close()
-        await asyncio.to_thread(self._tracer.close, TRACES_DEADLINE_S)
+        try:
+            await asyncio.to_thread(self._tracer.close, TRACES_DEADLINE_S)
+        except RuntimeError:  # the program is ending, and there are no more threads to be had
+            self._tracer.close(TRACES_DEADLINE_S)
 
     def start(self, coroutine: Coroutine[Any, Any, Response]) -> asyncio.Task[Response]:
         """Run in the background until done or closed."""
@@ -147,8 +151,25 @@ class Connection:
             span.attributes["outrider.task.id"] = ticket.task_id
         self._tracer.end(span, str(ticket.failure) if ticket.failure else "")
 
-    def _accepted(self, ticket: Ticket, task_id: str) -> None:
-        self._open_tickets[task_id] = ticket
+    def _accepted(
+        self, request: task_service_pb2.SubmitRequest, ticket: Ticket, accepted: task_service_pb2.SubmitResponse
+    ) -> None:
+        self._adopt(ticket, accepted.task_id)
+        if not accepted.created and not self._is_own(request.request_id):
+            # Somebody submitted it before, perhaps another client: its end may be past, or not be on our watch.
+            self._foreign.add(accepted.task_id)
+            self.start(self._look_at_each([accepted.task_id]))
+            self.start(self._watch_one(ticket))
+
+    def _is_own(self, request_id: str) -> bool:
+        return request_id.startswith(self.client_id)
+
+    def _adopt(self, ticket: Ticket, task_id: str) -> None:
+        first = self._open_tickets.setdefault(task_id, ticket)
+        if first is not ticket:
+            first.when_ended(functools.partial(ticket.end_as, first))
+        if self._lost is not None:
+            ticket.fail(self._lost)
         ticket.accept(task_id)
         early = self._early.pop(task_id, None)
         if early is not None:
@@ -160,10 +181,13 @@ class Connection:
         span = self._tracer.begin(request.run.title, request.trace)
         self._runs_under_way += 1
         try:
-            run = (await self.call(self.runs.SubmitRun, request)).run
+            response = await self.call(self.runs.SubmitRun, request)
+            run = response.run
             tickets = [Ticket(self.lock) for _ in run.task_ids]
             for ticket, member in zip(tickets, run.task_ids, strict=True):
-                self._accepted(ticket, member.task_id)
+                self._adopt(ticket, member.task_id)
+            if not response.created:
+                self.start(self._look_at_each([member.task_id for member in run.task_ids]))
             if span is not None:
                 span.attributes["outrider.run.id"] = run.id
         finally:
@@ -175,7 +199,7 @@ class Connection:
     # --- outcomes
 
     def _ended(self, event: event_pb2.Event) -> None:
-        self._progress_wanted.pop(event.task_id, None)
+        self._foreign.discard(event.task_id)
         ticket = self._open_tickets.pop(event.task_id, None)
         if ticket is not None:
             ticket.end(event)
@@ -183,7 +207,21 @@ class Connection:
             # The outcome overtook the answer to the submit, which travels on another stream.
             self._early[event.task_id] = event
 
+    def _lose(self, failure: errors.OutriderError) -> None:
+        """Nobody will tell us of any end from now on."""
+        self._lost = failure
+        for ticket in list(self._open_tickets.values()):
+            ticket.fail(failure)
+
     async def _watch_outcomes(self) -> None:
+        try:
+            await self._follow_outcomes()
+        except errors.OutriderError as error:
+            if not self._ready.is_set():
+                raise
+            self._lose(error)
+
+    async def _follow_outcomes(self) -> None:
         def open_watch(after: int | None) -> AsyncIterator[task_service_pb2.WatchResponse]:
             request = task_service_pb2.WatchRequest(
                 namespace=self.namespace,
@@ -200,17 +238,17 @@ class Connection:
             try:
                 async for frame in frames(open_watch, after, self.address):
                     backoff.reset()
-                    await self._take(frame)
+                    self._take(frame)
                     after = self._cursor
             except errors.InvalidRequest:
                 # Another store, or one restored from a backup, has other cursors: begin again, and ask for each task.
                 if not self._ready.is_set():
                     raise
                 after, self._cursor = None, 0
-                await self._look_at_all()
+                self.start(self._look_at_each(list(self._open_tickets)))
             await backoff.wait()
 
-    async def _take(self, frame: task_service_pb2.WatchResponse) -> None:
+    def _take(self, frame: task_service_pb2.WatchResponse) -> None:
         if frame.HasField("events"):
             for event in frame.events.events:
                 self._ended(event)
@@ -219,13 +257,20 @@ class Connection:
             self._cursor = max(self._cursor, frame.caught_up.cursor)
             self._ready.set()
         elif frame.HasField("gap"):
-            await self._look_at_all()
+            self.start(self._look_at_each(list(self._open_tickets)))
 
-    async def _look_at_all(self) -> None:
-        """Events are missing: ask for every open task."""
-        for task_id in list(self._open_tickets):
-            with contextlib.suppress(errors.Unreachable):
-                await self._look_at(task_id)
+    async def _look_at_each(self, task_ids: list[str]) -> None:
+        """Their ends may have been missed: ask, for as long as it takes."""
+        backoff = Backoff()
+        for task_id in task_ids:
+            while task_id in self._open_tickets:
+                try:
+                    await self._look_at(task_id)
+                    break
+                except FINAL:
+                    break
+                except errors.OutriderError:
+                    await backoff.wait()
 
     async def _look_at(self, task_id: str) -> None:
         request = task_service_pb2.GetRequest(namespace=self.namespace, task_id=task_id)
@@ -241,25 +286,40 @@ class Connection:
 
     async def attach(self, ticket: Ticket) -> None:
         """Hear of the end of a task that somebody else submitted."""
-        self._open_tickets.setdefault(ticket.task_id, ticket)
-        self._attached.add(ticket.task_id)
+        self._foreign.add(ticket.task_id)
+        self._adopt(ticket, ticket.task_id)
         await self._look_at(ticket.task_id)
         if not ticket.is_ended:
             self.start(self._watch_one(ticket))
 
     async def _watch_one(self, ticket: Ticket) -> None:
-        async for event in self.events([ticket.task_id], TERMINAL_TYPES):
+        watching = self.start(self._first_end(ticket.task_id))
+        ticket.when_ended(functools.partial(_cancel, watching))
+        await asyncio.wait({watching})
+
+    async def _first_end(self, task_id: str) -> None:
+        async for event in self.events([task_id], TERMINAL_TYPES):
             self._ended(event)
             return
 
     # --- reading
 
-    async def events(
-        self, task_ids: list[str], types: tuple[int, ...] = (), after: int | None = 0, *, own: bool = False
-    ) -> AsyncIterator[event_pb2.Event]:
-        """Events of these tasks after a cursor, resumed after breaks; the caller decides when it has seen enough.
+    def is_foreign(self, task_id: str) -> bool:
+        """Whether somebody else may have submitted it, so that it is not on the watch of our own tasks."""
+        return task_id in self._foreign
 
-        With ``own`` of the tasks that this client submitted.
+    async def events(self, task_ids: list[str], types: tuple[int, ...] = ()) -> AsyncIterator[event_pb2.Event]:
+        """Events of these tasks from their beginning, resumed after breaks; the caller decides when to end it."""
+        async for frame in self.watch(task_ids, types, 0):
+            for event in frame.events.events:
+                yield event
+
+    def watch(
+        self, task_ids: list[str], types: tuple[int, ...], after: int | None, *, own: bool = False
+    ) -> AsyncIterator[task_service_pb2.WatchResponse]:
+        """Frames with events after a cursor (None: from now on), resumed after breaks.
+
+        Of these tasks (none: of all), with ``own`` only of those that this client submitted.
         """
 
         def open_watch(cursor: int | None) -> AsyncIterator[task_service_pb2.WatchResponse]:
@@ -274,9 +334,7 @@ class Connection:
             watch: AsyncIterator[task_service_pb2.WatchResponse] = self.tasks.Watch(request)
             return watch
 
-        async for frame in frames(open_watch, after, self.address):
-            for event in frame.events.events:
-                yield event
+        return frames(open_watch, after, self.address)
 
     async def run_events(self, run_id: str) -> AsyncIterator[event_pb2.Event]:
         """Events of a run from its beginning; ends with the run."""
@@ -292,38 +350,22 @@ class Connection:
             for event in frame.events.events:
                 yield event
 
-    def on_progress(self, ticket: Ticket, callback: Callable[[task_pb2.Progress], None]) -> None:
-        """Call back, on the loop, with the latest progress of an accepted task and every report from now on."""
-        self._progress_wanted.setdefault(ticket.task_id, []).append(callback)
-        if ticket.task_id in self._attached:
-            self.start(self._watch_progress([ticket.task_id], self._cursor))
-        elif not self._watches_progress:
-            self._watches_progress = True
-            self.start(self._watch_progress([], self._cursor))
-        self.start(self._latest_progress(ticket.task_id, callback))
-
-    async def _watch_progress(self, task_ids: list[str], after: int) -> None:
-        types = (event_pb2.EVENT_TYPE_TASK_PROGRESS, *(TERMINAL_TYPES if task_ids else ()))
-        async for event in self.events(task_ids, types, after, own=not task_ids):
-            for callback in self._progress_wanted.get(event.task_id, ()):
-                if event.HasField("progress"):
-                    callback(event.progress)
-            if task_ids and event.type in TERMINAL_TYPES:
-                return
-
-    async def _latest_progress(self, task_id: str, callback: Callable[[task_pb2.Progress], None]) -> None:
-        with contextlib.suppress(errors.OutriderError):
-            request = task_service_pb2.GetRequest(namespace=self.namespace, task_id=task_id)
-            task = (await self.call(self.tasks.Get, request)).task
-            if task.HasField("progress"):
-                callback(task.progress)
-
     async def call(self, method: Callable[..., Any], request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """A unary call; raises the error that the coordinator raised."""
-        try:
-            return await method(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self.address) from None
+        """A unary call, repeated while the coordinator is away; raises the error that the coordinator raised."""
+        backoff, end_s = Backoff(), self.loop.time() + timeout_s
+        while True:
+            left_s = max(0.001, end_s - self.loop.time())
+            try:
+                return await method(request, timeout=left_s, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                problem = status.from_rpc_error(error, self.address)
+            if not isinstance(problem, AWAY) or self.loop.time() + CAP_S > end_s:
+                raise problem
+            await backoff.wait()
+
+
+def _cancel(watching: asyncio.Task[None]) -> None:
+    watching.cancel()
 
 
 def outcome_of(task: task_pb2.Task) -> event_pb2.Event:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent import futures
 from typing import Any, TypeVar
 
 import uvloop
 
+from outrider.errors import Unreachable
+
 Result = TypeVar("Result")
+
+_END = object()
 
 
 class LoopThread:
@@ -25,49 +29,65 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(_end_all())
+            self.loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run to its end and return what it returns; interrupted, it is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Run to its end and return what it returns; interrupted, it is cancelled.
+
+        Raises RuntimeError after `stop`, and `Unreachable` when stopped meanwhile.
+        """
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise RuntimeError("the client is closed") from None
         try:
             return future.result()
+        except futures.CancelledError:
+            raise Unreachable("the client was closed meanwhile") from None
         except BaseException:
             future.cancel()
             raise
 
-    def iterate(self, items: AsyncIterator[Result]) -> Iterator[Result]:
-        """The items as they come; leaving early ends the asynchronous iterator too."""
-        arrived: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+    def iterate(self, items: AsyncGenerator[Result, None]) -> Iterator[Result]:
+        """The items, each fetched when asked for; leaving early ends the generator too."""
 
-        async def pump() -> None:
-            try:
-                async for item in items:
-                    arrived.put((item, None))
-                arrived.put((None, StopIteration()))
-            except BaseException as error:
-                arrived.put((None, error))
-                raise
+        async def following() -> Any:
+            return await anext(items, _END)
 
-        future = asyncio.run_coroutine_threadsafe(pump(), self.loop)
         try:
-            while True:
-                item, error = arrived.get()
-                if isinstance(error, StopIteration):
-                    return
-                if error is not None:
-                    raise error
-                yield item  # type: ignore[misc]  # None only beside an error
+            while (item := self.run(following())) is not _END:
+                yield item
         finally:
-            future.cancel()
+            # Not waited for: a generator may be collected on any thread, also on the loop's own.
+            ending = items.aclose()
+            try:
+                asyncio.run_coroutine_threadsafe(_awaited(ending), self.loop)
+            except RuntimeError:
+                ending.close()
 
     def stop(self) -> None:
-        """End the loop and its thread."""
-        if self._thread.is_alive():
+        """End what still runs, the loop and its thread."""
+        with contextlib.suppress(RuntimeError):  # stopped before
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(5.0)
-        with contextlib.suppress(RuntimeError):
-            self.loop.close()
+        self._thread.join(5.0)
+
+
+async def _awaited(ending: Coroutine[Any, Any, None]) -> None:
+    await ending
+
+
+async def _end_all() -> None:
+    """Cancel what callers in other threads still wait for."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -53,7 +53,7 @@ async def explain(connection: Connection, task_id: str) -> views.Explanation:
     return views.Explanation.read(await connection.call(connection.tasks.Explain, request))
 
 
-async def events(connection: Connection, task_id: str) -> AsyncIterator[views.TaskEvent]:
+async def events(connection: Connection, task_id: str) -> AsyncGenerator[views.TaskEvent, None]:
     """A task's events from its beginning to its end."""
     async for event in connection.events([task_id]):
         yield views.TaskEvent.read(event)
@@ -61,7 +61,9 @@ async def events(connection: Connection, task_id: str) -> AsyncIterator[views.Ta
             return
 
 
-async def logs(connection: Connection, task_id: str, *, follow: bool = False) -> AsyncIterator[worker_message_pb2.Log]:
+async def logs(
+    connection: Connection, task_id: str, *, follow: bool = False
+) -> AsyncGenerator[worker_message_pb2.Log, None]:
     """Captured output of the latest attempt, in order; following ends with the task."""
     request = task_service_pb2.ReadLogsRequest(namespace=connection.namespace, task_id=task_id, follow=follow)
     try:
@@ -79,7 +81,7 @@ async def cancel_run(connection: Connection, run_id: str, message: str = "") -> 
     return response.cancelled_count
 
 
-async def run_events(connection: Connection, run_id: str) -> AsyncIterator[views.TaskEvent]:
+async def run_events(connection: Connection, run_id: str) -> AsyncGenerator[views.TaskEvent, None]:
     """Events of a run from its beginning to its end."""
     async for event in connection.run_events(run_id):
         yield views.TaskEvent.read(event)

@@ -2,13 +2,13 @@
 
 Owns the SubmitStream. `put` may be called from any thread; everything else happens on the connection's loop. Every
 request carries a request id, so sending one twice is harmless. Invariants: a ticket is accepted or refused exactly
-once; a request stays here until then; at most `UNACKNOWLEDGED_MAX` are here while callers ask for `has_room` first.
+once, at the latest by `fail_all`; a request stays here until then; at most `UNACKNOWLEDGED_MAX` are here while callers
+ask for `has_room` first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +31,10 @@ class Submissions:
     """Sends requests as they come. ``open_stream`` opens a SubmitStream, ``accepted`` hears of every task id."""
 
     def __init__(
-        self, address: str, open_stream: Callable[[], Stream], accepted: Callable[[Ticket, str], None]
+        self,
+        address: str,
+        open_stream: Callable[[], Stream],
+        accepted: Callable[[pb.SubmitRequest, Ticket, pb.SubmitResponse], None],
     ) -> None:
         self._address = address
         self._open_stream = open_stream
@@ -40,7 +43,8 @@ class Submissions:
         self._thread = threading.get_ident()
         self._waiting: deque[tuple[pb.SubmitRequest, Ticket]] = deque()
         self._unanswered: dict[str, tuple[pb.SubmitRequest, Ticket]] = {}
-        self._delayed = 0
+        self._delayed: dict[str, tuple[pb.SubmitRequest, Ticket]] = {}
+        self._failure: errors.OutriderError | None = None
         self._wake = asyncio.Event()
         self._is_woken = False
         self._is_careful = False
@@ -55,6 +59,9 @@ class Submissions:
     def put(self, request: pb.SubmitRequest, ticket: Ticket) -> None:
         """Queue one request; its ticket is accepted or refused later."""
         self._waiting.append((request, ticket))
+        if self._failure is not None:
+            ticket.fail(self._failure)
+            return
         if threading.get_ident() == self._thread:
             self._wake.set()
         elif not self._is_woken:
@@ -64,11 +71,11 @@ class Submissions:
     @property
     def backlog(self) -> int:
         """Requests not answered yet."""
-        return len(self._waiting) + len(self._unanswered) + self._delayed
+        return len(self._waiting) + len(self._unanswered) + len(self._delayed)
 
     def has_room(self) -> bool:
         """Whether another request may be put now; if not, wait for `room` or `room_in_threads`."""
-        if self.backlog < UNACKNOWLEDGED_MAX:
+        if self.backlog < UNACKNOWLEDGED_MAX or self._failure is not None:
             return True
         self.room.clear()
         self.room_in_threads.clear()
@@ -98,15 +105,15 @@ class Submissions:
             except grpc.aio.AioRpcError as error:
                 problem = status.from_rpc_error(error, self._address)
             finally:
-                writer.cancel()
-                with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await writer
+                await _ended(writer)
             self._send_again(problem)
             await backoff.wait()
 
     def fail_all(self, failure: errors.OutriderError) -> None:
         """Nothing more will be sent: tell everybody who waits."""
-        left = [*self._unanswered.values(), *self._waiting]
+        self._failure = failure
+        left = [*self._unanswered.values(), *self._waiting, *self._delayed.values()]
+        self._delayed.clear()
         self._unanswered.clear()
         self._waiting.clear()
         for _, ticket in left:
@@ -153,7 +160,7 @@ class Submissions:
             if request is None or ticket is None:
                 continue
             if result.HasField("accepted"):
-                self._accepted(ticket, result.accepted.task_id)
+                self._accepted(request, ticket, result.accepted)
             else:
                 self._refused(request, ticket, result.refused)
         self._make_room()
@@ -163,12 +170,12 @@ class Submissions:
         if error.retry_after_s is None:
             ticket.fail(error)
             return
-        self._delayed += 1
-        self._loop.call_later(error.retry_after_s, self._retry, request, ticket)
+        self._delayed[request.request_id] = (request, ticket)
+        self._loop.call_later(error.retry_after_s, self._retry, request.request_id)
 
-    def _retry(self, request: pb.SubmitRequest, ticket: Ticket) -> None:
-        self._delayed -= 1
-        self.put(request, ticket)
+    def _retry(self, request_id: str) -> None:
+        if request_id in self._delayed:
+            self.put(*self._delayed.pop(request_id))
 
     def _make_room(self) -> None:
         if self.backlog < UNACKNOWLEDGED_MAX:
@@ -189,3 +196,11 @@ class Submissions:
         self._is_careful = is_final and bool(again)
         self._waiting.extendleft(reversed(again))
         self._make_room()
+
+
+async def _ended(writer: asyncio.Task[None]) -> None:
+    """Cancel it and wait; its own errors are those of the stream, which its reader has seen."""
+    writer.cancel()
+    await asyncio.wait({writer})
+    if not writer.cancelled():
+        writer.exception()

@@ -75,6 +75,13 @@ class Ticket:
             callbacks, self._on_ended = self._on_ended, None
         _call(callbacks)
 
+    def end_as(self, other: Ticket) -> None:
+        """It is the same task as ``other``, which has ended or failed."""
+        if other.event is not None:
+            self.end(other.event)
+        elif other.failure is not None:
+            self.fail(other.failure)
+
     def fail(self, failure: OutriderError) -> None:
         """It was refused, or nobody here will hear of its end."""
         with self.lock:
