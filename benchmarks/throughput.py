@@ -17,7 +17,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -34,7 +36,11 @@ WORK = "noop:nothing"
 def measure_outrider(tasks: int) -> Figures:
     """Start a fresh cluster, run ``tasks`` no-ops at once and `ROUNDS` one by one, and stop it."""
     payload = PAYLOAD.decode()
-    with local_cluster(agents=1, slots=bare_pipeline.WORKERS) as address, outrider.Client(address) as client:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-bench-")))
+        here = Path(__file__).parent
+        address = stack.enter_context(local_cluster(folder, slots=bare_pipeline.WORKERS, modules=here))
+        client = stack.enter_context(outrider.Client(address))
         rounds = [_round(client, payload) for _ in range(WARM_UP_ROUNDS + ROUNDS)][WARM_UP_ROUNDS:]
         _at_once(client, payload, tasks // 10)
         rate = tasks / _at_once(client, payload, tasks)

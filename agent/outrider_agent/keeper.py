@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable
 
 import outrider
-from outrider import sdnotify, telemetry
+from outrider import collector, sdnotify, telemetry
 from outrider.v1 import agent_service_pb2
 from outrider_agent import clock, host, sweep, trees
 from outrider_agent.assignment import Origin
@@ -203,6 +203,7 @@ class Keeper:
     def _become_ready(self) -> None:
         if len(self._runner.board.workers) >= self._settings.slots:
             self._is_ready = True
+            collector.calm()
             sdnotify.notify("READY=1")
             _logger.info("agent %s is up: %d slots, pid %d", self._settings.name, self._settings.slots, os.getpid())
 

@@ -27,7 +27,7 @@ import grpc.aio
 import uvloop
 from google.rpc import error_details_pb2, status_pb2
 
-from outrider import telemetry
+from outrider import collector, telemetry
 from outrider_agent import sweep
 from outrider_agent.link_frames import (
     Closed,
@@ -231,6 +231,7 @@ def _exporter(instance_id: str) -> telemetry.SpanExporter:
 async def carry(descriptor: int, keeper_pid: int, instance_id: str) -> None:
     """Work until the keeper is gone, then kill what it left. Does not return."""
     link = Link(socket.socket(fileno=descriptor), keeper_pid, instance_id)
+    collector.calm()
     await link.keeper_gone.wait()
     left = sweep.kill_all(sweep.keeper_markers(instance_id), SWEEP_TIMEOUT_S)
     link.close()

@@ -26,7 +26,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from outrider import errors
+from outrider import collector, errors
 from outrider.endpoint import Endpoint
 from outrider.sdnotify import notify, watchdog_interval_s
 from outrider.v1 import (
@@ -154,6 +154,7 @@ class _Daemon:
             await engine.close()
             return EXIT_REFUSED
         await server.start()
+        collector.calm()
         self._announce(addresses)
         watchdog = asyncio.create_task(self._watchdog())
         await self._stop.wait()

@@ -14,8 +14,8 @@ from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.migrate import migrate, migrations
 
 #: Tables that get rows for as long as the coordinator is used.
-GROWING = {"tasks", "attempts", "events", "logs", "waits", "runs", "evidence"}
-ALIASES = {"t": "tasks", "a": "attempts", "w": "waits", "e": "events"}
+GROWING = {"tasks", "attempts", "logs", "waits", "runs", "evidence", "event_chunks", "task_chunks", "run_chunks"}
+ALIASES = {"t": "tasks", "a": "attempts", "w": "waits", "c": "event_chunks"}
 #: Statements that may read a whole partial index, and why that is bounded.
 WHOLE_INDEX = {
     "OPEN_TASKS": ("tasks_open", "a start reads all tasks that are not over, in order"),
@@ -69,7 +69,7 @@ def event_statements() -> dict[str, tuple[EventFilter, str]]:
         (False, True),
     ]
     filters_of_events = [EventFilter(*parts) for parts in itertools.product(*choices)]  # type: ignore[arg-type]  # drawn from the choices above
-    return {str(wanted): (wanted, filters.events(wanted, 1, 2, 3)[0]) for wanted in filters_of_events}
+    return {str(wanted): (wanted, filters.chunks(wanted, 1, 2)[0]) for wanted in filters_of_events}
 
 
 def plan(connection: apsw.Connection, statement: str) -> list[str]:
@@ -89,7 +89,7 @@ def scans(connection: apsw.Connection, statement: str) -> list[str]:
     A bare SEARCH is a min or max: two steps down a tree for the log's own key, a whole table for any other column.
     """
     steps = plan(connection, statement)
-    whole = {f"SEARCH {table}" for table in GROWING - {"events"}}
+    whole = {f"SEARCH {table}" for table in GROWING - {"event_chunks"}}
     return [step for step in steps if step in whole or (step.startswith("SCAN") and step.split()[1] in GROWING)]
 
 
@@ -113,7 +113,9 @@ def test_no_named_statement_reads_a_whole_table(connection: apsw.Connection, nam
 
 def test_the_ends_of_the_log_are_looked_up(connection: apsw.Connection) -> None:
     """First and last cursor are two steps down a tree, and so is the highest open sequence number."""
-    assert plan(connection, queries.CURSORS).count("SEARCH events") == 2
+    steps = plan(connection, queries.CURSORS)
+    assert steps.count("SEARCH event_chunks") == 2
+    assert steps.count("SEARCH event_chunks USING INTEGER PRIMARY KEY (rowid=?)") == 1
     (step,) = plan(connection, queries.LAST_SEQUENCE)
     assert (
         step.startswith("SEARCH tasks USING INDEX tasks_open") or step == "SEARCH tasks USING COVERING INDEX tasks_open"
@@ -136,12 +138,12 @@ def test_no_history_reads_a_whole_log(connection: apsw.Connection) -> None:
         steps = plan(connection, statement)
         assert scans(connection, statement) == [], name
         assert sorts(connection, statement) == [], name
-        if wanted.run_id:
-            assert any(" INDEX events_by_run (run_id=?" in step for step in steps), name
-        elif wanted.task_ids:
-            assert any(" INDEX events_by_task (task_id=?" in step for step in steps), name
+        if wanted.task_ids:
+            assert any("task_chunks USING PRIMARY KEY (task_id=? AND first_cursor>?" in step for step in steps), name
+        elif wanted.run_id:
+            assert any("run_chunks USING PRIMARY KEY (run_id=? AND first_cursor>?" in step for step in steps), name
         else:
-            assert "SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in steps, RANGES_OF_THE_LOG
+            assert steps == ["SEARCH event_chunks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"], RANGES_OF_THE_LOG
             assert wanted.read_until(5, 10**9) == 5 + filters.CURSORS_PER_READ, RANGES_OF_THE_LOG
 
 

@@ -63,7 +63,7 @@ class Converter:
         if len(dependency_ids) > DEPENDENCIES_MAX:
             raise invalid(f"{path}dependency_ids", f"more than {DEPENDENCIES_MAX}")
         spec = self.spec(request.spec, f"{path}spec")
-        digest = hashlib.blake2b(_normalised(request.spec), digest_size=16)
+        digest = hashlib.blake2b(spec.body, digest_size=16)
         digest.update("".join(dependency_ids).encode())
         return Submission(
             self.ids.next(),
@@ -181,10 +181,6 @@ def stored_spec(row: InsertTask) -> Spec:
 def _title(spec: task_pb2.TaskSpec) -> str:
     title = spec.function.function if spec.HasField("function") else " ".join(spec.command.argv)
     return title if len(title) <= TITLE_CHARACTERS_MAX else title[: TITLE_CHARACTERS_MAX - 1] + "…"
-
-
-def _normalised(spec: task_pb2.TaskSpec) -> bytes:
-    return spec.SerializeToString(deterministic=True)
 
 
 def ref(message: agent_service_pb2.AttemptRef) -> Ref:

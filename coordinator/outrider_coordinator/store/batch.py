@@ -14,6 +14,7 @@ from typing import Any
 
 from outrider_coordinator.core import records
 from outrider_coordinator.store import queries
+from outrider_coordinator.store.chunks import chunks
 
 Row = tuple[Any, ...]
 #: A statement and the values of all its rows, one after the other.
@@ -34,6 +35,22 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
             converted = [convert(row) for row in latest]
             for writing in run:
                 yield from _runs(writing, converted)
+    if records.InsertEvent in by_type:
+        yield from _log(by_type[records.InsertEvent])
+
+
+def _log(events: list[records.InsertEvent]) -> Iterator[Statement]:
+    """The chunks of the log, and where the events of each task and run are."""
+    made: list[Row] = []
+    of_tasks: list[Row] = []
+    of_runs: list[Row] = []
+    for chunk, held in chunks(events):
+        made.append(chunk)
+        of_tasks += [(task_id, chunk.first_cursor) for task_id in {event.task_id for event in held} if task_id]
+        of_runs += [(run_id, chunk.first_cursor) for run_id in {event.run_id for event in held} if run_id]
+    yield from _runs(queries.INSERT_CHUNK, made)
+    yield from _runs(queries.INSERT_TASK_CHUNK, sorted(of_tasks))
+    yield from _runs(queries.INSERT_RUN_CHUNK, sorted(of_runs))
 
 
 def _runs(writing: queries.Writing, rows: list[Row]) -> Iterator[Statement]:
@@ -81,10 +98,6 @@ def _agent_row(record: Any) -> Row:
     return tuple(values)
 
 
-def _event_row(record: Any) -> Row:
-    return tuple(record[:-1])
-
-
 def _id(record: Any) -> str:
     return str(record[0])
 
@@ -107,5 +120,4 @@ _WRITES: tuple[_Write, ...] = (
     (records.PutOutbox, (queries.PUT_OUTBOX,), tuple, _pair),
     (records.InsertLog, (queries.INSERT_LOG,), tuple, None),
     (records.InsertEvidence, (queries.INSERT_EVIDENCE,), tuple, None),
-    (records.InsertEvent, (queries.INSERT_EVENT,), _event_row, None),
 )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.model import TERMINAL, TaskState
 from outrider_coordinator.store import queries
+from outrider_coordinator.store.chunks import CHUNK_EVENTS_MAX
 
 #: Behind every id that starts with a prefix, when appended to it.
 LAST = "\uffff"
@@ -21,13 +21,6 @@ CURSORS_PER_READ = 20_000
 
 #: A condition on ``t``: the task has an open wait.
 _HAS_OPEN_WAIT = "t.id IN (SELECT task_id FROM waits WHERE is_open = 1)"
-#: A condition on ``e``: the event is of one of these tasks (a JSON list), in a range of cursors. The cursors are found
-#: in the index alone and walked in order, so that a page of few events reads few events.
-_OF_TASKS = (
-    "e.cursor IN (SELECT cursor FROM events INDEXED BY events_by_task WHERE task_id <> '' "
-    "AND task_id IN (SELECT value FROM json_each(?)) AND cursor > ? AND cursor <= ?)"
-)
-
 Query = tuple[str, tuple[Any, ...]]
 
 
@@ -77,10 +70,12 @@ def task_ids(wanted: TaskFilter, limit: int) -> list[Query]:
         return [_task_ids(wanted, limit, "tasks_by_run", _state_condition(wanted.states))]
     if wanted.client_id:
         return [_task_ids(wanted, limit, "tasks_by_client", _state_condition(wanted.states))]
-    states = tuple(dict.fromkeys(wanted.states or TaskState))
+    ends = sorted({max(int(state), queries.OPEN) for state in wanted.states}) or queries.ENDS
     if wanted.open_waits_only:
-        states = tuple(state for state in states if state not in TERMINAL)
-    return [_task_ids(wanted, limit, "tasks_by_state", [f"t.state = {int(state)}"]) for state in states]
+        ends = [end for end in ends if end == queries.OPEN]
+    states = _state_condition(wanted.states)
+    at_end = [f"max(t.state, {queries.OPEN}) = {end}" for end in ends]
+    return [_task_ids(wanted, limit, "tasks_by_end", [condition, *states]) for condition in at_end]
 
 
 def _state_condition(states: tuple[int, ...]) -> list[str]:
@@ -106,25 +101,14 @@ def _task_ids(wanted: TaskFilter, limit: int, index: str, conditions: list[str])
     return queries.task_ids_page(index, conditions), (*parameters, limit)
 
 
-def events(wanted: EventFilter, after: int, until: int, limit: int) -> Query:
-    """Events with ``after`` < cursor <= ``until``, in order, at most ``limit``."""
-    conditions = ["e.cursor > ?", "e.cursor <= ?"]
-    parameters: list[Any] = [after, until]
+def chunks(wanted: EventFilter, after: int, until: int) -> Query:
+    """Chunks of the log that may hold wanted events with ``after`` < cursor <= ``until``, in order."""
+    begins = (after - CHUNK_EVENTS_MAX, until)
     if wanted.task_ids:
-        conditions.append(_OF_TASKS)
-        parameters += [json.dumps(sorted(wanted.task_ids)), after, until]
-    pairs = [
-        ("e.run_id <> '' AND e.run_id = ?", wanted.run_id),
-        ("e.client_id = ?", wanted.client_id),
-        ("e.namespace IN ('', ?)", wanted.namespace),
-    ]
-    for condition, value in pairs:
-        if value:
-            conditions.append(condition)
-            parameters.append(value)
-    if wanted.types:
-        conditions.append(f"e.type IN ({_numbers(sorted(wanted.types))})")
-    return queries.events_page(conditions, include_results=wanted.include_results), (*parameters, limit)
+        return queries.CHUNKS_OF_TASKS, (json.dumps(sorted(wanted.task_ids)), *begins)
+    if wanted.run_id:
+        return queries.CHUNKS_OF_RUN, (wanted.run_id, *begins)
+    return queries.CHUNKS, begins
 
 
 def _numbers(values: tuple[int, ...] | list[int]) -> str:

@@ -25,6 +25,11 @@ def _columns(record: type) -> tuple[str, ...]:
 ROWS_PER_RUN = (64, 16, 4, 1)
 
 
+#: What index tasks_by_end holds for every open state, and all it can hold.
+OPEN = int(TaskState.CANCELLING)
+ENDS = tuple(range(OPEN, int(max(TaskState)) + 1))
+
+
 class Writing(NamedTuple):
     """A writing statement: ``head``, then a tuple of values for each row, then ``tail``."""
 
@@ -47,7 +52,6 @@ ATTEMPT_COLUMNS = _columns(records.PutAttempt)
 WAIT_COLUMNS = _columns(records.PutWait)
 RUN_COLUMNS = _columns(records.PutRun)
 AGENT_COLUMNS = _columns(records.PutAgent)
-EVENT_COLUMNS = tuple(name for name in _columns(records.InsertEvent) if name != "outcome")
 
 _TASK_CHANGES = _columns(records.UpdateTask)[1:]
 
@@ -76,8 +80,12 @@ PUT_OUTBOX = _insert("outboxes", _columns(records.PutOutbox), "INSERT OR REPLACE
 INSERT_LOG = _insert("logs", _columns(records.InsertLog), "INSERT OR REPLACE")
 #: A report that could not be applied.
 INSERT_EVIDENCE = _insert("evidence", _columns(records.InsertEvidence))
-#: One entry of the event log.
-INSERT_EVENT = _insert("events", EVENT_COLUMNS)
+#: A piece of the event log.
+INSERT_CHUNK = _insert("event_chunks", ("first_cursor", "last_cursor", "body"))
+#: That a chunk holds events of a task.
+INSERT_TASK_CHUNK = _insert("task_chunks", ("task_id", "first_cursor"))
+#: That a chunk holds events of a run.
+INSERT_RUN_CHUNK = _insert("run_chunks", ("run_id", "first_cursor"))
 
 _TASKS = f"SELECT {', '.join(f't.{name}' for name in TASK_COLUMNS)} FROM tasks t"
 _ATTEMPTS = f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM attempts a"
@@ -88,8 +96,8 @@ _RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
 TASK = f"{_TASKS} WHERE t.id = ? AND t.namespace = ?"
 #: Ids of tasks that start with a prefix, at most two: one means it is unique.
 TASK_IDS_BY_PREFIX = (
-    "SELECT id FROM tasks INDEXED BY tasks_by_state "
-    f"WHERE namespace = ? AND state IN ({', '.join(str(int(state)) for state in TaskState)}) "
+    "SELECT id FROM tasks INDEXED BY tasks_by_end "
+    f"WHERE namespace = ? AND max(state, {OPEN}) IN ({', '.join(str(state) for state in ENDS)}) "
     "AND id >= ? AND id < ? LIMIT 2"
 )
 #: Ids of runs that start with a prefix, at most two.
@@ -120,7 +128,25 @@ RUN_BY_REQUEST = "SELECT id, digest FROM runs WHERE namespace = ? AND request_id
 #: Output of one attempt after a message number.
 LOGS = "SELECT number, time_us, body FROM logs WHERE task_id = ? AND attempt = ? AND number > ? ORDER BY number LIMIT ?"
 #: First and last cursor of the event log.
-CURSORS = "SELECT coalesce((SELECT min(cursor) FROM events), 1), coalesce((SELECT max(cursor) FROM events), 0)"
+CURSORS = (
+    "SELECT coalesce((SELECT min(first_cursor) FROM event_chunks), 1), coalesce((SELECT last_cursor FROM event_chunks "
+    "WHERE first_cursor = (SELECT max(first_cursor) FROM event_chunks)), 0)"
+)
+#: Chunks that begin in a range of cursors, in order.
+CHUNKS = (
+    "SELECT first_cursor, body FROM event_chunks WHERE first_cursor > ? AND first_cursor <= ? ORDER BY first_cursor"
+)
+#: Of these, the ones that hold events of some tasks (a JSON list of ids).
+CHUNKS_OF_TASKS = (
+    "SELECT c.first_cursor, c.body FROM event_chunks c WHERE c.first_cursor IN (SELECT first_cursor FROM task_chunks "
+    "WHERE task_id IN (SELECT value FROM json_each(?)) AND first_cursor > ? AND first_cursor <= ?) "
+    "ORDER BY c.first_cursor"
+)
+#: Of these, the ones that hold events of a run.
+CHUNKS_OF_RUN = (
+    "SELECT c.first_cursor, c.body FROM event_chunks c WHERE c.first_cursor IN (SELECT first_cursor FROM run_chunks "
+    "WHERE run_id = ? AND first_cursor > ? AND first_cursor <= ?) ORDER BY c.first_cursor"
+)
 #: Tasks that are not terminal, in the order they were accepted.
 OPEN_TASKS = f"{_TASKS} WHERE t.state <= 6 ORDER BY t.sequence"
 #: Attempts that may still matter: live ones and strays of open tasks.
@@ -146,11 +172,3 @@ LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks WHERE state <= 6"
 def task_ids_page(index: str, conditions: list[str]) -> str:
     """Ids of tasks along an index, newest first, that meet all conditions; the limit is the last parameter."""
     return f"SELECT t.id FROM tasks t INDEXED BY {index} WHERE {' AND '.join(conditions)} ORDER BY t.id DESC LIMIT ?"
-
-
-def events_page(conditions: list[str], *, include_results: bool) -> str:
-    """Events in cursor order, with the outcome of their task if asked, that meet all conditions; limit last."""
-    columns = ", ".join(f"e.{name}" for name in EVENT_COLUMNS)
-    of_task = "coalesce((SELECT outcome FROM tasks WHERE id = e.task_id), x'')"
-    outcome = f"CASE WHEN e.type = 10 THEN {of_task} ELSE x'' END" if include_results else "x''"
-    return f"SELECT {columns}, {outcome} FROM events e WHERE {' AND '.join(conditions)} ORDER BY e.cursor LIMIT ?"

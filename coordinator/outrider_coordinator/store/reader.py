@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import apsw
 
 from outrider_coordinator.core import records
-from outrider_coordinator.store import filters, queries
+from outrider_coordinator.core.model import EventType
+from outrider_coordinator.store import chunks, filters, queries
 from outrider_coordinator.store.errors import StoreFailed
 from outrider_coordinator.store.filters import LAST, EventFilter, TaskFilter
 
@@ -175,13 +176,24 @@ class Reader:
         read_until = wanted.read_until(after, until)
         events: list[records.InsertEvent] = []
         size_bytes = 0
-        with self._lock, self._failures(), contextlib.closing(self._connection.cursor()) as cursor:
-            for row in cursor.execute(*filters.events(wanted, after, read_until, limit)):
-                events.append(records.InsertEvent(*row))
-                size_bytes += event_bytes(events[-1])
-                if len(events) == limit or size_bytes >= PAGE_BYTES_MAX:
-                    return EventPage(events, events[-1].cursor)
+        for event in self._log(wanted, after, read_until):
+            events.append(event)
+            size_bytes += event_bytes(event)
+            if len(events) == limit or size_bytes >= PAGE_BYTES_MAX:
+                return EventPage(events, event.cursor)
         return EventPage(events, read_until)
+
+    def _log(self, wanted: EventFilter, after: int, until: int) -> Iterator[records.InsertEvent]:
+        with self._lock, self._failures(), contextlib.closing(self._connection.cursor()) as cursor:
+            for first_cursor, body in cursor.execute(*filters.chunks(wanted, after, until)):
+                for event in chunks.read(first_cursor, body):
+                    if after < event.cursor <= until and wanted.matches(event):
+                        yield self._with_outcome(event) if wanted.include_results else event
+
+    def _with_outcome(self, event: records.InsertEvent) -> records.InsertEvent:
+        if event.type != EventType.TASK_SUCCEEDED:
+            return event
+        return event._replace(outcome=self.outcomes((event.task_id,)).get(event.task_id, b""))
 
     # --- recovery: streamed, before anything else reads
 

@@ -29,7 +29,8 @@ CREATE TABLE tasks (
     error BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_open ON tasks (sequence) WHERE state <= 6;
-CREATE INDEX tasks_by_state ON tasks (namespace, state, id);
+-- All open states are 6 here, so that a task's entry changes once, with its end.
+CREATE INDEX tasks_by_end ON tasks (namespace, max(state, 6), id);
 CREATE INDEX tasks_by_client ON tasks (client_id) WHERE client_id <> '';
 CREATE INDEX tasks_by_run ON tasks (run_id) WHERE run_id <> '';
 CREATE INDEX tasks_by_request ON tasks (namespace, request_id) WHERE request_id <> '';
@@ -137,19 +138,22 @@ CREATE TABLE evidence (
     body BLOB NOT NULL
 ) STRICT;
 
-CREATE TABLE events (
-    cursor INTEGER PRIMARY KEY,
-    type INTEGER NOT NULL,
-    time_us INTEGER NOT NULL,
-    namespace TEXT NOT NULL,
-    task_id TEXT NOT NULL,
-    run_id TEXT NOT NULL,
-    client_id TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    agent_id TEXT NOT NULL,
-    reason INTEGER NOT NULL,
-    text TEXT NOT NULL,
+-- The event log, many neighbours a row: a row for each event and for its place in an index costs more than all else
+-- that a short task writes. The other two say in which chunks a task's and a run's events are.
+CREATE TABLE event_chunks (
+    first_cursor INTEGER PRIMARY KEY,
+    last_cursor INTEGER NOT NULL,
     body BLOB NOT NULL
 ) STRICT;
-CREATE INDEX events_by_task ON events (task_id, cursor) WHERE task_id <> '';
-CREATE INDEX events_by_run ON events (run_id, cursor) WHERE run_id <> '';
+
+CREATE TABLE task_chunks (
+    task_id TEXT NOT NULL,
+    first_cursor INTEGER NOT NULL,
+    PRIMARY KEY (task_id, first_cursor)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE run_chunks (
+    run_id TEXT NOT NULL,
+    first_cursor INTEGER NOT NULL,
+    PRIMARY KEY (run_id, first_cursor)
+) STRICT, WITHOUT ROWID;
