@@ -22,6 +22,7 @@ from pathlib import Path
 
 import census_work
 import outrider
+from outrider.client import RunBuilder
 from outrider.local_cluster import local_cluster
 
 #: A batch takes a fraction of a second, and there are enough of them to keep two agents busy to the end.
@@ -65,19 +66,25 @@ def batches(tree: Path, paths: list[str]) -> list[list[str]]:
     return [batch for batch in found if batch]
 
 
+def graph(client: outrider.Client, tree: Path, work: list[list[str]]) -> RunBuilder:
+    """One task per batch of files, and one that merges what they return."""
+    run = client.run(f"census of {tree}")
+    keys = [
+        run.add(f"part-{number:04d}", census_work.count_batch, str(tree), batch) for number, batch in enumerate(work, 1)
+    ]
+    run.add("merge", census_work.merge_inputs, after=keys, inputs_argument="inputs")
+    return run
+
+
 def take_census(client: outrider.Client, tree: Path, work: list[list[str]]) -> Census:
     """Submit the graph, show its progress, and collect the total and the parts."""
     started = time.perf_counter()
-    run = client.run(f"census of {tree}")
-    keys = [f"part-{number:04d}" for number in range(1, len(work) + 1)]
-    for key, batch in zip(keys, work, strict=True):
-        run.add(key, census_work.count_batch, str(tree), batch)
-    run.add("merge", census_work.merge_inputs, after=keys, inputs_argument="inputs")
-    handle = run.submit()
-    show_progress(handle, len(keys))
+    handle = graph(client, tree, work).submit()
+    show_progress(handle, len(work))
     total = handle.result("merge")
     wall_s = time.perf_counter() - started
-    return Census(total, [handle.result(key) for key in keys], handle.tasks[keys[0]].id, wall_s)
+    parts = [handle.result(key) for key in handle.tasks if key != "merge"]
+    return Census(total, parts, next(iter(handle.tasks.values())).id, wall_s)
 
 
 def show_progress(handle: outrider.RunHandle, parts: int) -> None:

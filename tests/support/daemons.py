@@ -35,6 +35,7 @@ class Daemons:
         self.address = f"unix:{folder}/socket"
         flags = ("--listen", self.address, *coordinator_flags)
         self.coordinator = CoordinatorProcess(folder / "coordinator", *flags, **coordinator_environment)
+        self.agents: dict[str, AgentProcess] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Daemons:
@@ -56,6 +57,7 @@ class Daemons:
         agent = AgentProcess(
             self.folder, address or self.address, "--slots", str(slots), *flags, name=name, environment=environment
         )
+        self.agents[name] = agent
         return self._stack.enter_context(agent)
 
     def submit(self, *specs: task_pb2.TaskSpec) -> list[str]:
