@@ -113,7 +113,7 @@ class TaskHandle(Generic[Value]):
             yield log.data.decode(errors="replace")
 
     async def on_progress(self, callback: Callable[[views.Progress], None]) -> None:
-        """Call back on the loop with the latest progress and every report from now on."""
+        """Call back on the loop with the latest progress and every later report, as the blocking client."""
         await self.accepted()
         self._connection.progress.subscribe(self.id, lambda message: callback(views.Progress.read(message)))
 

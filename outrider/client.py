@@ -147,7 +147,10 @@ class TaskHandle(Generic[Value]):
             yield log.data.decode(errors="replace")
 
     def on_progress(self, callback: Callable[[views.Progress], None]) -> None:
-        """Call back, in a thread of the client, with the latest progress and every report from now on."""
+        """Call back, in a thread of the client, with the latest progress and what is reported from now on.
+
+        In order, each report once, the last one always; of a burst of reports agents pass on the last.
+        """
 
         def told(message: task_pb2.Progress) -> None:
             self._link.call_back(callback, views.Progress.read(message))

@@ -32,7 +32,8 @@ class GraphBuilder:
         """Add a call; returns ``key``.
 
         It starts when the tasks with the keys ``after`` (one or several) have succeeded; with
-        ``inputs_argument`` it gets their results by key in that keyword argument. Raises `InvalidRequest` as `Client.submit`, and for a key used before.
+        ``inputs_argument`` it gets their results by key in that keyword argument. Raises `InvalidRequest` as
+        `Client.submit`, and for a key used before.
         """
         options = options or Options()
         if inputs_argument:

@@ -43,7 +43,9 @@ class Submissions:
         self._thread = threading.get_ident()
         self._waiting: deque[tuple[pb.SubmitRequest, Ticket]] = deque()
         self._unanswered: dict[str, tuple[pb.SubmitRequest, Ticket]] = {}
-        self._delayed: dict[str, tuple[pb.SubmitRequest, Ticket]] = {}
+        #: Under a request id that is unanswered: kept until it is, because answers name only the id.
+        self._doubles: list[tuple[pb.SubmitRequest, Ticket]] = []
+        self._delayed: dict[Ticket, pb.SubmitRequest] = {}
         self._failure: errors.OutriderError | None = None
         self._wake = asyncio.Event()
         self._is_woken = False
@@ -71,7 +73,7 @@ class Submissions:
     @property
     def backlog(self) -> int:
         """Requests not answered yet."""
-        return len(self._waiting) + len(self._unanswered) + len(self._delayed)
+        return len(self._waiting) + len(self._unanswered) + len(self._delayed) + len(self._doubles)
 
     def has_room(self) -> bool:
         """Whether another request may be put now; if not, wait for `room` or `room_in_threads`."""
@@ -112,8 +114,10 @@ class Submissions:
     def fail_all(self, failure: errors.OutriderError) -> None:
         """Nothing more will be sent: tell everybody who waits."""
         self._failure = failure
-        left = [*self._unanswered.values(), *self._waiting, *self._delayed.values()]
+        left = [*self._unanswered.values(), *self._waiting, *self._doubles]
+        left += [(request, ticket) for ticket, request in self._delayed.items()]
         self._delayed.clear()
+        self._doubles.clear()
         self._unanswered.clear()
         self._waiting.clear()
         for _, ticket in left:
@@ -139,7 +143,8 @@ class Submissions:
                 self._settled.clear()
                 await self._settled.wait()
                 continue
-            yield pb.SubmitStreamRequest(submissions=pb.Submissions(tasks=self._next_requests()))
+            if requests := self._next_requests():
+                yield pb.SubmitStreamRequest(submissions=pb.Submissions(tasks=requests))
 
     def _next_requests(self) -> list[pb.SubmitRequest]:
         requests: list[pb.SubmitRequest] = []
@@ -150,6 +155,9 @@ class Submissions:
             if requests and size > FRAME_BYTES_MAX:
                 break
             self._waiting.popleft()
+            if request.request_id in self._unanswered:
+                self._doubles.append((request, ticket))
+                continue
             self._unanswered[request.request_id] = (request, ticket)
             requests.append(request)
         return requests
@@ -163,19 +171,27 @@ class Submissions:
                 self._accepted(request, ticket, result.accepted)
             else:
                 self._refused(request, ticket, result.refused)
+        self._bring_back(self._doubles)
         self._make_room()
+
+    def _bring_back(self, requests: list[tuple[pb.SubmitRequest, Ticket]]) -> None:
+        """To the front, in order."""
+        if requests:
+            self._waiting.extendleft(reversed(requests))
+            requests.clear()
+            self._wake.set()
 
     def _refused(self, request: pb.SubmitRequest, ticket: Ticket, refused: pb.SubmissionRefused) -> None:
         error = status.error_class(refused.reason)(refused.message)
         if error.retry_after_s is None:
             ticket.fail(error)
             return
-        self._delayed[request.request_id] = (request, ticket)
-        self._loop.call_later(error.retry_after_s, self._retry, request.request_id)
+        self._delayed[ticket] = request
+        self._loop.call_later(error.retry_after_s, self._retry, ticket)
 
-    def _retry(self, request_id: str) -> None:
-        if request_id in self._delayed:
-            self.put(*self._delayed.pop(request_id))
+    def _retry(self, ticket: Ticket) -> None:
+        if ticket in self._delayed:
+            self.put(self._delayed.pop(ticket), ticket)
 
     def _make_room(self) -> None:
         if self.backlog < UNACKNOWLEDGED_MAX:
@@ -194,7 +210,8 @@ class Submissions:
             again = []
         # One at a time after a refusal of the whole stream, so that the one it was about shows.
         self._is_careful = is_final and bool(again)
-        self._waiting.extendleft(reversed(again))
+        self._bring_back(self._doubles)
+        self._bring_back(again)
         self._make_room()
 
 
