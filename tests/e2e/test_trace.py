@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from outrider.client import Client
 from outrider.tracing import TraceParent, new_span_id, new_trace_id
 from outrider.v1 import task_pb2, task_service_pb2
 from support.agent_process import AgentProcess
@@ -118,3 +119,58 @@ def test_without_a_trace_nothing_is_exported(coordinator: CoordinatorProcess, re
     submit(coordinator, function("fails_once"), context)
     spans = receiver.wait_for(lambda spans: named(spans, "execute"))
     assert {span.trace_id for span in spans} == {context.trace_id}
+
+
+@pytest.fixture
+def client(
+    coordinator: CoordinatorProcess, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Client]:
+    """A client of the SDK in a program that exports."""
+    for name, value in receiver.environment.items():
+        monkeypatch.setenv(name, value)
+    with Client(coordinator.address) as connected:
+        yield connected
+
+
+def test_client_coordinator_agent_and_worker_share_one_trace(client: Client, receiver: OtlpReceiver) -> None:
+    """With OTEL_* set and no span of its own, a program's submit begins the trace that ends in user code."""
+    handle = client.submit("traced_work:traced")
+    assert handle.result(WAIT_S) == 1
+    names = ["submit", "schedule", "dispatch", "receive", "execute", "inside"]
+    spans = receiver.wait_for(lambda spans: all(named(spans, name) for name in names) and spans)
+    assert {span.trace_id for span in spans} == {named(spans, "submit")[0].trace_id}
+    chain = [named(spans, name)[0] for name in names]
+    assert [span.parent_id for span in chain] == ["", *(span.span_id for span in chain[:-1])]
+    services = {span.service for span in chain}
+    assert {"outrider-client", "outrider-coordinator", "outrider-agent"} <= services
+    assert chain[0].attributes["outrider.task.id"] == handle.id
+
+
+def test_a_run_is_one_trace(client: Client, receiver: OtlpReceiver) -> None:
+    """Every task of a graph has its spans in the trace of the run's submit."""
+    run = client.run("two")
+    run.add("first", "traced_work:traced")
+    run.add("second", "traced_work:traced", after=["first"])
+    assert run.submit().wait(WAIT_S)
+    spans = receiver.wait_for(lambda spans: len(named(spans, "execute")) == 2 and named(spans, "submit") and spans)
+    (submit_span,) = named(spans, "submit")
+    assert {span.trace_id for span in spans} == {submit_span.trace_id}
+
+
+def test_a_trace_survives_the_coordinator(tmp_path: Path, receiver: OtlpReceiver) -> None:
+    """A coordinator killed between submit and dispatch goes on in the same trace after its restart."""
+    (tmp_path / "traced_work.py").write_text(MODULE)
+    process = CoordinatorProcess(tmp_path / "coordinator", **receiver.environment)
+    process.start()
+    try:
+        context = TraceParent(new_trace_id(), new_span_id())
+        trace = task_pb2.TraceContext(traceparent=context.format())
+        process.tasks.Submit(task_service_pb2.SubmitRequest(request_id="r", spec=function("traced"), trace=trace))
+        process.kill()
+        process.start()
+        with AgentProcess(tmp_path, process.address, environment=receiver.environment):
+            spans = receiver.wait_for(lambda spans: named(spans, "inside") and named(spans, "dispatch") and spans)
+        assert {span.trace_id for span in spans} == {context.trace_id}
+        assert named(spans, "schedule")[0].parent_id == context.span_id
+    finally:
+        process.kill()
