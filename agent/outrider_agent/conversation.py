@@ -158,7 +158,13 @@ class Conversation:
         board = self._runner.board
         free = max(0, board.limits.slots - board.slots_used)
         frame = frames.heartbeat(
-            self.session.epoch, clock.boot_us(), free, load, workers if changed else (), self._outboxes.pending
+            self.session.epoch,
+            clock.boot_us(),
+            free,
+            load,
+            workers if changed else (),
+            self._outboxes.pending,
+            is_leaving=board.is_draining,
         )
         self._link.send(Kind.URGENT, frame)
 

@@ -86,7 +86,14 @@ def revoked(epoch: int, refs: Iterable[Ref]) -> bytes:
 
 
 def heartbeat(
-    epoch: int, boot_us: int, free_slots: int, load: Load, workers: Iterable[wire.WorkerInfo], pending: int
+    epoch: int,
+    boot_us: int,
+    free_slots: int,
+    load: Load,
+    workers: Iterable[wire.WorkerInfo],
+    pending: int,
+    *,
+    is_leaving: bool = False,
 ) -> bytes:
     """Alive, and how busy."""
     frame = wire.Heartbeat(
@@ -97,6 +104,7 @@ def heartbeat(
         memory_fraction=load.memory_fraction,
         workers=workers,
         outbox_pending=pending,
+        leaving=is_leaving,
     )
     return wire.SessionRequest(session_epoch=epoch, heartbeat=frame).SerializeToString()
 

@@ -263,6 +263,7 @@ class Keeper:
     async def _leave(self, message: str, timeout_s: float | None, exit_code: int) -> None:
         """Finish or stop what runs, hand back the rest, deliver the reports, say goodbye."""
         self._runner.drain()
+        self._beat()  # says that it takes nothing new
         runner, outboxes, session = self._runner, self._outboxes, self._session
         await self._until(lambda: runner.is_idle or self._is_hurried, timeout_s)
         if not runner.is_idle:

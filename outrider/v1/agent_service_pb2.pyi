@@ -297,6 +297,7 @@ class Heartbeat(_message.Message):
     MEMORY_FRACTION_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     OUTBOX_PENDING_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     boottime_ns: _builtins.int
     """CLOCK_BOOTTIME of the agent in ns; echoed in Lease."""
     free_slots: _builtins.int
@@ -309,6 +310,8 @@ class Heartbeat(_message.Message):
     """Memory in use on the host, 0 to 1."""
     outbox_pending: _builtins.int
     """Reports in the outbox that are not acknowledged."""
+    leaving: _builtins.bool
+    """True once the agent only finishes what it has: it was told to stop, or to drain."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerInfo]:
         """Present when something changed since the last heartbeat."""
@@ -323,10 +326,11 @@ class Heartbeat(_message.Message):
         memory_fraction: _builtins.float = ...,
         workers: _abc.Iterable[Global___WorkerInfo] | None = ...,
         outbox_pending: _builtins.int = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boottime_ns", b"boottime_ns", "cpu_fraction", b"cpu_fraction", "free_slots", b"free_slots", "load_average", b"load_average", "memory_fraction", b"memory_fraction", "outbox_pending", b"outbox_pending", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boottime_ns", b"boottime_ns", "cpu_fraction", b"cpu_fraction", "free_slots", b"free_slots", "leaving", b"leaving", "load_average", b"load_average", "memory_fraction", b"memory_fraction", "outbox_pending", b"outbox_pending", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ WORKS = function("math:sqrt", 4)
 @pytest.fixture(scope="module")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     """A coordinator and an agent, the same for all tests here: none of them may be harmed."""
-    with Daemons(tmp_path_factory.mktemp("bad"), OUTRIDER_COORDINATOR_MESSAGE_BYTES_MAX=str(16 * MEBIBYTE)) as running:
+    with Daemons(tmp_path_factory.mktemp("bad")) as running:
         agent = running.agent("a", 2)
         yield running
         assert agent.process.poll() is None

@@ -5,12 +5,18 @@ from __future__ import annotations
 from outrider_coordinator.core.events import (
     AgentOrder,
     AgentOrdered,
+    AttemptsReturned,
+    HeartbeatReceived,
     Ref,
     ReportKind,
+    SessionEnded,
 )
 from outrider_coordinator.core.model import (
     SECOND_US,
     AttemptState,
+    BreakerState,
+    Connectivity,
+    HostFacts,
     TaskState,
 )
 from outrider_coordinator.core.state import TimerKind
@@ -192,3 +198,33 @@ def test_a_strays_failure_decides_nothing() -> None:
     assert world.state.tasks[task].attempts_counted == 1
     world.complete(lost, replacement)
     assert world.state_of(task) is TaskState.SUCCEEDED
+
+
+def test_an_agent_that_leaves_is_offered_nothing_and_not_blamed() -> None:
+    """From the heartbeat that says so on it gets no work, and giving back what was on its way is no failure."""
+    world = World()
+    leaving = world.connect("a", slots=8)
+    world.do(HeartbeatReceived("a", leaving.epoch, HostFacts(is_leaving=True), workers_changed=True))
+    tasks = world.submit(4)
+    assert {world.state_of(task) for task in tasks} == {TaskState.QUEUED}
+    world.do(HeartbeatReceived("a", leaving.epoch, HostFacts(), workers_changed=True))
+    tasks += world.submit(8)
+    refs = list(leaving.held)
+    assert len(refs) == 8
+    world.do(HeartbeatReceived("a", leaving.epoch, HostFacts(is_leaving=True), workers_changed=True))
+    world.do(AttemptsReturned("a", leaving.epoch, refs, revoked=False, message="draining"))
+    assert world.state.agents["a"].breaker.state is BreakerState.CLOSED
+    assert {world.state_of(task) for task in tasks} == {TaskState.QUEUED}
+
+
+def test_a_goodbye_gives_back_what_was_offered_at_once() -> None:
+    """What an agent had not taken when it left on purpose waits for no grace."""
+    world = World()
+    leaving, other = world.connect("a", slots=2), world.connect("b")
+    world.do(AgentOrdered("b", AgentOrder.PAUSE, world.replies.append))
+    (task,) = world.submit()
+    world.ref(leaving, task)
+    world.do(SessionEnded("a", leaving.epoch, goodbye=True))
+    world.do(AgentOrdered("b", AgentOrder.RESUME, world.replies.append))
+    assert world.state.agents["a"].connectivity is Connectivity.LEFT
+    assert [ref.task_id for ref in other.held] == [task]

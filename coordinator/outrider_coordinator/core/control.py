@@ -74,7 +74,7 @@ def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -
         if attempt is None or attempt.fence != ref.fence:
             continue
         if attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
-            if not event.revoked:
+            if not event.revoked and not agent.facts.is_leaving:
                 breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_REJECTED)
             attempt_returned(state, effects, agent, state.tasks[ref.task_id], attempt, to, event.message)
 

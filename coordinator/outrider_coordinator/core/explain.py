@@ -50,6 +50,8 @@ def status_word(agent: Agent) -> str:
         return "suspect"
     if agent.breaker.state is BreakerState.OPEN:
         return "failed"
+    if agent.facts.is_leaving:
+        return "draining"
     if agent.admin is not Admin.ACTIVE:
         return agent.admin.name.lower()
     return "running" if agent.attempts else "idle"

@@ -299,6 +299,7 @@ class HostFacts:
     memory_fraction: float = 0.0
     outbox_pending: int = 0
     workers: tuple[bytes, ...] = ()
+    is_leaving: bool = False
 
 
 @dataclass(slots=True)

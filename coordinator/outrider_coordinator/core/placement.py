@@ -37,7 +37,7 @@ def closed_to_work(agent: Agent) -> Rule | None:
         return Rule("NOT_ONLINE", f"it is {agent.connectivity.name}")
     if agent.admin is Admin.PAUSED:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
-    if agent.admin is Admin.DRAINING:
+    if agent.admin is Admin.DRAINING or agent.facts.is_leaving:
         return Rule("DRAINING", "it finishes its work and leaves")
     if not breaker.may_offer(agent):
         return Rule("BREAKER_OPEN", f"its circuit breaker is {agent.breaker.state.name} after repeated failures")

@@ -53,6 +53,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
     _register(state, effects, agent, event)
+    agent.facts.is_leaving = False
     applied = _outboxes(effects, agent, event.outboxes)
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
     accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED)
@@ -87,12 +88,22 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
     if agent is None or agent.epoch != epoch:
         return
     agent.epoch = 0
+    if goodbye:
+        _take_back_offers(state, effects, agent)
     if goodbye and not agent.attempts:
         agent.connectivity = Connectivity.LEFT
         state.event(effects, EventType.AGENT_LEFT, agent_id=agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
     effects.agents[agent.id] = agent
+
+
+def _take_back_offers(state: State, effects: Effects, agent: Agent) -> None:
+    """What an agent had not taken when it left goes elsewhere at once."""
+    for attempt in list(agent.attempts.values()):
+        if attempt.state is AttemptState.OFFERED:
+            task = state.tasks[attempt.task_id]
+            attempt_returned(state, effects, agent, task, attempt, AttemptState.REJECTED, "the agent left")
 
 
 def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:

@@ -205,5 +205,6 @@ def _heartbeat(agent_id: str, epoch: int, beat: pb.Heartbeat) -> HeartbeatReceiv
         beat.memory_fraction,
         beat.outbox_pending,
         tuple(worker.SerializeToString() for worker in beat.workers),
+        beat.leaving,
     )
     return HeartbeatReceived(agent_id, epoch, facts, workers_changed=bool(beat.workers))
