@@ -64,9 +64,9 @@ class LoopThread:
                 yield item
         finally:
             # Not waited for: a generator may be collected on any thread, also on the loop's own.
-            ending = items.aclose()
+            ending = _ended(items)
             try:
-                asyncio.run_coroutine_threadsafe(_awaited(ending), self.loop)
+                asyncio.run_coroutine_threadsafe(ending, self.loop)
             except RuntimeError:
                 ending.close()
 
@@ -77,8 +77,8 @@ class LoopThread:
         self._thread.join(5.0)
 
 
-async def _awaited(ending: Coroutine[Any, Any, None]) -> None:
-    await ending
+async def _ended(items: AsyncGenerator[Any, None]) -> None:
+    await items.aclose()
 
 
 async def _end_all() -> None:
