@@ -22,6 +22,9 @@ from outrider_coordinator.store.reader import PAGE_BYTES_MAX, PAGE_EVENTS_MAX, E
 QUEUE_EVENTS_MAX = 20_000
 QUEUE_BYTES_MAX = 64 << 20
 
+#: Where these stand in an event.
+_TASK_ID, _RUN_ID, _CLIENT_ID = (InsertEvent._fields.index(name) for name in ("task_id", "run_id", "client_id"))
+
 Result = TypeVar("Result")
 #: Runs a blocking read on the reader thread.
 RunRead = Callable[[Callable[[], Result]], Awaitable[Result]]
@@ -54,6 +57,12 @@ class Subscription:
     queue_bytes: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     is_cut: bool = False
+
+    def put_wanted(self, events: list[InsertEvent]) -> None:
+        """Add those of these events that the watcher wants."""
+        for event in events:
+            if self.wanted.matches(event):
+                self.put(event)
 
     def put(self, event: InsertEvent) -> None:
         """Add one event, or cut the reader off when its queue is full. An empty queue takes any event."""
@@ -99,20 +108,25 @@ class WatchHub:
 
     def publish(self, events: list[InsertEvent]) -> None:
         """Hand committed events, in cursor order, to every subscription that wants them."""
-        for event in events:
-            self.last_cursor = event.cursor
-            if event.task_id in self._logs:
-                self._wake(event.task_id)
-            for subscription in self._interested(event):
-                if subscription.wanted.matches(event):
-                    subscription.put(event)
+        if events:
+            self.last_cursor = events[-1].cursor
+        for task_id in self._logs.keys() & {event.task_id for event in events} if self._logs else ():
+            self._wake(task_id)
+        # A subscription stands in one table, under one key that an event can have: it gets an event at most once.
+        for subscription in self._others.get("", ()):
+            subscription.put_wanted(events)
+        for key, table in ((_TASK_ID, self._by_task), (_RUN_ID, self._by_run), (_CLIENT_ID, self._by_client)):
+            if table:
+                self._publish_by(key, table, events)
 
-    def _interested(self, event: InsertEvent) -> Iterator[Subscription]:
-        """Each at most once: a subscription stands in one table, under one key that an event can have."""
-        yield from self._by_task.get(event.task_id, ())
-        yield from self._by_run.get(event.run_id, ())
-        yield from self._by_client.get(event.client_id, ())
-        yield from self._others.get("", ())
+    def _publish_by(self, key: int, table: dict[str, set[Subscription]], events: list[InsertEvent]) -> None:
+        groups: dict[str, list[InsertEvent]] = {}
+        for event in events:
+            if event[key] in table:
+                groups.setdefault(str(event[key]), []).append(event)
+        for name, group in groups.items():
+            for subscription in table[name]:
+                subscription.put_wanted(group)
 
     def publish_logs(self, logs: list[InsertLog]) -> None:
         """Wake those who follow the output of these tasks."""

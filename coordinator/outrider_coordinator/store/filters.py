@@ -38,11 +38,12 @@ class EventFilter:
     def matches(self, event: records.InsertEvent) -> bool:
         """Whether an event is wanted."""
         return (
-            (not self.namespace or event.namespace in ("", self.namespace))
+            # First what leaves most events out.
+            (not self.types or event.type in self.types)
             and (not self.task_ids or event.task_id in self.task_ids)
             and (not self.run_id or event.run_id == self.run_id)
             and (not self.client_id or event.client_id == self.client_id)
-            and (not self.types or event.type in self.types)
+            and (not self.namespace or event.namespace in ("", self.namespace))
         )
 
     def read_until(self, after: int, until: int) -> int:
