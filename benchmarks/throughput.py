@@ -86,11 +86,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=20_000, help="no-op tasks of one round")
+    parser.add_argument("--bare-tasks", type=int, default=BARE_TASKS, help="tasks of one round of the bare pipeline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round here")
     options = parser.parse_args()
     bare, ours = [], []
     for number in range(1, options.rounds + 1):
-        bare.append(bare_pipeline.measure(BARE_TASKS))
+        bare.append(bare_pipeline.measure(options.bare_tasks))
         ours.append(measure_outrider(options.tasks))
         print(
             f"round {number}: bare {bare[-1].tasks_per_s:,} tasks/s, outrider {ours[-1].tasks_per_s:,} tasks/s",

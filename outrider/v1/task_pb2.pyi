@@ -571,7 +571,7 @@ class TaskError(_message.Message):
     message: _builtins.str
     """One line that a person can act on."""
     exception_type: _builtins.str
-    """Python exception class (`builtins.ValueError`); empty for other failures."""
+    """Python exception class: `ValueError`, or `package.module.Error` for one that is not built in; empty for other failures."""
     traceback: _builtins.str
     """Formatted traceback, at most 16 KiB; empty when there is none."""
     exit_code: _builtins.int

@@ -121,7 +121,7 @@ def _refuse_misfit(name: str, function: Callable[..., Any], arguments: Arguments
 def _failure(error: BaseException) -> AttemptFailed:
     import traceback
 
-    kind = type(error).__qualname__
+    kind = class_name(error)
     if isinstance(error, SystemExit):
         message = f"the function called sys.exit({error.code!r}); return a value or raise an exception instead"
     else:
@@ -129,6 +129,12 @@ def _failure(error: BaseException) -> AttemptFailed:
     user_frames = error.__traceback__.tb_next if error.__traceback__ else None
     text = "".join(traceback.format_exception(type(error), error, user_frames))[-TRACEBACK_CHARS_MAX:]
     return AttemptFailed(TASK_ERROR, message, recoverable=True, exception_type=kind, traceback=text)
+
+
+def class_name(error: BaseException) -> str:
+    """``ValueError`` for what is built in, ``package.module.Error`` for what is not."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _said(error: BaseException) -> str:

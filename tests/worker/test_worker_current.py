@@ -165,7 +165,7 @@ def test_another_task_that_failed(worker: Worker) -> None:
     worker.function(1, "current_work:waits_for", "task-9")
     resolve(worker, b"", "", 9)
     failed = worker.until(messages.Failed)[1]
-    assert (failed.reason, failed.exception_type) == (TASK_ERROR, "DependencyFailed")
+    assert (failed.reason, failed.exception_type) == (TASK_ERROR, "outrider.worker.endings.DependencyFailed")
     assert "CANCELLED" in failed.message
 
 
