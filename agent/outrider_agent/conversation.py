@@ -104,9 +104,9 @@ class Conversation:
         self._accepts.pop(attempt.key, None)
         self._revokes.append((attempt.task_id, attempt.number, attempt.fence))
 
-    def report(self, key: int, message: bytes, *, is_terminal: bool) -> None:
+    def report(self, key: int, message: bytes, *, is_terminal: bool, is_patient: bool) -> None:
         """Into the outbox; a report says that the attempt was accepted, too."""
-        self._outboxes.append(key, message, is_terminal=is_terminal)
+        self._outboxes.append(key, message, is_terminal=is_terminal, is_patient=is_patient)
         if not self.is_full:
             self._accepts.pop(key, None)
 

@@ -25,6 +25,8 @@ from outrider_agent.core.ledger import Ledger
 SEGMENT_BYTES = 4 << 20
 DISK_RETRY_S = 0.5
 EXIT_SYNC_FAILED = 70
+#: How long a report that nobody waits for, such as a start or output, may wait for others before it is synced.
+PATIENCE_S = 0.005
 
 _logger = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class Outbox:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._is_writing = False
+        self._is_urgent = False
+        self._patience: asyncio.TimerHandle | None = None
         self._disk_is_full = False
         self._wake = threading.Condition()
         self._batch: list[bytes] | None = None
@@ -84,9 +88,13 @@ class Outbox:
         """How much waits for the disk to take it."""
         return self._gathered_bytes
 
-    def append(self, payload: bytes) -> int:
-        """Number one report and keep it; it is written at the next `flush`. Returns its seq."""
+    def append(self, payload: bytes, *, is_patient: bool = False) -> int:
+        """Number one report and keep it; it is written at the next `flush`. Returns its seq.
+
+        A patient one may wait `PATIENCE_S` for others to share the sync with.
+        """
         seq = self.ledger.write()
+        self._is_urgent |= not is_patient
         self._memory.append(payload)
         self._memory_bytes += len(payload)
         self._gathered.append(spool.encode_record(seq, payload))
@@ -97,12 +105,25 @@ class Outbox:
         """Let the thread write what has gathered, unless it is at it; then it goes on by itself."""
         if self._is_writing or not self._gathered:
             return
+        if not self._is_urgent:
+            if self._patience is None:
+                self._patience = self._loop.call_later(PATIENCE_S, self._lose_patience)
+            return
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._is_urgent = False
         self._rotate_when_due()
         batch, self._gathered, self._gathered_bytes = self._gathered, [], 0
         self._is_writing = True
         with self._wake:
             self._batch = batch
             self._wake.notify()
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._is_urgent = True
+        self.flush()
 
     def read(self, seq: int, count_max: int) -> list[bytes]:
         """Payloads from ``seq`` on, at least one if it is synced."""
@@ -122,6 +143,8 @@ class Outbox:
 
     def close(self) -> None:
         """Write what is left and end the thread; what is not acknowledged stays on disk for the next keeper."""
+        if self._patience is not None:
+            self._patience.cancel()
         with self._wake:
             self._is_closing = True
             self._wake.notify()

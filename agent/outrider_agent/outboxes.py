@@ -116,9 +116,9 @@ class Outboxes:
         ledgers = [source.ledger for source in self._sources()]
         return [(ledger.outbox_id, ledger.first_seq, ledger.written_seq) for ledger in ledgers]
 
-    def append(self, key: int, payload: bytes, *, is_terminal: bool) -> None:
+    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> None:
         """Keep one report of the attempt ``key``; it is sent once it is durable."""
-        seq = self.current.append(payload)
+        seq = self.current.append(payload, is_patient=is_patient)
         if is_terminal:
             self._terminals.append((seq, key))
 

@@ -27,6 +27,8 @@ from outrider_agent.reports import Report
 _logger = logging.getLogger(__name__)
 
 Ref = tuple[str, int, int]
+#: Nobody waits for these: a short function's start travels with its end.
+_PATIENT = (messages.Started, messages.LogOutput)
 _GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
 
 
@@ -42,8 +44,8 @@ class Outlet(Protocol):
     def revoked(self, attempt: Attempt) -> None:
         """It goes back unstarted."""
 
-    def report(self, key: int, message: bytes, *, is_terminal: bool) -> None:
-        """One encoded WorkerMessage for the outbox."""
+    def report(self, key: int, message: bytes, *, is_terminal: bool, is_patient: bool) -> None:
+        """One encoded WorkerMessage for the outbox; a patient one may wait a moment for others."""
 
     def span(self, span: messages.Span) -> None:
         """One finished span."""
@@ -376,15 +378,18 @@ class Runner:
             self._kill(dossier.attempt, task_pb2.TASK_REASON_TIMED_OUT, text, None)
 
     def _report(self, dossier: Dossier, message: Report) -> None:
-        if not dossier.is_silent:
-            for encoded in dossier.narrator.tell(message):
-                self._outlet.report(dossier.attempt.key, encoded, is_terminal=dossier.narrator.is_ended)
+        if dossier.is_silent:
+            return
+        is_patient = isinstance(message, _PATIENT)
+        for encoded in dossier.narrator.tell(message):
+            is_ended = dossier.narrator.is_ended
+            self._outlet.report(dossier.attempt.key, encoded, is_terminal=is_ended, is_patient=is_patient)
 
     def _report_held_back(self) -> None:
         held_back, self._held_back = self._held_back, set()
         for key in sorted(held_back):
             for encoded in self.dossiers[key].narrator.catch_up():
-                self._outlet.report(key, encoded, is_terminal=False)
+                self._outlet.report(key, encoded, is_terminal=False, is_patient=True)
 
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]

@@ -13,7 +13,6 @@ import asyncio
 import functools
 import logging
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ from outrider_coordinator.core.state import State
 from outrider_coordinator.core.step import next_due_us, step
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.store.sqlite import SqliteStore
+from outrider_coordinator.store_thread import StoreThread
 from outrider_coordinator.watch_hub import WatchHub
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Engine:
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._releases: ReleaseQueue[Write, Committed] = ReleaseQueue()
-        self._writer = ThreadPoolExecutor(1, "store")
+        self._writer = StoreThread(store.commit, self._committed, self._fail)
         self._readers = ThreadPoolExecutor(1, "reader")
         self._room = asyncio.Event()
         self._room.set()
@@ -130,7 +130,7 @@ class Engine:
             self._timer.cancel()
         for load in self._loads:
             load.cancel()
-        self._writer.shutdown(wait=True)
+        self._writer.close()
         self._readers.shutdown(wait=True)
 
     @property
@@ -170,24 +170,13 @@ class Engine:
         batch = self._releases.next_commit()
         if batch is not None:
             self._idle.clear()
-            self._writer.submit(self._commit, batch)
+            self._writer.submit(batch)
         elif self._releases.in_flight is None:
             self._idle.set()
         if self._releases.uncommitted_rows > UNCOMMITTED_ROWS_MAX:
             self._room.clear()
         else:
             self._room.set()
-
-    def _commit(self, batch: list[Write]) -> None:
-        """On the store thread."""
-        began = time.perf_counter()
-        try:
-            if batch:
-                self.store.commit(batch)
-        except BaseException as error:
-            self._loop.call_soon_threadsafe(self._fail, error, "a commit failed")
-            return
-        self._loop.call_soon_threadsafe(self._committed, time.perf_counter() - began)
 
     def _committed(self, seconds: float) -> None:
         if self._failed:
