@@ -12,13 +12,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def test_the_throughput_benchmark_prints_its_ratios(tmp_path: Path) -> None:
     """One short round measures the bare pipeline and a real cluster, prints the ratios and writes every figure."""
-    figures = tmp_path / "figures.json"
-    options = ("--rounds", "1", "--tasks", "300", "--bare-tasks", "2000", "--json", str(figures))
+    file = tmp_path / "figures.json"
+    options = ("--rounds", "1", "--tasks", "300", "--bare-tasks", "2000", "--json", str(file))
     command = [sys.executable, str(BENCHMARKS / "throughput.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert "ratio" in done.stdout
     assert "one task, p50, ms" in done.stdout
-    written = json.loads(figures.read_text())
+    written = json.loads(file.read_text())
     assert {"bare", "outrider"} <= written.keys()
-    assert all(round["tasks_per_s"] > 0 for name in ("bare", "outrider") for round in written[name])
+    assert all(figures["tasks_per_s"] > 0 for name in ("bare", "outrider") for figures in written[name])

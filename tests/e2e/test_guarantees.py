@@ -128,7 +128,11 @@ def test_a_killed_agents_work_goes_elsewhere(daemons: Daemons, witness: Witness,
     link = doomed.link()
     doomed.kill()
     link.kill()
-    eventually(lambda: all(is_gone(pid) for pid in pids) and not doomed.survivors(), 2)
+    eventually(
+        lambda: all(is_gone(pid) for pid in pids) and not doomed.survivors(),
+        2,
+        what=lambda: f"all gone; left are {[pid for pid in pids if not is_gone(pid)]} and {doomed.survivors()}",
+    )
     daemons.agent("other", 3)
     eventually(lambda: len(witness.starts()) == 6)
     assert {daemons.get(task_id).attempts[0].state for task_id in task_ids} == {task_pb2.ATTEMPT_STATE_LOST}

@@ -12,7 +12,7 @@ Found = TypeVar("Found")
 POLL_S = 0.01
 
 
-def eventually(predicate: Callable[[], Found], timeout_s: float = 10.0, what: str = "") -> Found:
+def eventually(predicate: Callable[[], Found], timeout_s: float = 10.0, what: str | Callable[[], str] = "") -> Found:
     """Call ``predicate`` until it returns something true, and return that.
 
     Raises `AssertionError` naming ``what`` (or the predicate) after ``timeout_s``.
@@ -23,7 +23,7 @@ def eventually(predicate: Callable[[], Found], timeout_s: float = 10.0, what: st
         if found := predicate():
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s} s: {what or predicate}")
+            raise AssertionError(f"not within {timeout_s} s: {what() if callable(what) else what or predicate}")
         pause.wait(POLL_S)
 
 
