@@ -22,6 +22,8 @@ __all__ = ["Daemon", "held_pipe", "local_cluster"]
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
+#: A temporary folder with a longer path leaves no room for the name of a socket (107 bytes in all, unix(7)).
+PLACE_CHARACTERS_MAX = 60
 
 
 class Daemon:
@@ -56,11 +58,19 @@ class Daemon:
         """Start it (again) and wait until it serves. Raises `RuntimeError` with its last lines when it does not."""
         self._ready_path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-            ready.bind(str(self._ready_path))
+            self._bind(ready)
             ready.settimeout(0.1)
             self.process = process = self._spawn()
             self._wait_until_ready(process, ready, timeout_s)
         self._ready_path.unlink(missing_ok=True)
+
+    def _bind(self, ready: socket.socket) -> None:
+        try:
+            ready.bind(str(self._ready_path))
+        except OSError as error:
+            raise RuntimeError(
+                f"cannot make the socket {self._ready_path}: {error}; set XDG_RUNTIME_DIR or TMPDIR to a short path"
+            ) from None
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
@@ -141,7 +151,9 @@ def local_cluster(folder: Path, *, agents: int = 1, slots: int = 1, modules: Pat
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # Paths of sockets must be short, which nobody can promise of ``folder``.
-        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
+        usual = tempfile.gettempdir()
+        place = usual if len(usual) <= PLACE_CHARACTERS_MAX else "/tmp"
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-", dir=place)))
         parent_fd = stack.enter_context(held_pipe())
         address = f"unix:{sockets}/coordinator.sock"
 
