@@ -70,7 +70,7 @@ def main() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="outrider", standalone_mode=False))
     except USAGE_ERROR as error:
         for line in usage_lines(error):
             output.say(line)

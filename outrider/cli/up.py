@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -187,11 +188,17 @@ class _Cluster:
     def _welcome(self, agents: int, slots: int, took_s: float) -> None:
         count = "1 agent" if agents == 1 else f"{agents} agents"
         each = f"{slots} slot{'s' if slots != 1 else ''}{' each' if agents > 1 else ''}"
-        output.line(f"outrider is up after {took_s:.1f} s: coordinator at {self._address}, {count} with {each}")
+        at = " and ".join([self._address, *self._other_addresses()])
+        output.line(f"outrider is up after {took_s:.1f} s: coordinator at {at}, {count} with {each}")
         output.line("try, in another terminal:")
         for example in ("outrider submit --wait -- echo hello", "outrider task list", "outrider agent list"):
             output.line(f"    {example}")
         output.line(f"logs are in {self._folder}; Ctrl-C stops everything")
+
+    def _other_addresses(self) -> list[str]:
+        """What --listen became, such as a free port."""
+        document = json.loads((self._folder / "coordinator" / "addresses.json").read_text())
+        return [address for address in document["addresses"] if address != self._address]
 
     def _watch(self) -> None:
         """Until somebody wants to stop, start again what dies."""
