@@ -21,7 +21,7 @@ from outrider.worker.messages import CommandWork, Started
 from outrider.worker.task_server import TaskServer
 
 if TYPE_CHECKING:
-    from outrider.worker.runner import Active
+    from outrider.worker.active import Active
 
 RESULT_OUTPUT_BYTES = 64 * 1024
 CHUNK_BYTES = 64 * 1024

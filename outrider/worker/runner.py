@@ -7,7 +7,6 @@ fault of ours fails the attempt and says so, the worker lives on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import signal
@@ -16,10 +15,10 @@ import threading
 from types import FrameType
 
 from outrider.worker import current
+from outrider.worker.active import Active
 from outrider.worker.channel import KeeperChannel, now_ns
-from outrider.worker.context import Attempt, printable
+from outrider.worker.context import printable
 from outrider.worker.endings import INVALID_WORK, TASK_ERROR, AttemptFailed, TaskCancelled
-from outrider.worker.execute_span import ExecuteSpan
 from outrider.worker.functions import TRACEBACK_CHARS_MAX, Functions, cancelled
 from outrider.worker.import_watch import UserSpans
 from outrider.worker.messages import (
@@ -37,29 +36,9 @@ from outrider.worker.messages import (
     ToWorker,
     reader_in_worker,
 )
-from outrider.worker.output import AttemptOutput, Capture
+from outrider.worker.output import Capture
 
 _RECEIVE_BYTES = 256 * 1024
-
-
-class Active:
-    """The attempt that runs now."""
-
-    def __init__(self, run: Run, channel: KeeperChannel) -> None:
-        self.run = run
-        self.attempt = Attempt(run, channel)
-        self.span = ExecuteSpan(run)
-        self.output = AttemptOutput(channel, run.key)
-        self.stop_message = ""
-        self.is_interruptible = False
-        #: Process group of its command, 0 for none.
-        self.group = 0
-
-    def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to the command's process group, if there is one."""
-        if self.group:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.group, number)
 
 
 class Runner:
