@@ -72,11 +72,11 @@ def up(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all log lines, not only warnings.")] = False,
 ) -> None:
     """Start a coordinator and agents on this machine; Ctrl-C stops them."""
-    preset_settings(preset, "agent")
+    preset_slots = preset_settings(preset, "agent").get("slots", 0)
     with ExitStack() as stack:
         _lock(stack)
         cluster = _Cluster(stack, _folder(state_directory), preset, verbose)
-        each = slots or max(1, len(os.sched_getaffinity(0)) // agents)
+        each = slots or preset_slots or max(1, len(os.sched_getaffinity(0)) // agents)
         code = cluster.run(agents, each, listen)
     raise typer.Exit(code)
 
