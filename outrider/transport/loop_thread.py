@@ -91,6 +91,8 @@ async def _end_all() -> None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # grpc.aio's poller wakes every loop of the process, and the ones with nothing to read say so with this error.
-    if not isinstance(context.get("exception"), BlockingIOError):
+    # All loops of a process share grpc.aio's poller. It wakes each of them for every event, and the ones that come too
+    # late find nothing to read; and it fails to hand an event on to the loop of a client that has closed meanwhile.
+    is_the_pollers = "PollerCompletionQueue" in repr(context.get("handle"))
+    if not (is_the_pollers and isinstance(context.get("exception"), (BlockingIOError, RuntimeError))):
         loop.default_exception_handler(context)
