@@ -86,6 +86,11 @@ def main() -> None:
         # Whoever read us has had enough, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(options.EXIT_FAILED)
+    except OSError as error:
+        if os.environ.get("OUTRIDER_DEBUG"):
+            raise
+        output.say(f"error: {error}")
+        sys.exit(options.EXIT_FAILED)
 
 
 def _exit_code(error: errors.OutriderError) -> int:

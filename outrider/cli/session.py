@@ -116,7 +116,7 @@ class Session:
 
         if given and not last:
             return given
-        if not last:
+        if given or not last:
             raise errors.InvalidRequest("give a task id (a prefix will do), or --last for the newest task")
         request = task_service_pb2.ListRequest(namespace=self.namespace, page_size=1)
         found = self.call(self.tasks.List, request).tasks
@@ -131,7 +131,7 @@ class Session:
 
         if given and not last:
             return given
-        if not last:
+        if given or not last:
             raise errors.InvalidRequest("give a run id (a prefix will do), or --last for the newest run")
         request = run_service_pb2.ListRunsRequest(namespace=self.namespace, page_size=1)
         found = self.call(self.runs.ListRuns, request).runs

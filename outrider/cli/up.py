@@ -41,6 +41,8 @@ HEALTHY_S = 30.0
 #: How an agent ends that the coordinator no longer wants: drained, or refused.
 _LEFT = (0, 1)
 STOP_TIMEOUT_S = 20.0
+#: A socket's path has 107 bytes at most; this leaves room for its name.
+SOCKET_FOLDER_BYTES_MAX = 80
 _LOUD = (" WARNING ", " ERROR ", " CRITICAL ")
 
 
@@ -107,6 +109,13 @@ def _lock(stack: ExitStack) -> None:
     os.pwrite(lock, str(os.getpid()).encode(), 0)
 
 
+def _socket_folder() -> Path:
+    folder = discovery.runtime_directory()
+    if len(os.fsencode(folder)) > SOCKET_FOLDER_BYTES_MAX:
+        raise InvalidRequest(f"{folder} is too long a path for sockets; set XDG_RUNTIME_DIR to a shorter one")
+    return folder
+
+
 class _Cluster:
     """The daemons, watched over until somebody wants them to stop."""
 
@@ -117,7 +126,7 @@ class _Cluster:
         self._verbose = verbose
         self._facts: SimpleQueue[_Ended | _Told] = SimpleQueue()
         self._parent_fd = stack.enter_context(held_pipe())
-        self._sockets = discovery.runtime_directory()
+        self._sockets = _socket_folder()
         self._address = f"unix:{self._sockets}/coordinator.sock"
         self._agents: list[Daemon] = []
         self._deaths: dict[str, int] = {}

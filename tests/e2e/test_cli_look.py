@@ -99,6 +99,7 @@ def test_ids_have_prefixes_and_a_newest(cli: CommandLine) -> None:
     assert "`outrider task list` shows those there are" in unknown.err
     assert "give a task id (a prefix will do), or --last" in cli.run("task", "show").err
     assert cli.run("--namespace", "empty", "task", "show", "--last").code == 3
+    assert cli.run("task", "show", first, "--last").code == 2
 
 
 @pytest.mark.parametrize("command", ["show", "watch", "logs", "result", "cancel", "explain"])

@@ -147,3 +147,17 @@ def test_it_cannot_start(cli: CommandLine, words: list[str], code: int, advice: 
     assert advice in err.decode()
     assert "Traceback" not in err.decode()
     assert cli.run("task", "list").code == 4
+
+
+def test_a_runtime_folder_that_does_not_do(cli: CommandLine) -> None:
+    """A runtime folder whose sockets would have too long a path, or that cannot be made, is named in one line."""
+    for folder, advice in (
+        (cli.folder / ("long" * 20), "set XDG_RUNTIME_DIR to a shorter one"),
+        ("/proc/no", "/proc/no"),
+    ):
+        cli.environment["XDG_RUNTIME_DIR"] = str(folder)
+        up = cli.start("up")
+        _, err = up.communicate(timeout=TIMEOUT_S)
+        assert up.returncode in (1, 2)
+        assert advice in err.decode()
+        assert len(err.decode().splitlines()) == 1
