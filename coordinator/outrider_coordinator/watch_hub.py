@@ -120,13 +120,11 @@ class WatchHub:
                 self._publish_by(key, table, events)
 
     def _publish_by(self, key: int, table: dict[str, set[Subscription]], events: list[InsertEvent]) -> None:
-        groups: dict[str, list[InsertEvent]] = {}
+        """One event after the other: a watcher of several tasks gets them in the order of the log."""
         for event in events:
-            if event[key] in table:
-                groups.setdefault(str(event[key]), []).append(event)
-        for name, group in groups.items():
-            for subscription in table[name]:
-                subscription.put_wanted(group)
+            for subscription in table.get(str(event[key]), ()):
+                if subscription.wanted.matches(event):
+                    subscription.put(event)
 
     def publish_logs(self, logs: list[InsertLog]) -> None:
         """Wake those who follow the output of these tasks."""
