@@ -32,6 +32,8 @@ from outrider_agent.state_directory import StateDirectory
 
 BUSY_TICK_S, IDLE_TICK_S = 0.05, 0.5
 RETIRE_INTERVAL_US = 1_000_000
+#: How long being ready waits for the first session.
+FIRST_SESSION_US = 2_000_000
 #: Reports that the disk has not taken yet: above, workers are not read any more; below half of it they are again.
 UNSYNCED_BYTES_MAX = 8 << 20
 #: How long the end of the stream, of the link and of the workers is waited for when leaving.
@@ -58,6 +60,7 @@ class Keeper:
         self._is_settling = False
         self._is_hushed = False
         self._is_ready = False
+        self._began_us = clock.boot_us()
         self._status = ""
         self._retired_us = 0
         self._beaten_epoch = 0
@@ -201,7 +204,9 @@ class Keeper:
     # --- the service manager and the parent --------------------------------------------------------------------
 
     def _become_ready(self) -> None:
-        if len(self._runner.board.workers) >= self._settings.slots:
+        """Once the workers are up and the coordinator knows us, or does not answer: it will find us ready."""
+        is_settled = self._session.is_live or clock.boot_us() - self._began_us > FIRST_SESSION_US
+        if is_settled and len(self._runner.board.workers) >= self._settings.slots:
             self._is_ready = True
             collector.calm()
             sdnotify.notify("READY=1")
@@ -232,7 +237,10 @@ class Keeper:
         def readable() -> None:
             if not os.read(descriptor, 4096):
                 self._loop.remove_reader(descriptor)
-                self._signalled(signal.SIGTERM)
+                _logger.warning("whoever started this agent is gone: stopping at once")
+                self._is_hurried = True
+                self._changed.set()
+                self._begin_leaving("orphaned", 0.0, 0)
 
         self._loop.add_reader(descriptor, readable)
 

@@ -50,7 +50,7 @@ from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.run_service import RunService
 from outrider_coordinator.rpc.task_service import TaskService
 from outrider_coordinator.settings import CoordinatorSettings, core_settings, default_state_directory
-from outrider_coordinator.store.errors import StoreRefused
+from outrider_coordinator.store.errors import StoreFailed, StoreRefused
 from outrider_coordinator.store.load import restore
 from outrider_coordinator.store.sqlite import SqliteStore
 from outrider_coordinator.telemetry import DispatchTracer, span_exporter
@@ -67,10 +67,10 @@ QUIET_S = 0.05
 
 def run(settings: CoordinatorSettings) -> int:
     """Serve until told to stop; returns the exit code. One clear line on stderr when it cannot start."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder = Path(settings.state_directory or default_state_directory())
     try:
         core_settings(settings)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         listen_on = [_checked(Endpoint.parse(address), settings) for address in settings.listen]
         credentials = _credentials(settings)
         store = SqliteStore(folder)
@@ -79,6 +79,9 @@ def run(settings: CoordinatorSettings) -> int:
         return EXIT_REFUSED
     try:
         return uvloop.run(_Daemon(settings, store, folder).serve(listen_on, credentials))
+    except StoreFailed as error:
+        print(f"outrider-coordinator: {error}", file=sys.stderr)
+        return EXIT_FATAL
     finally:
         store.close()
 
@@ -161,8 +164,10 @@ class _Daemon:
         watchdog.cancel()
         notify("STOPPING=1")
         logger.info("stopping: new submits are refused, calls in progress may end")
-        await drain(self._settings.drain_timeout_s)
-        await server.stop(self._settings.drain_timeout_s)
+        # After a failed commit nothing can be answered any more.
+        grace_s = 0.0 if self._fatal else self._settings.drain_timeout_s
+        await drain(grace_s)
+        await server.stop(grace_s)
         await engine.close()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.close, TRACES_DEADLINE_S)

@@ -948,7 +948,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___TaskError:
-        """Why it failed; absent unless FAILED, EXPIRED or SKIPPED."""
+        """Why it failed, or what its cancel said; absent unless FAILED, EXPIRED, SKIPPED or CANCELLED."""
 
     @_builtins.property
     def progress(self) -> Global___Progress:

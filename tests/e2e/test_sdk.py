@@ -291,7 +291,7 @@ def test_cancel_says_whether_it_decides(client: outrider.Client, gate: Gate) -> 
     handle = client.submit(pass_gate, str(gate.path))
     eventually(lambda: handle.state is TaskState.RUNNING)
     assert handle.cancel("no longer needed")
-    with pytest.raises(outrider.TaskCancelled) as caught:
+    with pytest.raises(outrider.TaskCancelled, match="no longer needed") as caught:
         handle.result(TIMEOUT_S)
     assert caught.value.task_id == handle.id
     assert caught.value.cause == "CANCEL_REQUESTED"

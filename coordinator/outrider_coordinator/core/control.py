@@ -27,9 +27,9 @@ def cancel(state: State, effects: Effects, task_id: str, message: str) -> Cancel
         return CancelVerdict(task_id, task.state if task else None, cancelled=False)
     if task.cancel_requested:
         return CancelVerdict(task_id, task.state, cancelled=True)
+    task.error = encode_error(Reason.CANCEL_REQUESTED, message) if message else b""
     if task.attempt is None:
-        error = encode_error(Reason.CANCEL_REQUESTED, message) if message else b""
-        end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, error=error)
+        end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED)
         return CancelVerdict(task_id, task.state, cancelled=True)
     state.move(task, TaskState.CANCELLING, effects, Reason.CANCEL_REQUESTED)
     state.event(effects, EventType.TASK_CANCELLING, task, attempt=task.attempt, text=message)

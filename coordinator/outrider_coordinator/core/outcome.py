@@ -98,6 +98,8 @@ def _end_one(
     attempt: Attempt | None,
 ) -> None:
     state.move(task, to, effects, reason)
+    if to is TaskState.CANCELLED:
+        error = error or task.error  # what the cancel said
     task.outcome, task.error, task.end_us = outcome, error, state.now_us
     for live in (task.attempt, *task.strays):
         if live is not None and live is not attempt:

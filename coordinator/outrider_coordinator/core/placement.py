@@ -14,6 +14,7 @@ from outrider_coordinator.core.model import (
     Agent,
     Attempt,
     AttemptState,
+    Connectivity,
     Constraint,
     EventType,
     Operator,
@@ -31,10 +32,17 @@ class Rule(NamedTuple):
     text: str
 
 
+_ABSENT = {
+    Connectivity.SUSPECT: "it has not been heard for a while",
+    Connectivity.LOST: "it is lost: out of contact for long",
+    Connectivity.LEFT: "it has left",
+}
+
+
 def closed_to_work(agent: Agent) -> Rule | None:
     """The first rule by which an agent gets no new work at all (I10), None when it may."""
     if not agent.is_online:
-        return Rule("NOT_ONLINE", f"it is {agent.connectivity.name}")
+        return Rule("NOT_ONLINE", _ABSENT[agent.connectivity])
     if agent.admin is Admin.PAUSED:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
     if agent.admin is Admin.DRAINING or agent.facts.is_leaving:
@@ -49,7 +57,8 @@ def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
     for constraint in constraints:
         value = agent.labels.get(constraint.key)
         if not _holds(constraint, value):
-            return Rule("LABELS", f"{describe(constraint)} does not hold; it has {constraint.key}={value!r}")
+            there = f"no label {constraint.key}" if value is None else f"{constraint.key}={value}"
+            return Rule("LABELS", f"{describe(constraint)} does not hold; it has {there}")
     return None
 
 
