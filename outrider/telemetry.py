@@ -161,8 +161,8 @@ class _Pipe:
         self._resource = _resource(attributes)
         self._last_line = ""
         self._thread_id = threading.get_ident()
-        for name in (f"{_GRPC_EXPORTER}.exporter", f"{_HTTP_EXPORTER}.trace_exporter"):
-            logging.getLogger(name).addFilter(self._keep_own_lines_back)
+        for logger in _exporters_loggers():
+            logger.addFilter(self._keep_own_lines_back)
 
     def send(self, batch: Sequence[Span]) -> str:
         """Export one batch. Returns what went wrong, in one line, or an empty string."""
@@ -173,7 +173,9 @@ class _Pipe:
         return "" if result.value == 0 else self._last_line or "the collector did not take them"
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Let the connection go, and the loggers: another thread may get this one's number."""
+        for logger in _exporters_loggers():
+            logger.removeFilter(self._keep_own_lines_back)
         self._exporter.shutdown()
 
     def _keep_own_lines_back(self, record: logging.LogRecord) -> bool:
@@ -182,6 +184,10 @@ class _Pipe:
             return True
         self._last_line = record.getMessage()
         return False
+
+
+def _exporters_loggers() -> list[logging.Logger]:
+    return [logging.getLogger(name) for name in (f"{_GRPC_EXPORTER}.exporter", f"{_HTTP_EXPORTER}.trace_exporter")]
 
 
 def _otlp_exporter() -> Any:

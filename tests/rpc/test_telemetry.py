@@ -185,3 +185,14 @@ def test_a_protocol_that_is_not_there_is_said_clearly(
 def test_the_standard_variables_switch_traces_on(environment: dict[str, str], configured: bool) -> None:
     """Traces are exported when an OTLP endpoint or exporter is named, and never when the SDK is disabled."""
     assert is_configured(environment) is configured
+
+
+def test_a_closed_exporter_leaves_the_loggers_alone(receiver: OtlpReceiver) -> None:
+    """Lines of a later exporter, whose thread may get the number of an earlier one's, reach the log."""
+    names = ("opentelemetry.exporter.otlp.proto.grpc.exporter", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    before = [list(logging.getLogger(name).filters) for name in names]
+    exporter = SpanExporter("outrider", {})
+    exporter.add([a_span()])
+    receiver.wait_for(lambda spans: len(spans) == 1)
+    exporter.close(20.0)
+    assert [logging.getLogger(name).filters for name in names] == before
