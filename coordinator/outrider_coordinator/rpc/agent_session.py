@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
-from outrider_coordinator.core.effects import EndSession, PushAssign, Refused, Send, SessionAccepted
+from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Refused, Send, SessionAccepted
 from outrider_coordinator.core.events import (
     AttemptsAccepted,
     AttemptsReturned,
@@ -25,6 +25,8 @@ from outrider_coordinator.rpc.calls import Context, Service, asked, draining, ra
 from outrider_coordinator.telemetry import DispatchTracer
 
 LEASE_MIN_US = 15 * SECOND_US
+#: How long an acknowledgement waits for company: nobody waits for it, and each frame wakes three processes.
+ACK_PATIENCE_S = 0.01
 
 
 class AgentSession:
@@ -38,13 +40,19 @@ class AgentSession:
         self._urgent: deque[pb.SessionResponse] = deque()
         self._waiting: list[frames.Outbound] = []
         self._ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._ack_is_due = False
 
     def push(self, send: Send, outcomes: dict[str, bytes]) -> None:
         """Queue one push."""
         if self._tracer is not None and isinstance(send, PushAssign):
             send = self._tracer.traced(send)
         self._waiting.append((send, outcomes))
-        self._ready.set()
+        if not isinstance(send, PushAck):
+            self._ready.set()
+        elif not self._ack_is_due:
+            self._ack_is_due = True
+            self._loop.call_later(ACK_PATIENCE_S, self._ready.set)
 
     def push_frame(self, frame: pb.SessionResponse) -> None:
         """Queue a frame that goes before everything else: Welcome and Lease."""
@@ -65,6 +73,7 @@ class AgentSession:
         """Everything that waits, as frames; empty when the session is over."""
         await self._ready.wait()
         self._ready.clear()
+        self._ack_is_due = False
         out = list(self._urgent)
         self._urgent.clear()
         waiting, self._waiting = self._waiting, []
