@@ -101,6 +101,10 @@ def _answer(frame: pb.SessionResponse, send: PushAnswer, outcomes: dict[str, byt
 
 
 def _ack(frame: pb.SessionResponse, send: PushAck, outcomes: dict[str, bytes]) -> None:
+    for applied in frame.ack.applied:
+        if applied.outbox_id == send.outbox_id:
+            applied.applied_seq = send.applied_seq  # cumulative: the last one says it all
+            return
     frame.ack.applied.add(outbox_id=send.outbox_id, applied_seq=send.applied_seq)
 
 
