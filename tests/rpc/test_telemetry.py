@@ -195,4 +195,5 @@ def test_a_closed_exporter_leaves_the_loggers_alone(receiver: OtlpReceiver) -> N
     exporter.add([a_span()])
     receiver.wait_for(lambda spans: len(spans) == 1)
     exporter.close(20.0)
-    assert [logging.getLogger(name).filters for name in names] == before
+    # Those of other exporters may end meanwhile.
+    assert all(set(logging.getLogger(name).filters) <= set(known) for name, known in zip(names, before, strict=True))

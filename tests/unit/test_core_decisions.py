@@ -10,6 +10,8 @@ from outrider_coordinator.core.events import (
     Answered,
     CancelRequested,
     RunMember,
+    Submission,
+    TasksSubmitted,
 )
 from outrider_coordinator.core.explain import explain_task
 from outrider_coordinator.core.failure import encode_error
@@ -188,6 +190,15 @@ def test_a_blocked_task_gives_its_slot_to_the_one_it_waits_for() -> None:
         world.unblock(agent, world.ref(agent, task), f"wait-{task}")
         world.complete(agent, world.ref(agent, task))
     assert world.state_of(one) is world.state_of(two) is TaskState.SUCCEEDED
+
+
+def test_a_dependency_that_ends_in_the_same_step_is_not_waited_for() -> None:
+    """A submit that arrives together with the end of what it depends on is decided by that end, not left waiting."""
+    world = World()
+    (first,) = world.submit()
+    after = Submission("late", "default", Spec(b"", "m:f", True), dependency_ids=(first,))
+    world.do(CancelRequested([first], "", world.replies.append), TasksSubmitted([after], world.replies.append))
+    assert world.state_of("late") is TaskState.SKIPPED
 
 
 def test_an_answer_wakes_the_question_and_twice_is_harmless() -> None:

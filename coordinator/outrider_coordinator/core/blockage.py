@@ -145,7 +145,9 @@ def _await_task(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     waiters = state.waiters.setdefault(wait.required_task_id, [])
     if (task.id, wait.key) not in waiters:
         waiters.append((task.id, wait.key))
-    if wait.required_task_id not in state.tasks:
+    required = state.tasks.get(wait.required_task_id)
+    # One that ended earlier in this step is still in memory, and nobody will hear of its end again.
+    if required is None or required.is_terminal:
         effects.sends.append(LoadOutcomes((wait.required_task_id,)))
 
 

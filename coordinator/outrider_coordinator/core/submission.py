@@ -158,14 +158,19 @@ def _enter(state: State, effects: Effects, task: Task) -> None:
 
 
 def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState]) -> None:
-    """Wait for open dependencies; one that ended without success decides the task at once."""
+    """Wait for open dependencies; one that ended without success decides the task at once.
+
+    A dependency that ended earlier in this step is still in memory, and nobody will hear of its end again.
+    """
     for dependency_id in task.dependency_ids:
-        if dependency_id in state.tasks:
+        dependency = state.tasks.get(dependency_id)
+        if dependency is not None and not dependency.is_terminal:
             task.waiting_for.add(dependency_id)
             state.dependents.setdefault(dependency_id, []).append(task.id)
-        elif ended.get(dependency_id) is not TaskState.SUCCEEDED:
-            name = ended[dependency_id].name
-            error = encode_error(Reason.UPSTREAM_FAILED, f"dependency {dependency_id} had ended {name}")
+            continue
+        end = dependency.state if dependency is not None else ended[dependency_id]
+        if end is not TaskState.SUCCEEDED:
+            error = encode_error(Reason.UPSTREAM_FAILED, f"dependency {dependency_id} had ended {end.name}")
             end_task(state, effects, task, TaskState.SKIPPED, reason=Reason.UPSTREAM_FAILED, error=error)
             return
     if not task.waiting_for:
