@@ -185,6 +185,36 @@ class Failed(_message.Message):
 Global___Failed: _TypeAlias = Failed  # noqa: Y015
 
 @_typing.final
+class Start(_message.Message):
+    """The start of an attempt that ended before its Started had left: both travel as one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When user code began, by the agent's clock."""
+
+    @_builtins.property
+    def started(self) -> Global___Started:
+        """What Started would have said."""
+
+    def __init__(
+        self,
+        *,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        started: Global___Started | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Start: _TypeAlias = Start  # noqa: Y015
+
+@_typing.final
 class WorkerMessage(_message.Message):
     """One message of one attempt. Stored in the agent's outbox before it is sent."""
 
@@ -196,6 +226,7 @@ class WorkerMessage(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
@@ -217,6 +248,10 @@ class WorkerMessage(_message.Message):
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, by the agent's clock."""
+
+    @_builtins.property
+    def start(self) -> Global___Start:
+        """On a terminal message only: the attempt's start, when no Started came before. It shares the message's number."""
 
     @_builtins.property
     def started(self) -> Global___Started:
@@ -259,6 +294,7 @@ class WorkerMessage(_message.Message):
         number: _builtins.int = ...,
         event_time: _timestamp_pb2.Timestamp | None = ...,
         terminal: _builtins.bool = ...,
+        start: Global___Start | None = ...,
         started: Global___Started | None = ...,
         progress: _task_pb2.Progress | None = ...,
         blocked: _task_pb2.BlockedReason | None = ...,
@@ -268,9 +304,9 @@ class WorkerMessage(_message.Message):
         failed: Global___Failed | None = ...,
         trace: _task_pb2.TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "log", b"log", "message", b"message", "progress", b"progress", "started", b"started", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "log", b"log", "message", b"message", "progress", b"progress", "start", b"start", "started", b"started", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "fence", b"fence", "log", b"log", "message", b"message", "number", b"number", "progress", b"progress", "started", b"started", "task_id", b"task_id", "terminal", b"terminal", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "fence", b"fence", "log", b"log", "message", b"message", "number", b"number", "progress", b"progress", "start", b"start", "started", b"started", "task_id", b"task_id", "terminal", b"terminal", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "progress", "blocked", "unblocked", "log", "completed", "failed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
