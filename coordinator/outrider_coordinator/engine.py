@@ -42,7 +42,8 @@ from outrider_coordinator.watch_hub import WatchHub
 
 logger = logging.getLogger(__name__)
 
-UNCOMMITTED_ROWS_MAX = 100_000
+#: Above these nothing more is admitted: rows that are not durable yet, and rows that cannot be read yet.
+UNCOMMITTED_ROWS_MAX, UNAPPLIED_ROWS_MAX = 100_000, 200_000
 Result = TypeVar("Result")
 
 
@@ -81,7 +82,7 @@ class Engine:
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._releases: ReleaseQueue[Write, Committed] = ReleaseQueue()
-        self._writer = StoreThread(store.commit, self._committed, self._fail)
+        self._writer = StoreThread(store, self._committed, self._make_room, self._fail)
         self._readers = ThreadPoolExecutor(1, "reader")
         self._room = asyncio.Event()
         self._room.set()
@@ -113,7 +114,8 @@ class Engine:
         await self._room.wait()
 
     async def read(self, reading: Callable[[], Result]) -> Result:
-        """Run a blocking read of the store on the reader thread."""
+        """Run a blocking read of the store on the reader thread: it sees everything that was released by now."""
+        await self._writer.applied()
         return await self._loop.run_in_executor(self._readers, reading)
 
     async def flush(self) -> None:
@@ -173,7 +175,11 @@ class Engine:
             self._writer.submit(batch)
         elif self._releases.in_flight is None:
             self._idle.set()
-        if self._releases.uncommitted_rows > UNCOMMITTED_ROWS_MAX:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        is_behind = self._releases.uncommitted_rows > UNCOMMITTED_ROWS_MAX
+        if is_behind or self._writer.unapplied_rows > UNAPPLIED_ROWS_MAX:
             self._room.clear()
         else:
             self._room.set()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,14 +54,14 @@ class GatedStore(SqliteStore):
         self.failure: Exception | None = None
         self.commits = 0
 
-    def commit(self, rows: Sequence[Write]) -> None:
-        """Wait, then commit or fail."""
+    def append(self, rows: Sequence[Write]) -> None:
+        """Wait, then make durable or fail."""
         self.arrived.release()
         assert self.gate.wait(10), "the gate stayed shut"
         self.commits += 1
         if self.failure is not None:
             raise self.failure
-        super().commit(rows)
+        super().append(rows)
 
 
 @dataclass
@@ -180,7 +182,7 @@ async def test_a_reply_waits_for_its_commit(world: World, store: GatedStore) -> 
     await world.engine.flush()
     ((accepted,),) = world.replies
     assert accepted.id == task_id
-    assert store.reader.task("default", task_id) is not None
+    assert await world.engine.read(lambda: store.reader.task("default", task_id)) is not None
 
 
 async def test_what_writes_nothing_waits_too(world: World, store: GatedStore) -> None:
@@ -217,12 +219,12 @@ async def test_an_agent_that_is_removed_and_comes_back_at_once_is_kept(world: Wo
     world.submit()
     await world.engine.flush()
     await world.complete(agent)
-    assert store.reader.outboxes()
+    assert await world.engine.read(store.reader.outboxes)
     world.engine.post(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
     world.open_session("a", 7, world.replies.append)
     await world.engine.flush()
-    assert [(row.id, row.slots) for row in store.reader.agents()] == [("a", 7)]
-    assert store.reader.outboxes() == []
+    assert [(row.id, row.slots) for row in await world.engine.read(store.reader.agents)] == [("a", 7)]
+    assert await world.engine.read(store.reader.outboxes) == []
     assert [order.refused.reason for order in agent.ended] == ["AGENT_REMOVED"]
 
 
@@ -254,15 +256,41 @@ async def test_a_failed_commit_stops_everything(world: World, store: GatedStore)
     await live.aclose()
 
 
-async def test_a_failed_sync_of_the_disk_is_a_failed_store(world: World, store: GatedStore) -> None:
-    """What SQLite refuses reaches the daemon as `StoreFailed`, with nothing of the batch kept."""
-    store._connection.pragma("query_only", True)
+async def test_a_failed_sync_of_the_disk_is_a_failed_store(
+    world: World, store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that the disk refuses reaches the daemon as `StoreFailed`, and nothing of it is answered."""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", refuse)
     world.submit()
     await until(lambda: world.fatal)
     (error,) = world.fatal
     assert isinstance(error, StoreFailed)
     assert "coordinator.db failed" in str(error)
     assert world.replies == []
+
+
+async def test_what_was_answered_outlives_a_database_that_takes_no_more(
+    world: World, store: GatedStore, tmp_path: Path
+) -> None:
+    """What is durable but cannot be applied ends the daemon, whoever reads is told, and the next start has it all."""
+    store._connection.pragma("query_only", True)
+    (task_id,) = world.submit()
+    await world.engine.flush()
+    assert [accepted.id for (accepted,) in world.replies] == [task_id]
+    with pytest.raises(StoreFailed, match="readonly"):
+        await world.engine.read(store.reader.cursors)
+    assert [type(error) for error in world.fatal] == [StoreFailed]
+    with pytest.raises(StoreFailed, match="readonly"):
+        await world.engine.read(store.reader.cursors)
+    await world.engine.close()
+    store.close()
+    again = GatedStore(tmp_path)
+    assert again.reader.task("default", task_id) is not None
+    again.close()
 
 
 async def test_a_failed_step_stops_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

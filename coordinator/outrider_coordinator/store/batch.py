@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 from outrider_coordinator.core import records
@@ -17,6 +17,8 @@ from outrider_coordinator.store import queries
 from outrider_coordinator.store.chunks import chunks
 
 Row = tuple[Any, ...]
+#: So many fields of a new task never change; those of an update, behind its id, are all the others.
+_FIXED = len(records.InsertTask._fields) - len(records.UpdateTask._fields) + 1
 #: A statement and the values of all its rows, one after the other.
 Statement = tuple[str, list[Any]]
 
@@ -24,8 +26,10 @@ Statement = tuple[str, list[Any]]
 def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
     """What to run, in order; each statement writes one of `queries.ROWS_PER_RUN` rows."""
     by_type: dict[type, list[Any]] = {}
-    for row in rows:
-        by_type.setdefault(type(row), []).append(row)
+    for kind, group in groupby(rows, type):
+        by_type.setdefault(kind, []).extend(group)
+    if records.InsertTask in by_type and records.UpdateTask in by_type:
+        by_type[records.InsertTask], by_type[records.UpdateTask] = _merged(by_type)
     if records.DeleteAgent in by_type:
         by_type[records.DeleteAgent], by_type[records.PutAgent], by_type[records.PutOutbox] = _fleet(rows)
     for record, run, convert, key in _WRITES:
@@ -37,6 +41,16 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
                 yield from _runs(writing, converted)
     if records.InsertEvent in by_type:
         yield from _log(by_type[records.InsertEvent])
+
+
+def _merged(by_type: dict[type, list[Any]]) -> tuple[list[records.InsertTask], list[records.UpdateTask]]:
+    """New tasks as their last update leaves them, and the last updates of the others."""
+    latest = {row[0]: row for row in by_type[records.UpdateTask]}
+    inserts = [
+        records.InsertTask._make(row[:_FIXED] + latest.pop(row[0])[1:]) if row[0] in latest else row
+        for row in by_type[records.InsertTask]
+    ]
+    return inserts, list(latest.values())
 
 
 def _log(events: list[records.InsertEvent]) -> Iterator[Statement]:
@@ -81,9 +95,8 @@ def _fleet(
 
 
 def _task_row(record: Any) -> Row:
-    values = list(record)
-    values[14] = json.dumps(record.dependency_ids)
-    return tuple(values)
+    dependency_ids = json.dumps(record[14]) if record[14] else "[]"
+    return (*record[:14], dependency_ids, *record[15:])
 
 
 def _run_row(record: Any) -> Row:

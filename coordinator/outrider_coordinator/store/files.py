@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 
 from outrider_coordinator.store.errors import StoreRefused
 
+#: Error numbers of a write for which there is no room.
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 _NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs"))
 
 
