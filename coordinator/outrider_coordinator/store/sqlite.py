@@ -29,6 +29,8 @@ from outrider_coordinator.store.journal import SALT_BYTES, Journal, JournalDamag
 from outrider_coordinator.store.migrate import migrate
 from outrider_coordinator.store.reader import Reader
 
+#: An apply dirties many pages: what does not fit is written before its time, and then again.
+_PRAGMAS = ("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 4000", "PRAGMA temp_store = MEMORY")
 _META = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 _PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
@@ -65,6 +67,8 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
         connection.transaction_mode = "IMMEDIATE"
         migrate(connection, str(self.path))
         connection.execute(_META)
