@@ -1,9 +1,9 @@
-"""The one thread that writes the store: makes batches durable at once, and applies them when there is time for it.
+"""The threads that write the store: one makes batches durable at once, one applies them in its own time.
 
-A queue and a thread of its own instead of an executor: no future for each commit, and half the way from one thread to
-the other. Invariants: batches become durable in the order given, one at a time, and an apply never holds one up for
-longer than a few statements; what was submitted can be read after `StoreThread.applied`; after a failure nothing more
-is done, and whoever waits is told.
+Queues and threads of their own instead of an executor: no future for each commit, and half the way from one thread to
+the other. Invariants: batches become durable in the order given, one at a time, and never wait for an apply; one apply
+is under way at most, and it has everything durable when it began; what was submitted can be read after
+`StoreThread.applied`; after a failure nothing more is done, and whoever waits is told.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from outrider_coordinator.core.records import Write
 from outrider_coordinator.store.errors import StoreFailed
 
 #: An apply begins with so much to do, or when the oldest of it is so old, or when somebody wants to read.
 APPLY_ROWS, APPLY_BYTES, APPLY_AFTER_S = 32_768, 16 << 20, 0.5
-#: An apply goes on by at least so many statements between two batches, and by one more for so many of their rows.
-STATEMENTS_MIN, ROWS_PER_STATEMENT = 4, 64
+
+Work = TypeVar("Work")
 
 
-class Store(Protocol):
-    """What the thread needs of a store."""
+class Store(Protocol[Work]):
+    """What the threads need of a store."""
 
     @property
     def backlog_rows(self) -> int:
@@ -40,11 +40,14 @@ class Store(Protocol):
     def append(self, rows: Sequence[Write]) -> None:
         """Make these rows durable."""
 
-    def apply(self) -> Iterator[None]:
-        """Make everything appended readable, step by step."""
+    def take_backlog(self) -> Work:
+        """Everything appended and not taken yet; the last that was taken is applied."""
+
+    def apply(self, work: Work) -> None:
+        """Make it readable; in another thread, while `append` goes on."""
 
 
-class StoreThread:
+class StoreThread(Generic[Work]):
     """``committed`` hears of every batch how long it took, in seconds, ``applied`` that `unapplied_rows` fell.
 
     ``failed`` hears of the exception that ended it all. All methods are called on the loop, and so are these.
@@ -52,7 +55,7 @@ class StoreThread:
 
     def __init__(
         self,
-        store: Store,
+        store: Store[Work],
         committed: Callable[[float], None],
         applied: Callable[[], None],
         failed: Callable[[BaseException, str], None],
@@ -68,8 +71,7 @@ class StoreThread:
         self._error: BaseException | None = None
         self._is_closed = False
         self.unapplied_rows = 0
-        self._orders: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._writing = _Writing(store, self._orders, self._tell)
+        self._writing = _Writing(store, self._tell)
         self._thread = threading.Thread(target=self._writing.run, name="store", daemon=True)
         self._thread.start()
 
@@ -77,7 +79,7 @@ class StoreThread:
         """Make this durable next; an empty batch only comes back in its turn."""
         self._unapplied.append(len(batch))
         self.unapplied_rows += len(batch)
-        self._orders.put(functools.partial(self._writing.commit, batch))
+        self._writing.orders.put(functools.partial(self._writing.commit, batch))
 
     async def applied(self) -> None:
         """Wait until everything submitted so far can be read. Raises `StoreFailed` when that will never be."""
@@ -86,17 +88,17 @@ class StoreThread:
         if self.unapplied_rows and not self._is_closed:
             future = self._loop.create_future()
             self._waiting.append((self._applied_batches + len(self._unapplied), future))
-            self._orders.put(self._writing.hurry)
+            self._writing.orders.put(self._writing.hurry)
             await future
 
     def close(self) -> None:
         """Wait until everything submitted is done and can be read, and end the thread."""
         self._is_closed = True
-        self._orders.put(None)
+        self._writing.orders.put(self._writing.end)
         self._thread.join()
 
     def _tell(self, what: str, value: float | BaseException) -> None:
-        """Called in the thread."""
+        """Called in the threads."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hear, what, value)
 
@@ -128,41 +130,32 @@ class StoreThread:
                 future.set_exception(StoreFailed(f"the store has failed: {error}"))
 
 
-class _Writing:
-    """The thread's side."""
+class _Writing(Generic[Work]):
+    """The store thread's side, and the apply thread's."""
 
-    def __init__(
-        self,
-        store: Store,
-        orders: SimpleQueue[Callable[[], object] | None],
-        tell: Callable[[str, float | BaseException], None],
-    ) -> None:
+    def __init__(self, store: Store[Work], tell: Callable[[str, float | BaseException], None]) -> None:
+        self.orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._store = store
-        self._orders = orders
         self._tell = tell
-        self._apply: Iterator[None] | None = None
-        self._is_wanted = False
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._batches = 0
-        self._applying_batches = 0
         self._due_s = 0.0
-        self._statements = 0
+        self._applying_batches = 0
+        self._is_wanted = self._is_applying = self._is_ending = self._has_failed = False
 
     def run(self) -> None:
-        """Carry out orders until None; then apply what is left."""
-        what = "a commit failed"
+        """Carry out orders until the end, and until everything is applied then."""
+        applier = threading.Thread(target=self._apply, name="apply", daemon=True)
+        applier.start()
         try:
-            while (order := self._next_order()) is not None:
-                order()
-                what = "what was committed could not be applied"
-                self._go_on()
-                what = "a commit failed"
-            what = "what was committed could not be applied"
-            while self._apply is not None or self._store.backlog_rows:
-                self.hurry()
-                self._no_order()
-                self._go_on()
+            while not self._is_ending or self._is_applying or self._store.backlog_rows:
+                self._next_order()()
+                if not self._is_applying and self._is_due():
+                    self._begin_apply()
         except BaseException as error:
-            self._tell(what, error)
+            self._tell("what was committed could not be applied" if self._has_failed else "a commit failed", error)
+        self._work.put(None)
+        applier.join()
 
     def commit(self, batch: Sequence[Write]) -> None:
         """Make one batch durable."""
@@ -172,42 +165,57 @@ class _Writing:
                 self._due_s = began_s + APPLY_AFTER_S
             self._store.append(batch)
         self._batches += 1
-        self._statements += STATEMENTS_MIN + len(batch) // ROWS_PER_STATEMENT
         self._tell("committed", time.perf_counter() - began_s)
 
     def hurry(self) -> None:
         """Somebody wants to read what is durable by now."""
         self._is_wanted = True
 
-    def _next_order(self) -> Callable[[], object] | None:
-        """The next order, or none to wait for: then there is an apply to begin or to go on with."""
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._is_ending = self._is_wanted = True
+
+    def _next_order(self) -> Callable[[], object]:
+        if self._is_applying or not self._store.backlog_rows:
+            return self.orders.get()
         try:
-            if self._apply is not None:
-                return self._orders.get_nowait()
-            if not self._store.backlog_rows:
-                return self._orders.get()
-            return self._orders.get(timeout=max(0.0, self._due_s - time.perf_counter()))
+            return self.orders.get(timeout=max(0.0, self._due_s - time.perf_counter()))
         except Empty:
-            return self._no_order
+            return self._wake
 
-    def _no_order(self) -> None:
-        self._statements += STATEMENTS_MIN
-
-    def _go_on(self) -> None:
-        if self._apply is None and self._is_due():
-            self._is_wanted = False
-            self._applying_batches = self._batches
-            self._statements = STATEMENTS_MIN
-            self._apply = self._store.apply() if self._store.backlog_rows else iter(())
-        while self._apply is not None and self._statements > 0:
-            self._statements -= 1
-            if next(self._apply, self) is self:
-                self._apply = None
-                self._tell("applied", self._applying_batches)
+    def _wake(self) -> None:
+        """The oldest batch has waited for long enough."""
 
     def _is_due(self) -> bool:
         store = self._store
-        if self._is_wanted or not store.backlog_rows:
-            return self._is_wanted
+        if self._is_wanted or self._is_ending or not store.backlog_rows:
+            return self._is_wanted or self._is_ending
         is_large = store.backlog_rows >= APPLY_ROWS or store.backlog_bytes >= APPLY_BYTES
         return is_large or time.perf_counter() >= self._due_s
+
+    def _begin_apply(self) -> None:
+        self._is_wanted = False
+        if self._store.backlog_rows:
+            self._is_applying = True
+            self._applying_batches = self._batches
+            self._work.put(self._store.take_backlog())
+        else:
+            self._tell("applied", self._batches)
+
+    def _end_apply(self) -> None:
+        self._is_applying = False
+        self._tell("applied", self._applying_batches)
+
+    def _fail_apply(self, error: BaseException) -> None:
+        self._has_failed = True
+        raise error
+
+    def _apply(self) -> None:
+        """The apply thread."""
+        while (work := self._work.get()) is not None:
+            try:
+                self._store.apply(work)
+            except BaseException as error:
+                self.orders.put(functools.partial(self._fail_apply, error))
+                return
+            self.orders.put(self._end_apply)

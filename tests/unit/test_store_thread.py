@@ -1,10 +1,10 @@
-"""The store's thread: batches become durable at once, are applied in between, and nobody waits for ever."""
+"""The store's threads: batches become durable at once and are applied in their own time; nobody waits for ever."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from support.waiting import eventually
 
 
 class MemoryStore:
-    """A store whose applies take a step for every row and wait at a gate before each."""
+    """A store whose applies wait at a gate."""
 
     def __init__(self) -> None:
         self.durable: list[Write] = []
@@ -27,7 +27,6 @@ class MemoryStore:
         self.gate.set()
         self.failure: Exception | None = None
         self.applies = 0
-        self.readable_when_durable: dict[str, int] = {}
 
     @property
     def backlog_rows(self) -> int:
@@ -40,21 +39,22 @@ class MemoryStore:
         return 0
 
     def append(self, rows: Sequence[Write]) -> None:
-        """Note them, and how much could be read at that moment."""
-        self.readable_when_durable |= {str(row[0]): len(self.readable) for row in rows}
+        """Note them."""
         self.durable += rows
         self.backlog += rows
 
-    def apply(self) -> Iterator[None]:
-        """One row at a time."""
+    def take_backlog(self) -> list[Write]:
+        """Hand them out."""
         rows, self.backlog = self.backlog, []
+        return rows
+
+    def apply(self, work: list[Write]) -> None:
+        """Wait, then make them readable or fail."""
         self.applies += 1
-        for row in rows:
-            assert self.gate.wait(10), "the gate stayed shut"
-            if self.failure is not None:
-                raise self.failure
-            self.readable.append(row)
-            yield
+        assert self.gate.wait(10), "the gate stayed shut"
+        if self.failure is not None:
+            raise self.failure
+        self.readable += work
 
 
 class World:
@@ -128,16 +128,36 @@ async def test_many_may_wait_at_once_and_each_sees_what_came_before(world: World
     assert world.store.readable == first + second
 
 
-async def test_a_commit_does_not_wait_for_a_long_apply(world: World) -> None:
-    """While many rows are applied step by step, what comes becomes durable between two steps."""
+async def test_a_commit_does_not_wait_for_an_apply(world: World) -> None:
+    """What comes while a long apply is under way becomes durable meanwhile."""
     world.store.gate.clear()
-    world.submit(*(f"agent{number}" for number in range(500)))
+    world.submit("a")
     wait = asyncio.ensure_future(world.thread.applied())
     await until(lambda: world.store.applies == 1)
     world.submit("late")
+    await until(lambda: world.committed == 2)
+    assert world.store.readable == []
     world.store.gate.set()
     await asyncio.wait_for(wait, 10)
-    assert world.store.readable_when_durable["late"] < 500
+
+
+async def test_a_commit_that_fails_beside_an_apply_tells_those_who_wait(world: World) -> None:
+    """The apply ends, the thread ends, and nobody waits for ever."""
+    world.store.gate.clear()
+    world.submit("a")
+    wait = asyncio.ensure_future(world.thread.applied())
+    await until(lambda: world.store.applies == 1)
+
+    def refuse(rows: Sequence[Write]) -> None:
+        raise OSError("the disk is gone")
+
+    world.store.append = refuse  # type: ignore[method-assign]  # this one store
+    world.submit("b")
+    with pytest.raises(StoreFailed, match="the disk is gone"):
+        await asyncio.wait_for(wait, 10)
+    world.store.gate.set()
+    world.thread.close()
+    assert [str(error) for error in world.failures] == ["the disk is gone"]
 
 
 async def test_what_is_old_or_much_is_applied_unasked(monkeypatch: pytest.MonkeyPatch) -> None:

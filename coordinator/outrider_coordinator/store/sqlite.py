@@ -17,7 +17,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -33,6 +33,13 @@ from outrider_coordinator.store.reader import Reader
 _PRAGMAS = ("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 4000", "PRAGMA temp_store = MEMORY")
 _META = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
 _PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+
+
+class Backlog(NamedTuple):
+    """Durable rows on their way into the database, and the number of the last batch among them."""
+
+    rows: list[records.Write]
+    number: int
 
 
 class SqliteStore:
@@ -112,7 +119,7 @@ class SqliteStore:
 
     @property
     def backlog_rows(self) -> int:
-        """Rows that are durable and not applied yet, without those of an `apply` that has begun."""
+        """Rows that are durable and were not taken yet."""
         return len(self._backlog)
 
     @property
@@ -126,25 +133,22 @@ class SqliteStore:
             self._journal.append(record_codec.encode(rows))
         self._backlog += rows
 
-    def apply(self) -> Iterator[None]:
-        """Bring what was appended so far into the database, one statement each time it is asked to go on.
-
-        More may be appended meanwhile. One at a time; one that is dropped half-way leaves the store unusable, and the
-        next start does it all. Raises `StoreFailed`.
-        """
+    def take_backlog(self) -> Backlog:
+        """Everything appended and not taken yet, for `apply`; what was taken before must be applied by now."""
         rows, self._backlog = self._backlog, []
-        number = self._journal.rotate()
+        return Backlog(rows, self._journal.rotate())
+
+    def apply(self, backlog: Backlog) -> None:
+        """Bring these rows into the database; another thread may append meanwhile. Raises `StoreFailed`."""
         with self._failures(), self._connection:
-            for statement, bindings in batch.statements(rows):
+            for statement, bindings in batch.statements(backlog.rows):
                 self._connection.execute(statement, bindings)
-                yield
-            self._connection.execute(_PUT_META, ("journal_applied", str(number)))
+            self._connection.execute(_PUT_META, ("journal_applied", str(backlog.number)))
 
     def commit(self, rows: Sequence[records.Write]) -> None:
         """Make these rows durable and readable at once. Raises `StoreFailed`."""
         self.append(rows)
-        for _ in self.apply():
-            pass
+        self.apply(self.take_backlog())
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
