@@ -224,7 +224,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 def encode(messages: Iterable[ToWorker | FromWorker]) -> bytes:
     """One frame with these messages, header included."""
-    body = _encoder.encode(list(messages))
+    body = _encoder.encode(messages if isinstance(messages, list | tuple) else list(messages))
     return _HEADER.pack(len(body)) + body
 
 
@@ -244,19 +244,25 @@ class FrameReader(Generic[Message]):
 
     def feed(self, data: bytes) -> list[Message]:
         """Add bytes as they came and return all messages that are complete now, in order."""
-        self._buffer += data
+        buffer = self._buffer
+        if buffer:
+            buffer += data
         messages: list[Message] = []
-        start, available = 0, len(self._buffer)
-        while available - start >= _HEADER.size:
-            (size,) = _HEADER.unpack_from(self._buffer, start)
-            if size > FRAME_BYTES_MAX:
-                raise ValueError(f"a frame of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
-            end = start + _HEADER.size + size
-            if end > available:
-                break
-            messages.extend(self._decoder.decode(bytes(memoryview(self._buffer)[start + _HEADER.size : end])))
-            start = end
-        del self._buffer[:start]
+        with memoryview(buffer or data) as view:
+            start, available = 0, len(view)
+            while available - start >= _HEADER.size:
+                (size,) = _HEADER.unpack_from(view, start)
+                if size > FRAME_BYTES_MAX:
+                    raise ValueError(f"a frame of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
+                end = start + _HEADER.size + size
+                if end > available:
+                    break
+                messages += self._decoder.decode(view[start + _HEADER.size : end])
+                start = end
+        if buffer:
+            del buffer[:start]
+        elif start < available:
+            buffer += data[start:]
         return messages
 
 
