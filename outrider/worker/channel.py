@@ -24,16 +24,20 @@ class KeeperChannel:
     def __init__(self, connection: socket.socket, running_fd: int) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self._unless_gone = contextlib.suppress(OSError)
         self._held: list[FromWorker] = []
+        #: Key of the attempt that runs, 0 for none.
+        self.running = 0
         self._page = mmap.mmap(running_fd, RUNNING_PAGE_BYTES)
 
     def send(self, *messages: FromWorker) -> None:
         """Send messages as one frame. A keeper that is gone ends the process elsewhere; it is no error here."""
         with self._lock:
-            frame = encode((*self._held, *messages) if self._held else messages)
-            self._held.clear()
-            with contextlib.suppress(OSError):
-                self._connection.sendall(frame)
+            if self._held:
+                messages = (*self._held, *messages)
+                self._held.clear()
+            with self._unless_gone:
+                self._connection.sendall(encode(messages))
 
     def hold(self, *messages: FromWorker) -> None:
         """Send messages in one frame with those that follow at once: a frame costs more than what is in it."""
@@ -47,6 +51,7 @@ class KeeperChannel:
 
     def publish_running(self, key: int) -> None:
         """Say which attempt runs from now on; 0 for none."""
+        self.running = key
         _KEY.pack_into(self._page, 0, key)
 
 

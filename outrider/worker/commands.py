@@ -76,7 +76,7 @@ class _Command:
             raise AttemptFailed(INVALID_WORK, self._cannot_start(error)) from None
         self._active.group = process.pid
         self._channel.send(Started(self._run.key, now_ns(), process.pid, self._run.traceparent))
-        if self._active.attempt.is_cancelled:
+        if self._active.is_stopped:
             self._active.signal_group(signal.SIGTERM)
         threading.Thread(target=self._feed, args=(process,), daemon=True).start()
         self._read(process)
@@ -84,7 +84,7 @@ class _Command:
 
     def _start(self, extra: dict[str, str]) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if _is_allowed(name)}
-        environment |= {**self._work.environment, **self._active.span.environment, **extra}
+        environment |= {**self._work.environment, **self._active.environment, **extra}
         folder = self._work.working_directory or self._run.scratch_directory
         program = shutil.which(self._work.argv[0], path=environment.get("PATH")) or self._work.argv[0]
         return subprocess.Popen(

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,6 +14,9 @@ from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.endings import SUCCEEDED, DependencyFailed, TaskCancelled
 from outrider.worker.messages import Blocked, Input, LogOutput, Progress, Resolve, Run
 from outrider.worker.waits import Waits
+
+if TYPE_CHECKING:
+    from outrider.worker.active import Active
 
 STREAM_LOG = 3
 LOG_CHUNK_BYTES = 64 * 1024
@@ -153,16 +156,17 @@ class Attempt:
 class Current:
     """Stands for the attempt that runs in this process; outside a task every use says so."""
 
-    _attempt: Attempt | None = None
+    _active: Active | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if self._attempt is None:
+        active = self._active
+        if active is None:
             raise RuntimeError(f"outrider.worker.current.{name} works only inside a task that Outrider runs")
-        return getattr(self._attempt, name)
+        return getattr(active.attempt, name)
 
-    def bind(self, attempt: Attempt | None) -> None:
+    def bind(self, active: Active | None) -> None:
         """Let `current` stand for this attempt."""
-        self._attempt = attempt
+        self._active = active
 
 
 def decoded(item: Input) -> Any:

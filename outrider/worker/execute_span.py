@@ -1,7 +1,7 @@
 """The span `execute` of one attempt: the parent of everything that user code traces.
 
-Owns its ids and its record. It must not import OpenTelemetry: a record is all the keeper needs. Without a context
-nothing is made; a context that is not sampled is passed on as it is and makes no record.
+Owns its ids and its record. It must not import OpenTelemetry: a record is all the keeper needs. A context that is not
+sampled is passed on as it is and makes no record.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from types import CoroutineType
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ class Functions:
         arguments = self._arguments(work, inputs)
         try:
             result = function(*arguments.args, **arguments.kwargs)
-            if inspect.iscoroutine(result):
+            if isinstance(result, CoroutineType):
                 import asyncio
 
                 result = asyncio.run(result)

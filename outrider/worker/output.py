@@ -11,10 +11,13 @@ import os
 import select
 import sys
 import threading
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.messages import LogOutput
+
+if TYPE_CHECKING:
+    from outrider.worker.active import Active
 
 CHUNK_BYTES = 64 * 1024
 ATTEMPT_BYTES_MAX = 4 * 1024 * 1024
@@ -48,7 +51,7 @@ class Capture:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._output: AttemptOutput | None = None
+        self._active: Active | None = None
         self._old_stderr = os.dup(2)
         self._streams = {_replace(1): STDOUT, _replace(2): STDERR}
         self._poll = select.poll()
@@ -62,19 +65,21 @@ class Capture:
         sys.stderr = _text(2)
         threading.Thread(target=self._follow, name="outrider-output", daemon=True).start()
 
-    def begin(self, output: AttemptOutput) -> None:
+    def begin(self, active: Active) -> None:
         """Output belongs to this attempt from now on."""
-        self._output = output
+        self._active = active
 
     def drain(self) -> None:
         """Hand over everything printed so far; output belongs to no attempt afterwards."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # user code may have closed or replaced it
-                stream.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:  # user code may have closed or replaced one
+            _flush_each()
         for descriptor, _ in self._poll.poll(0):
             self._read(descriptor)  # once: a pipe holds no more than one read takes
         with self._lock:
-            self._output = None
+            self._active = None
 
     def _follow(self) -> None:
         while True:
@@ -85,8 +90,8 @@ class Capture:
         # Besides an empty pipe there is the agent's own stderr, which may be gone or full.
         with self._lock, contextlib.suppress(OSError):
             data = os.read(descriptor, CHUNK_BYTES)
-            if self._output is not None:
-                self._output.send(self._streams[descriptor], data)
+            if self._active is not None:
+                self._active.output.send(self._streams[descriptor], data)
             else:
                 os.write(self._old_stderr, data)
 
@@ -100,6 +105,12 @@ def _replace(descriptor: int) -> int:
     os.dup2(writing, descriptor)
     os.set_blocking(reading, False)
     return reading
+
+
+def _flush_each() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def _text(descriptor: int) -> TextIO:

@@ -1,6 +1,7 @@
-"""Runs attempts one after the other in the main thread; a second thread listens to the keeper.
+"""Runs attempts one after the other in the main thread, and does what the keeper says about them.
 
-Owns the queue of attempts and the one that runs. It must not know how functions are found or commands started.
+Owns the attempts that wait and the one that runs. It must not know how functions are found, commands started, or which
+thread reads the keeper's socket.
 Invariants: an attempt is either given back or run, never both; its last message follows everything it printed; a
 fault of ours fails the attempt and says so, the worker lives on.
 """
@@ -8,7 +9,6 @@ fault of ours fails the attempt and says so, the worker lives on.
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import socket
 import threading
@@ -19,8 +19,10 @@ from outrider.worker.active import Active
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.context import printable
 from outrider.worker.endings import INVALID_WORK, TASK_ERROR, AttemptFailed, TaskCancelled
+from outrider.worker.environment import AttemptEnvironment
 from outrider.worker.functions import TRACEBACK_CHARS_MAX, Functions, cancelled
 from outrider.worker.import_watch import UserSpans
+from outrider.worker.inbox import Inbox
 from outrider.worker.messages import (
     Completed,
     Failed,
@@ -34,28 +36,23 @@ from outrider.worker.messages import (
     Started,
     Stop,
     ToWorker,
-    reader_in_worker,
 )
 from outrider.worker.output import Capture
-
-_RECEIVE_BYTES = 256 * 1024
 
 
 class Runner:
     """The worker. `serve` returns when the keeper lets it go."""
 
     def __init__(self, connection: socket.socket, running_fd: int) -> None:
-        self._connection = connection
         self._channel = KeeperChannel(connection, running_fd)
+        self._inbox = Inbox(connection, self._channel, self._handle, self._gone)
         self._functions = Functions()
         self._capture = Capture()
         self._user_spans = UserSpans(self._channel.send)
-        self._arrived: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._waiting: dict[int, Run] = {}
-        self._stopped: dict[int, str] = {}
+        self._environment = AttemptEnvironment()
+        #: What has arrived and neither begun nor been given back; leaving it decides which of the two.
+        self._waiting: dict[int, Active] = {}
         self._active: Active | None = None
-        self._environment: dict[str, str] = {}
         self._main_thread = threading.get_ident()
 
     def serve(self) -> None:
@@ -64,106 +61,94 @@ class Runner:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._capture.start()
         self._user_spans.watch()
-        threading.Thread(target=self._listen, name="outrider-keeper", daemon=True).start()
+        self._inbox.start()
         self._channel.send(Ready(os.getpid()))
-        while (run := self._arrived.get()) is not None:
-            self._take(run)
-        self._channel.release()
+        while (active := self._inbox.next()) is not None:
+            self._take(active)
 
-    # --- the keeper's thread
-
-    def _listen(self) -> None:
-        reader = reader_in_worker()
-        try:
-            while data := self._connection.recv(_RECEIVE_BYTES):
-                for message in reader.feed(data):
-                    self._handle(message)
-        except OSError:
-            pass  # the same as its end
-        finally:
-            active = self._active
-            if active is not None:
-                active.signal_group(signal.SIGKILL)
-            os._exit(1)
+    # --- whichever thread reads
 
     def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Run):
-            with self._lock:
-                self._waiting[message.key] = message
-            self._arrived.put(message)
+            active = self._waiting[message.key] = Active(message, self._channel)
+            self._inbox.put(active)
         elif isinstance(message, Stop):
             self._stop(message)
         elif isinstance(message, Recall):
-            with self._lock:
-                keys = [key for key in message.keys if self._waiting.pop(key, None) is not None]
+            keys = [key for key in message.keys if self._waiting.pop(key, None) is not None]
             self._channel.send(Recalled(keys))
         elif isinstance(message, Resolve):
-            active = self._active
-            if active is not None and active.run.key == message.key:
-                active.attempt.waits.resolve(message)
+            running = self._active
+            if running is not None and running.key == message.key:
+                running.attempt.waits.resolve(message)
         elif isinstance(message, Leave):
-            self._arrived.put(None)
+            self._inbox.put(None)
 
     def _stop(self, message: Stop) -> None:
-        with self._lock:
-            active = self._active
-            if active is None or active.run.key != message.key:
-                if message.key in self._waiting:
-                    self._stopped[message.key] = message.message
-                return
-            active.stop_message = message.message
-        active.attempt.cancel()
-        active.signal_group(signal.SIGTERM)
-        # Wakes system calls of the main thread; its handler decides whether the function is still running.
-        signal.pthread_kill(self._main_thread, signal.SIGUSR1)
+        # In this order: an attempt becomes the active one before it is no more among the waiting.
+        active = self._waiting.get(message.key) or self._active
+        if active is None or active.key != message.key:
+            return
+        active.stop(message.message)
+        if active is self._active:
+            # Wakes system calls of the main thread; its handler decides whether the function is still running.
+            signal.pthread_kill(self._main_thread, signal.SIGUSR1)
+
+    def _gone(self) -> None:
+        """The keeper is no more: leave nothing behind."""
+        active = self._active
+        if active is not None:
+            active.signal_group(signal.SIGKILL)
+        os._exit(1)
 
     # --- the main thread
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         active = self._active
-        if active is not None and active.is_interruptible and active.attempt.is_cancelled:
+        if active is not None and active.is_interruptible and active.is_stopped:
             active.is_interruptible = False
             raise TaskCancelled
 
-    def _take(self, run: Run) -> None:
-        with self._lock:
-            if self._waiting.pop(run.key, None) is None:
-                self._channel.release()
-                return
-            stopped = self._stopped.pop(run.key, None)
-            active = self._active = Active(run, self._channel)
-        if stopped is not None:
-            active.stop_message = stopped
-            active.attempt.cancel()
-        self._channel.publish_running(run.key)
+    def _take(self, active: Active) -> None:
+        self._active = active
+        if self._waiting.pop(active.key, None) is None:
+            self._active = None
+            return
+        self._channel.publish_running(active.key)
+        self._inbox.begin()
         last = self._ended(active)
         self._capture.drain()
         self._user_spans.end()
         current.bind(None)
-        span = active.span.record(last)
-        # Another one waits: its `Started` follows within microseconds, before it runs, and takes this along.
-        say = self._channel.send if self._arrived.empty() else self._channel.hold
-        say(*((span, last) if span is not None else (last,)))
-        with self._lock:
-            self._active = None
+        self._say_last(active, last)
+        self._active = None
         self._channel.publish_running(0)
+        self._inbox.glance(last.time_ns)
+
+    def _say_last(self, active: Active, last: Completed | Failed) -> None:
+        # Another one waits: its `Started` follows within microseconds, before it runs, and takes this along.
+        say = self._channel.send if self._inbox.is_empty() else self._channel.hold
+        span = active.span.record(last) if active.span is not None else None
+        if span is None:
+            say(last)
+        else:
+            say(span, last)
 
     def _ended(self, active: Active) -> Completed | Failed:
         """Run it and return its last message."""
-        attempt = active.attempt
         try:
-            if attempt.is_cancelled:
+            if active.is_stopped:
                 raise TaskCancelled
             return self._run(active)
         except TaskCancelled:
             failure = cancelled(active.stop_message)
         except AttemptFailed as failed:
-            failure = cancelled(active.stop_message) if attempt.is_cancelled else failed
+            failure = cancelled(active.stop_message) if active.is_stopped else failed
             failure.exit_code = failed.exit_code
         except Exception as error:  # a fault of ours, or of the machine: it must cost this attempt and no other
             failure = _fault(error)
         return Failed(
-            active.run.key,
+            active.key,
             now_ns(),
             failure.reason,
             printable(failure.message),
@@ -175,7 +160,8 @@ class Runner:
 
     def _run(self, active: Active) -> Completed | Failed:
         run = active.run
-        current.bind(active.attempt)
+        active.begin()
+        current.bind(active)
         if not isinstance(run.work, FunctionWork):
             self._channel.release()
             if not run.work.argv:
@@ -184,29 +170,19 @@ class Runner:
 
             data = run_command(active, run.work, self._channel)
             return _completed(active, data)
-        self._set_environment(active.span.environment)
-        self._user_spans.begin(active.span.context, run.tracestate)
-        self._capture.begin(active.output)
+        self._environment.enter(active.environment)
+        if active.span is not None:
+            self._user_spans.begin(active.span.context, run.tracestate)
+        self._capture.begin(active)
         self._channel.send(Started(run.key, now_ns()))
         try:
             active.is_interruptible = True
-            if active.attempt.is_cancelled:
+            if active.is_stopped:
                 raise TaskCancelled
             data = self._functions.call(run.work, run.inputs)
         finally:
             active.is_interruptible = False
         return _completed(active, data)
-
-    def _set_environment(self, environment: dict[str, str]) -> None:
-        """Make os.environ hold this attempt's variables; only differences are written, which is what costs."""
-        if any(name not in os.environ for name in self._environment):
-            self._environment = {}  # user code has removed some: trust nothing
-        for name in self._environment.keys() - environment.keys():
-            os.environ.pop(name, None)
-        for name, value in environment.items():
-            if self._environment.get(name) != value:
-                os.environ[name] = value
-        self._environment = dict(environment)
 
 
 def _fault(error: Exception) -> AttemptFailed:
@@ -218,5 +194,7 @@ def _fault(error: Exception) -> AttemptFailed:
 
 
 def _completed(active: Active, data: bytes) -> Completed:
-    told = active.attempt
-    return Completed(active.run.key, now_ns(), data, summary=told.summary_text, remaining_issues=told.remaining_issues)
+    if active.has_told:
+        told = active.attempt
+        return Completed(active.key, now_ns(), data, summary=told.summary_text, remaining_issues=told.remaining_issues)
+    return Completed(active.key, now_ns(), data)
