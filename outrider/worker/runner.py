@@ -65,6 +65,7 @@ class Runner:
         self._channel.send(Ready(os.getpid()))
         while (active := self._inbox.next()) is not None:
             self._take(active)
+        self._channel.release()
 
     # --- whichever thread reads
 
