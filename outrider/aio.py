@@ -21,9 +21,10 @@ from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
 from outrider.transport import operations
 from outrider.transport.connection import Connection
+from outrider.transport.encoding import CallEncoder
 from outrider.transport.tickets import Ticket
-from outrider.v1 import run_service_pb2, task_pb2
-from outrider.work import Options, command_spec, function_name, function_spec
+from outrider.v1 import run_service_pb2
+from outrider.work import Options, command_spec, function_name
 
 __all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
 
@@ -171,6 +172,7 @@ class Submitter:
     def __init__(self, connection: Connection | None, options: Options) -> None:
         self._opened = connection
         self._options = options
+        self._calls = CallEncoder(options)
 
     @property
     def _connection(self) -> Connection:
@@ -194,13 +196,15 @@ class Submitter:
         The function is an importable one or its name, ``module:name``. Raises `InvalidRequest` for one that cannot be
         found by name, and for arguments that are not JSON. Waits only while 10,000 submits are unacknowledged.
         """
-        return await self._submit(function_spec(function, args, kwargs, self._options))
+        name, spec = self._calls.encode(function, args, kwargs)
+        return await self._submit(spec, name)
 
     async def command(
         self, argv: Iterable[str], *, env: Mapping[str, str] | None = None, cwd: str = "", stdin: bytes | str = b""
     ) -> TaskHandle[dict[str, Any]]:
         """Run a program without a shell; its result is ``{"exit_code": 0, "output": "..."}``."""
-        return await self._submit(command_spec(argv, self._options, env=env, cwd=cwd, stdin=stdin))
+        spec = command_spec(argv, self._options, env=env, cwd=cwd, stdin=stdin)
+        return await self._submit(spec.SerializeToString(), spec.command.argv[0])
 
     async def map(self, function: Callable[..., Any] | str, *iterables: Iterable[Any], batch: int = 1) -> list[Any]:
         """``function`` over the items, ``batch`` of them per task; the results in order, or the first failure."""
@@ -211,16 +215,14 @@ class Submitter:
         handles = [await self.submit("outrider.batch:call_many", name, calls) for calls in chunks(iterables, batch)]
         return [value for handle in handles for value in await handle]
 
-    async def _submit(self, spec: task_pb2.TaskSpec) -> TaskHandle[Any]:
-        connection, submissions = self._connection, self._connection.submissions
+    async def _submit(self, spec: bytes, name: str) -> TaskHandle[Any]:
+        connection, options = self._connection, self._options
         if connection.is_closed:
             raise RuntimeError("the client is closed")
-        ids = [item if isinstance(item, str) else await item.accepted() for item in self._options.after]
-        while not submissions.has_room():
-            await submissions.room.wait()
-        request, ticket = connection.prepare(spec, ids, self._options.request_id)
-        submissions.put(request, ticket)
-        return TaskHandle(connection, ticket)
+        ids = [item if isinstance(item, str) else await item.accepted() for item in options.after]
+        while not connection.submissions.has_room():
+            await connection.submissions.room.wait()
+        return TaskHandle(connection, connection.submit(spec, options.title or name, ids, options.request_id))
 
 
 class Client(Submitter):

@@ -27,10 +27,11 @@ from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
 from outrider.transport import operations
 from outrider.transport.connection import Connection
+from outrider.transport.encoding import CallEncoder
 from outrider.transport.loop_thread import LoopThread
 from outrider.transport.tickets import Ticket
 from outrider.v1 import run_service_pb2, task_pb2
-from outrider.work import Options, command_spec, function_name, function_spec
+from outrider.work import Options, command_spec, function_name
 
 __all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
 
@@ -111,10 +112,14 @@ class TaskHandle(Generic[Value]):
 
     def result(self, timeout: float | None = None) -> Value:
         """Wait for its end; what it returned, after JSON. Raises TaskFailed and its like, or TimeoutError."""
-        failure = self.exception(timeout)
-        if failure is not None or self._ticket.event is None:
-            raise failure or RuntimeError("ended without an event")
-        value: Value = views.payload_value(self._ticket.event.completed.result)
+        self._wait(timeout)
+        event = self._ticket.event
+        if event is None:
+            raise self._ticket.failure or RuntimeError("ended without an event")
+        failure = views.failure_of(event)
+        if failure is not None:
+            raise failure
+        value: Value = views.payload_value(event.completed.result)
         return value
 
     def _wait(self, timeout: float | None) -> None:
@@ -214,6 +219,7 @@ class Submitter:
     def __init__(self, link: _Link, options: Options) -> None:
         self._link = link
         self._options = options
+        self._calls = CallEncoder(options)
 
     def with_options(self, **options: Any) -> Submitter:
         """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
@@ -232,13 +238,15 @@ class Submitter:
         found by name, and for arguments that are not JSON. Returns at once: the handle knows when the task is durable
         (`TaskHandle.id`) and how it ended; blocks only while 10,000 submits are unacknowledged.
         """
-        return self._submit(function_spec(function, args, kwargs, self._options))
+        name, spec = self._calls.encode(function, args, kwargs)
+        return self._submit(spec, name)
 
     def command(
         self, argv: Iterable[str], *, env: Mapping[str, str] | None = None, cwd: str = "", stdin: bytes | str = b""
     ) -> TaskHandle[dict[str, Any]]:
         """Run a program without a shell; its result is ``{"exit_code": 0, "output": "..."}``."""
-        return self._submit(command_spec(argv, self._options, env=env, cwd=cwd, stdin=stdin))
+        spec = command_spec(argv, self._options, env=env, cwd=cwd, stdin=stdin)
+        return self._submit(spec.SerializeToString(), spec.command.argv[0])
 
     def map(
         self,
@@ -259,16 +267,14 @@ class Submitter:
         handles = [self.submit("outrider.batch:call_many", name, calls) for calls in chunks(iterables, batch)]
         return (value for handle in handles for value in handle.result(left_s()))
 
-    def _submit(self, spec: task_pb2.TaskSpec) -> TaskHandle[Any]:
-        connection = self._link.connection
+    def _submit(self, spec: bytes, name: str) -> TaskHandle[Any]:
+        connection, options = self._link.connection, self._options
         if connection.is_closed:
             raise RuntimeError("the client is closed")
-        ids = [item if isinstance(item, str) else item.id for item in self._options.after]
+        ids = [item if isinstance(item, str) else item.id for item in options.after]
         while not connection.submissions.has_room():
             connection.submissions.room_in_threads.wait()
-        request, ticket = connection.prepare(spec, ids, self._options.request_id)
-        connection.submissions.put(request, ticket)
-        return TaskHandle(self._link, ticket)
+        return TaskHandle(self._link, connection.submit(spec, options.title or name, ids, options.request_id))
 
 
 class Client(Submitter):

@@ -82,7 +82,8 @@ def current_traceparent(environment: Mapping[str, str] | None = None) -> str:
     if active is not None:
         return active.format()
     environment = os.environ if environment is None else environment
-    inherited = parse(environment.get(TRACEPARENT, ""))
+    text = environment.get(TRACEPARENT)
+    inherited = parse(text) if text else None
     return "" if inherited is None else inherited.format()
 
 

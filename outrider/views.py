@@ -157,10 +157,10 @@ def wait_text(message: task_pb2.BlockedReason) -> str:
 
 def payload_value(payload: task_pb2.Payload) -> Any:
     """JSON decoded, other types as bytes, None for no value."""
-    if not payload.data:
+    data = payload.data
+    if not data:
         return None
-    is_json = payload.content_type in ("", "application/json")
-    return msgspec.json.decode(payload.data) if is_json else payload.data
+    return msgspec.json.decode(data) if payload.content_type in ("", "application/json") else data
 
 
 _ENDINGS: dict[int, tuple[TaskState, type[errors.TaskNotSucceeded]]] = {
@@ -178,9 +178,10 @@ def final_state(event: event_pb2.Event) -> TaskState:
 
 def failure_of(event: event_pb2.Event) -> errors.TaskNotSucceeded | None:
     """The exception that a terminal event stands for; None for a success."""
-    if event.type not in _ENDINGS:
+    ending = _ENDINGS.get(event.type)
+    if ending is None:
         return None
-    state, failed = _ENDINGS[event.type]
+    state, failed = ending
     error = event.error
     cause = error.reason or event.reason
     message = error.message or event.text or state.value.lower()

@@ -16,7 +16,16 @@ import msgspec
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
 
-__all__ = ["PRIORITIES", "Options", "command_spec", "function_name", "function_spec", "seconds"]
+__all__ = [
+    "PRIORITIES",
+    "Options",
+    "call_arguments",
+    "check_size",
+    "command_spec",
+    "function_name",
+    "function_spec",
+    "seconds",
+]
 
 PRIORITIES = {"low": 2, "normal": 5, "high": 7, "critical": 10}
 #: A request over this would not fit a message beside others; the coordinator's own limit is lower and has its reason.
@@ -59,9 +68,14 @@ class Options:
         """The same with some options changed. Raises `TypeError` for one that does not exist."""
         return replace(self, **changes)
 
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing has been chosen, so that there is nothing to `apply`."""
+        return self is _DEFAULT or self == _DEFAULT
+
     def apply(self, spec: task_pb2.TaskSpec) -> task_pb2.TaskSpec:
         """Write the options into ``spec`` and return it. Raises `InvalidRequest` for a value that cannot be."""
-        if self == _DEFAULT:
+        if self.is_default:
             return spec
         spec.title, spec.description, spec.type, spec.weight = self.title, self.description, self.type, self.weight
         spec.tags.extend(self.tags)
@@ -161,14 +175,18 @@ def function_spec(
     name = function_name(function)
     call = task_pb2.PythonFunction(function=name, inputs_argument=options.inputs_argument)
     if args or kwargs:
-        arguments: dict[str, Any] = {"args": args}
-        if kwargs:
-            arguments["kwargs"] = kwargs
-        try:
-            call.arguments.data = _encode(arguments)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise InvalidRequest(f"the arguments of {name} cannot be written as JSON: {error}") from None
-    return _checked(options.apply(task_pb2.TaskSpec(function=call)))
+        call.arguments.data = call_arguments(name, args, kwargs)
+    spec = options.apply(task_pb2.TaskSpec(function=call))
+    check_size(spec.ByteSize())
+    return spec
+
+
+def call_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """The arguments of a call as JSON. Raises `InvalidRequest`."""
+    try:
+        return _encode({"args": args, "kwargs": kwargs} if kwargs else {"args": args})
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise InvalidRequest(f"the arguments of {name} cannot be written as JSON: {error}") from None
 
 
 def command_spec(
@@ -187,14 +205,15 @@ def command_spec(
         raise InvalidRequest("the command is empty; give at least a program")
     data = stdin.encode() if isinstance(stdin, str) else stdin
     command = task_pb2.Command(argv=words, environment=dict(env or {}), working_directory=cwd, stdin=data)
-    return _checked(options.apply(task_pb2.TaskSpec(command=command)))
+    spec = options.apply(task_pb2.TaskSpec(command=command))
+    check_size(spec.ByteSize())
+    return spec
 
 
-def _checked(spec: task_pb2.TaskSpec) -> task_pb2.TaskSpec:
-    size = spec.ByteSize()
-    if size > SPEC_BYTES_MAX:
+def check_size(size_bytes: int) -> None:
+    """Raise `TooLarge` for a spec of so many bytes that it cannot travel."""
+    if size_bytes > SPEC_BYTES_MAX:
         raise TooLarge(
-            f"the task has {size} bytes of arguments or standard input, far over what a coordinator takes; "
+            f"the task has {size_bytes} bytes of arguments or standard input, far over what a coordinator takes; "
             "put the data in a file or object store and pass its name"
         )
-    return spec

@@ -21,9 +21,10 @@ import grpc
 from outrider import errors, status
 from outrider.channel import TlsFiles, connect_aio
 from outrider.transport.backoff import CAP_S, FINAL, Backoff
+from outrider.transport.encoding import RequestEncoder
 from outrider.transport.follow import frames
 from outrider.transport.progress import ProgressReports
-from outrider.transport.submissions import Submissions
+from outrider.transport.submissions import Submission, Submissions, submit_stream
 from outrider.transport.submit_spans import OpenSpan, SubmitTracer
 from outrider.transport.tickets import Ticket
 from outrider.v1 import (
@@ -65,7 +66,8 @@ class Connection:
         # The stubs of the two kinds of channel have the same methods; their types differ.
         self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)
         self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
-        self.submissions = Submissions(address, self.tasks.SubmitStream, self._accepted)
+        self.submissions = Submissions(address, submit_stream(self.channel), self._accepted)
+        self._encoder = RequestEncoder(namespace, self.client_id)
         self._open_tickets: dict[str, Ticket] = {}
         self._early: dict[str, event_pb2.Event] = {}
         self._foreign: set[str] = set()
@@ -125,22 +127,17 @@ class Connection:
 
     # --- submissions
 
-    def prepare(
-        self, spec: task_pb2.TaskSpec, dependency_ids: list[str], request_id: str = ""
-    ) -> tuple[task_service_pb2.SubmitRequest, Ticket]:
-        """A request and its ticket, to be put into `submissions`. From any thread."""
-        request = task_service_pb2.SubmitRequest(
-            namespace=self.namespace,
-            request_id=request_id or self.request_id(),
-            spec=spec,
-            dependency_ids=dependency_ids,
-            client_id=self.client_id,
-        )
+    def submit(self, spec: bytes, title: str, dependency_ids: list[str], request_id: str = "") -> Ticket:
+        """Put a serialized TaskSpec into `submissions`; its ticket. ``title`` names its span. From any thread."""
+        request_id = request_id or self.request_id()
         ticket = Ticket(self.lock)
-        span = self._tracer.begin(_name_of(spec), request.trace)
+        trace = task_pb2.TraceContext()
+        span = self._tracer.begin(title, trace)
         if span is not None:
             ticket.when_accepted(functools.partial(self._end_span, span, ticket))
-        return request, ticket
+        data = self._encoder.encode(request_id, spec, dependency_ids, trace)
+        self.submissions.put(Submission(request_id, data, ticket))
+        return ticket
 
     def request_id(self) -> str:
         """A new request id, sorted by time within this client. From any thread."""
@@ -151,15 +148,13 @@ class Connection:
             span.attributes["outrider.task.id"] = ticket.task_id
         self._tracer.end(span, str(ticket.failure) if ticket.failure else "")
 
-    def _accepted(
-        self, request: task_service_pb2.SubmitRequest, ticket: Ticket, accepted: task_service_pb2.SubmitResponse
-    ) -> None:
-        self._adopt(ticket, accepted.task_id)
-        if not accepted.created and not self._is_own(request.request_id):
+    def _accepted(self, submission: Submission, task_id: str, created: bool) -> None:
+        self._adopt(submission.ticket, task_id)
+        if not created and not self._is_own(submission.request_id):
             # Somebody submitted it before, perhaps another client: its end may be past, or not be on our watch.
-            self._foreign.add(accepted.task_id)
-            self.start(self._look_at_each([accepted.task_id]))
-            self.start(self._watch_one(ticket))
+            self._foreign.add(task_id)
+            self.start(self._look_at_each([task_id]))
+            self.start(self._watch_one(submission.ticket))
 
     def _is_own(self, request_id: str) -> bool:
         return request_id.startswith(self.client_id)
@@ -171,9 +166,8 @@ class Connection:
         if self._lost is not None:
             ticket.fail(self._lost)
         ticket.accept(task_id)
-        early = self._early.pop(task_id, None)
-        if early is not None:
-            self._ended(early)
+        if task_id in self._early:
+            self._ended(self._early.pop(task_id))
 
     async def submit_run(self, request: run_service_pb2.SubmitRunRequest) -> tuple[run_service_pb2.Run, list[Ticket]]:
         """Accept a graph; its tasks' tickets in the order of the request."""
@@ -199,13 +193,14 @@ class Connection:
     # --- outcomes
 
     def _ended(self, event: event_pb2.Event) -> None:
-        self._foreign.discard(event.task_id)
-        ticket = self._open_tickets.pop(event.task_id, None)
+        task_id = event.task_id
+        self._foreign.discard(task_id)
+        ticket = self._open_tickets.pop(task_id, None)
         if ticket is not None:
             ticket.end(event)
         elif self.submissions.backlog or self._runs_under_way:
             # The outcome overtook the answer to the submit, which travels on another stream.
-            self._early[event.task_id] = event
+            self._early[task_id] = event
 
     def _lose(self, failure: errors.OutriderError) -> None:
         """Nobody will tell us of any end from now on."""
@@ -385,7 +380,3 @@ def outcome_of(task: task_pb2.Task) -> event_pb2.Event:
     elif task.HasField("error"):
         event.error.CopyFrom(task.error)
     return event
-
-
-def _name_of(spec: task_pb2.TaskSpec) -> str:
-    return spec.title or spec.function.function or (spec.command.argv[0] if spec.command.argv else "")

@@ -17,6 +17,7 @@ import grpc
 
 from outrider import errors, status
 from outrider.transport.backoff import FINAL, Backoff
+from outrider.transport.encoding import frame
 from outrider.transport.tickets import Ticket
 from outrider.v1 import task_service_pb2 as pb
 
@@ -24,28 +25,53 @@ FRAME_ITEMS_MAX = 500
 FRAME_BYTES_MAX = 256 * 1024
 UNACKNOWLEDGED_MAX = 10_000
 
-Stream = grpc.aio.StreamStreamCall[pb.SubmitStreamRequest, pb.SubmitStreamResponse]
+Stream = grpc.aio.StreamStreamCall[bytes, pb.SubmitStreamResponse]
+
+_METHOD = pb.DESCRIPTOR.services_by_name["TaskService"].methods_by_name["SubmitStream"]
+
+
+def submit_stream(channel: grpc.aio.Channel) -> Callable[[], Stream]:
+    """A function that opens a SubmitStream which takes frames as bytes."""
+    opening: Callable[[], Stream] = channel.stream_stream(
+        f"/{_METHOD.containing_service.full_name}/{_METHOD.name}",
+        response_deserializer=pb.SubmitStreamResponse.FromString,
+    )
+    return opening
+
+
+class Submission:
+    """One task on its way: the request as it stands in a frame, and whose it is."""
+
+    __slots__ = ("data", "request_id", "ticket")
+
+    def __init__(self, request_id: str, data: bytes, ticket: Ticket) -> None:
+        self.request_id = request_id
+        self.data = data
+        self.ticket = ticket
 
 
 class Submissions:
-    """Sends requests as they come. ``open_stream`` opens a SubmitStream, ``accepted`` hears of every task id."""
+    """Sends requests as they come. ``open_stream`` opens a SubmitStream.
+
+    ``accepted`` hears of every task id, and whether the task is new.
+    """
 
     def __init__(
         self,
         address: str,
         open_stream: Callable[[], Stream],
-        accepted: Callable[[pb.SubmitRequest, Ticket, pb.SubmitResponse], None],
+        accepted: Callable[[Submission, str, bool], None],
     ) -> None:
         self._address = address
         self._open_stream = open_stream
         self._accepted = accepted
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._waiting: deque[tuple[pb.SubmitRequest, Ticket]] = deque()
-        self._unanswered: dict[str, tuple[pb.SubmitRequest, Ticket]] = {}
+        self._waiting: deque[Submission] = deque()
+        self._unanswered: dict[str, Submission] = {}
         #: Under a request id that is unanswered: kept until it is, because answers name only the id.
-        self._doubles: list[tuple[pb.SubmitRequest, Ticket]] = []
-        self._delayed: dict[Ticket, pb.SubmitRequest] = {}
+        self._doubles: list[Submission] = []
+        self._delayed: set[Submission] = set()
         self._failure: errors.OutriderError | None = None
         self._wake = asyncio.Event()
         self._is_woken = False
@@ -58,13 +84,12 @@ class Submissions:
 
     # --- any thread
 
-    def put(self, request: pb.SubmitRequest, ticket: Ticket) -> None:
+    def put(self, submission: Submission) -> None:
         """Queue one request; its ticket is accepted or refused later."""
-        self._waiting.append((request, ticket))
+        self._waiting.append(submission)
         if self._failure is not None:
-            ticket.fail(self._failure)
-            return
-        if threading.get_ident() == self._thread:
+            submission.ticket.fail(self._failure)
+        elif threading.get_ident() == self._thread:
             self._wake.set()
         elif not self._is_woken:
             self._is_woken = True
@@ -114,14 +139,13 @@ class Submissions:
     def fail_all(self, failure: errors.OutriderError) -> None:
         """Nothing more will be sent: tell everybody who waits."""
         self._failure = failure
-        left = [*self._unanswered.values(), *self._waiting, *self._doubles]
-        left += [(request, ticket) for ticket, request in self._delayed.items()]
+        left = [*self._unanswered.values(), *self._waiting, *self._doubles, *self._delayed]
         self._delayed.clear()
         self._doubles.clear()
         self._unanswered.clear()
         self._waiting.clear()
-        for _, ticket in left:
-            ticket.fail(failure)
+        for submission in left:
+            submission.ticket.fail(failure)
         self._make_room()
 
     async def _work_arrives(self) -> None:
@@ -133,10 +157,10 @@ class Submissions:
                 await self._wake.wait()
 
     async def _write(self, stream: Stream) -> None:
-        async for frame in self._frames():
-            await stream.write(frame)
+        async for data in self._frames():
+            await stream.write(data)
 
-    async def _frames(self) -> AsyncIterator[pb.SubmitStreamRequest]:
+    async def _frames(self) -> AsyncIterator[bytes]:
         while True:
             await self._work_arrives()
             if self._is_careful and self._unanswered:
@@ -144,54 +168,57 @@ class Submissions:
                 await self._settled.wait()
                 continue
             if requests := self._next_requests():
-                yield pb.SubmitStreamRequest(submissions=pb.Submissions(tasks=requests))
+                yield frame(requests)
 
-    def _next_requests(self) -> list[pb.SubmitRequest]:
-        requests: list[pb.SubmitRequest] = []
+    def _next_requests(self) -> list[bytes]:
+        requests: list[bytes] = []
+        waiting, unanswered = self._waiting, self._unanswered
         size, items_max = 0, 1 if self._is_careful else FRAME_ITEMS_MAX
-        while self._waiting and len(requests) < items_max:
-            request, ticket = self._waiting[0]
-            size += request.ByteSize()
+        while waiting and len(requests) < items_max:
+            submission = waiting[0]
+            size += len(submission.data)
             if requests and size > FRAME_BYTES_MAX:
                 break
-            self._waiting.popleft()
-            if request.request_id in self._unanswered:
-                self._doubles.append((request, ticket))
+            waiting.popleft()
+            if submission.request_id in unanswered:
+                self._doubles.append(submission)
                 continue
-            self._unanswered[request.request_id] = (request, ticket)
-            requests.append(request)
+            unanswered[submission.request_id] = submission
+            requests.append(submission.data)
         return requests
 
     def _answered(self, response: pb.SubmitStreamResponse) -> None:
         for result in response.results.results:
-            request, ticket = self._unanswered.pop(result.request_id, (None, None))
-            if request is None or ticket is None:
+            submission = self._unanswered.pop(result.request_id, None)
+            if submission is None:
                 continue
             if result.HasField("accepted"):
-                self._accepted(request, ticket, result.accepted)
+                accepted = result.accepted
+                self._accepted(submission, accepted.task_id, accepted.created)
             else:
-                self._refused(request, ticket, result.refused)
+                self._refused(submission, result.refused)
         self._bring_back(self._doubles)
         self._make_room()
 
-    def _bring_back(self, requests: list[tuple[pb.SubmitRequest, Ticket]]) -> None:
+    def _bring_back(self, submissions: list[Submission]) -> None:
         """To the front, in order."""
-        if requests:
-            self._waiting.extendleft(reversed(requests))
-            requests.clear()
+        if submissions:
+            self._waiting.extendleft(reversed(submissions))
+            submissions.clear()
             self._wake.set()
 
-    def _refused(self, request: pb.SubmitRequest, ticket: Ticket, refused: pb.SubmissionRefused) -> None:
+    def _refused(self, submission: Submission, refused: pb.SubmissionRefused) -> None:
         error = status.error_class(refused.reason)(refused.message)
         if error.retry_after_s is None:
-            ticket.fail(error)
+            submission.ticket.fail(error)
             return
-        self._delayed[ticket] = request
-        self._loop.call_later(error.retry_after_s, self._retry, ticket)
+        self._delayed.add(submission)
+        self._loop.call_later(error.retry_after_s, self._retry, submission)
 
-    def _retry(self, ticket: Ticket) -> None:
-        if ticket in self._delayed:
-            self.put(self._delayed.pop(ticket), ticket)
+    def _retry(self, submission: Submission) -> None:
+        if submission in self._delayed:
+            self._delayed.discard(submission)
+            self.put(submission)
 
     def _make_room(self) -> None:
         if self.backlog < UNACKNOWLEDGED_MAX:
@@ -205,8 +232,8 @@ class Submissions:
         again, self._unanswered = list(self._unanswered.values()), {}
         is_final = isinstance(problem, FINAL)
         if is_final and (len(again) == 1 or not isinstance(problem, errors.TooLarge)):
-            for _, ticket in again:
-                ticket.fail(problem)
+            for submission in again:
+                submission.ticket.fail(problem)
             again = []
         # One at a time after a refusal of the whole stream, so that the one it was about shows.
         self._is_careful = is_final and bool(again)

@@ -37,7 +37,10 @@ class SubmitTracer:
 
     def begin(self, name: str, trace: task_pb2.TraceContext) -> OpenSpan | None:
         """Write the context into ``trace``; the span when there is one to end."""
-        parent = parse(current_traceparent())
+        text = current_traceparent()
+        if not text and not self.is_active:
+            return None
+        parent = parse(text)
         if not self.is_active or (parent is not None and not parent.sampled):
             if parent is not None:
                 trace.traceparent = parent.format()
