@@ -64,16 +64,18 @@ class Ticket:
         with self.lock:
             self.task_id = task_id
             callbacks, self._on_accepted = self._on_accepted, None
-        _call(callbacks)
+        if callbacks:
+            _call(callbacks)
 
     def end(self, event: event_pb2.Event) -> None:
         """It reached a terminal state; a second end changes nothing."""
         with self.lock:
-            if self.is_ended:
+            if self.event is not None or self.failure is not None:
                 return
             self.event = event
             callbacks, self._on_ended = self._on_ended, None
-        _call(callbacks)
+        if callbacks:
+            _call(callbacks)
 
     def end_as(self, other: Ticket) -> None:
         """It is the same task as ``other``, which has ended or failed."""
