@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def empties_its_environment():
 
 def task_id():
     return os.environ.get("OUTRIDER_TASK_ID"), os.environ.get("OUTRIDER_RUN_ID")
+
+def inherited(changed=None):
+    found = subprocess.run(["sh", "-c", "echo $OUTRIDER_TASK_ID:$TRACESTATE"], stdout=subprocess.PIPE, text=True)
+    if changed:
+        os.environ["OUTRIDER_TASK_ID"] = changed
+    elif changed == "":
+        del os.environ["OUTRIDER_TASK_ID"]
+    return found.stdout.strip()
 
 def leaves_hard():
     raise SystemExit(3)
@@ -164,6 +173,18 @@ def test_an_emptied_environment_is_filled_again(worker: Worker) -> None:
     worker.function(2, "rough_work:task_id")
     worker.until(messages.Completed)
     assert worker.until(messages.Completed)[1].data == b'["task-2","run-1"]'
+
+
+@pytest.mark.parametrize("changed", [None, "", "mine"])
+def test_programs_of_a_function_inherit_its_variables(worker: Worker, changed: str | None) -> None:
+    """What a function starts has that attempt's own values, whatever attempts before have had or done to them."""
+    arguments = json.dumps({"args": [changed]}).encode()
+    for key, more in enumerate(({}, {"TRACESTATE": "x" * 3000}, {"TRACESTATE": "y" * 10}, {}, {}), 1):
+        environment = {"OUTRIDER_TASK_ID": "t" * 400 * key, **more}
+        work = messages.FunctionWork("rough_work:inherited", arguments)
+        worker.send(messages.Run(key, work, f"task-{key}", 1, [], environment, "/nowhere"))
+        wanted = environment["OUTRIDER_TASK_ID"] + ":" + more.get("TRACESTATE", "")
+        assert json.loads(worker.until(messages.Completed)[1].data) == wanted
 
 
 @pytest.mark.parametrize(
