@@ -219,7 +219,8 @@ class Submitter:
         connection, options = self._connection, self._options
         if connection.is_closed:
             raise RuntimeError("the client is closed")
-        ids = [item if isinstance(item, str) else await item.accepted() for item in options.after]
+        after = options.after
+        ids = [item if isinstance(item, str) else await item.accepted() for item in after] if after else []
         while not connection.submissions.has_room():
             await connection.submissions.room.wait()
         return TaskHandle(connection, connection.submit(spec, options.title or name, ids, options.request_id))

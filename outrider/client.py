@@ -112,7 +112,8 @@ class TaskHandle(Generic[Value]):
 
     def result(self, timeout: float | None = None) -> Value:
         """Wait for its end; what it returned, after JSON. Raises TaskFailed and its like, or TimeoutError."""
-        self._wait(timeout)
+        if self._ticket.event is None:
+            self._wait(timeout)
         event = self._ticket.event
         if event is None:
             raise self._ticket.failure or RuntimeError("ended without an event")
@@ -271,7 +272,8 @@ class Submitter:
         connection, options = self._link.connection, self._options
         if connection.is_closed:
             raise RuntimeError("the client is closed")
-        ids = [item if isinstance(item, str) else item.id for item in options.after]
+        after = options.after
+        ids = [item if isinstance(item, str) else item.id for item in after] if after else []
         while not connection.submissions.has_room():
             connection.submissions.room_in_threads.wait()
         return TaskHandle(self._link, connection.submit(spec, options.title or name, ids, options.request_id))

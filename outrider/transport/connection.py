@@ -166,7 +166,7 @@ class Connection:
         if self._lost is not None:
             ticket.fail(self._lost)
         ticket.accept(task_id)
-        if task_id in self._early:
+        if self._early and task_id in self._early:
             self._ended(self._early.pop(task_id))
 
     async def submit_run(self, request: run_service_pb2.SubmitRunRequest) -> tuple[run_service_pb2.Run, list[Ticket]]:
@@ -194,7 +194,8 @@ class Connection:
 
     def _ended(self, event: event_pb2.Event) -> None:
         task_id = event.task_id
-        self._foreign.discard(task_id)
+        if self._foreign:
+            self._foreign.discard(task_id)
         ticket = self._open_tickets.pop(task_id, None)
         if ticket is not None:
             ticket.end(event)
