@@ -26,6 +26,7 @@ from outrider_agent.link_frames import Target
 from outrider_agent.link_process import LinkProcess
 from outrider_agent.outboxes import Outboxes
 from outrider_agent.pool import Pool, WorkerProcess
+from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
 from outrider_agent.settings import AgentSettings
 from outrider_agent.state_directory import StateDirectory
@@ -90,7 +91,8 @@ class Keeper:
             workers_min=settings.slots,
         )
         origin = Origin(settings.name, identity.instance_id, state.scratch)
-        self._runner = Runner(limits, origin, self._conversation, self._wake, settings.kill_grace_s)
+        reporter = Reporter(self._conversation, self._loop.call_later, self._wake)
+        self._runner = Runner(limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s)
         self._runner.tasks_max = settings.worker_tasks_max
         self._outboxes = Outboxes(
             state.outbox,

@@ -1,8 +1,9 @@
 """Turns what a worker says about an attempt into the WorkerMessages of the outbox.
 
 Owns the numbering of an attempt's messages and their encoding. It must not know the outbox, the board or who reads.
-Invariants: an attempt's messages are numbered from 1 without gaps; nothing follows a terminal one. Of progress that
-comes faster than it can be stored only the latest is kept.
+Invariants: an attempt's messages are numbered from 1 without gaps; nothing follows a terminal one; nothing overtakes
+a start that is held for the end to take along. Of progress that comes faster than it can be stored only the latest is
+kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED = range(10,
 class Narrator:
     """Encodes the messages of one attempt, in order."""
 
-    __slots__ = ("_number", "_prefix", "held_back", "is_ended", "worker_pid")
+    __slots__ = ("_number", "_prefix", "held_back", "held_start", "is_ended", "worker_pid")
 
     def __init__(self, task_id: str, attempt: int, fence: int, traceparent: str) -> None:
         prefix = worker_message_pb2.WorkerMessage(task_id=task_id, attempt=attempt, fence=fence)
@@ -32,27 +33,41 @@ class Narrator:
         self._prefix = prefix.SerializeToString()
         self._number = 0
         self.worker_pid = 0
+        #: Told with the end when that comes first, else before anything else.
+        self.held_start: messages.Started | None = None
         self.held_back: messages.Progress | None = None
         self.is_ended = False
 
     def tell(self, message: Report) -> list[bytes]:
-        """Encode one message, after progress that was held back before it."""
-        encoded = self.catch_up()
+        """Encode one message, after what was held back before it; a held start becomes part of the last message."""
+        is_last = isinstance(message, messages.Completed | messages.Failed)
+        encoded = [] if is_last and self.held_back is None else self.catch_up()
         encoded.append(self._encode(message))
         return encoded
 
     def catch_up(self) -> list[bytes]:
-        """Encode the progress that was held back, if any."""
+        """Encode the start and the progress that were held back, if any."""
+        start, self.held_start = self.held_start, None
         progress, self.held_back = self.held_back, None
-        return [] if progress is None else [self._encode(progress)]
+        return [self._encode(message) for message in (start, progress) if message is not None]
 
     def _encode(self, message: Report) -> bytes:
         assert not self.is_ended, "a message after the terminal one"
         arm, body_of = _ARMS[type(message)]
-        body = wire.integer(1, self.worker_pid) if arm == _STARTED else body_of(message)
+        body = self._started() if arm == _STARTED else body_of(message)
         self.is_ended = arm >= _COMPLETED
         self._number += 1
-        return wire.worker_message(self._prefix, self._number, message.time_ns, arm, body, is_terminal=self.is_ended)
+        return wire.worker_message(
+            self._prefix, self._number, message.time_ns, arm, body, is_terminal=self.is_ended, start=self._start()
+        )
+
+    def _start(self) -> bytes:
+        """The start that this message takes along, if it is still held."""
+        start, self.held_start = self.held_start, None
+        return b"" if start is None else wire.start(start.time_ns, self._started())
+
+    def _started(self) -> bytes:
+        return wire.integer(1, self.worker_pid)
 
 
 def _nothing(message: Any) -> bytes:

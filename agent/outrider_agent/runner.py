@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
@@ -21,49 +20,26 @@ from outrider_agent.assignment import Dossier, Origin, open_dossier, receive_spa
 from outrider_agent.core.board import Admission, Attempt, Board, Limits, Returned, State, Unstarted
 from outrider_agent.core.deadlines import Deadlines
 from outrider_agent.executioner import Executioner
+from outrider_agent.outlet import Outlet, Ref
 from outrider_agent.pool import Pool, WorkerProcess
-from outrider_agent.reports import Report
+from outrider_agent.reporter import Reporter
 
 _logger = logging.getLogger(__name__)
 
-Ref = tuple[str, int, int]
-#: Nobody waits for these: a short function's start travels with its end.
-_PATIENT = (messages.Started, messages.LogOutput)
 _GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
-
-
-class Outlet(Protocol):
-    """Where the runner's answers and reports go."""
-
-    def accepted(self, attempt: Attempt) -> None:
-        """The agent will start it."""
-
-    def rejected(self, attempt: Ref, message: str) -> None:
-        """The agent will not take it; nothing was started."""
-
-    def revoked(self, attempt: Attempt) -> None:
-        """It goes back unstarted."""
-
-    def report(self, key: int, message: bytes, *, is_terminal: bool, is_patient: bool) -> None:
-        """One encoded WorkerMessage for the outbox; a patient one may wait a moment for others."""
-
-    def span(self, span: messages.Span) -> None:
-        """One finished span."""
-
-    @property
-    def is_full(self) -> bool:
-        """True when no more reports can be kept, so that no new work may be taken."""
-
-    @property
-    def is_idle(self) -> bool:
-        """True when a report would be written at once; otherwise progress waits for its successor."""
 
 
 class Runner:
     """The attempts of this keeper. It is the pool's listener."""
 
     def __init__(
-        self, limits: Limits, origin: Origin, outlet: Outlet, wake: Callable[[], None], grace_s: float
+        self,
+        limits: Limits,
+        origin: Origin,
+        outlet: Outlet,
+        reporter: Reporter,
+        wake: Callable[[], None],
+        grace_s: float,
     ) -> None:
         self.board = Board(limits)
         self.dossiers: dict[int, Dossier] = {}
@@ -71,10 +47,10 @@ class Runner:
         self._pool: Pool
         self._origin = origin
         self._outlet = outlet
+        self._reporter = reporter
         self._wake = wake
         self._deadlines = Deadlines()
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
-        self._held_back: set[int] = set()
         self._last_key = 0
 
     def attach(self, pool: Pool, own_pids: Callable[[], set[int]]) -> None:
@@ -217,10 +193,9 @@ class Runner:
         elif isinstance(message, messages.Started):
             self._started(worker, dossier, message, now_us)
         elif isinstance(message, messages.Progress):
-            dossier.narrator.held_back = message
-            self._held_back.add(message.key)
+            self._reporter.hold_progress(dossier, message)
         elif isinstance(message, messages.LogOutput):
-            self._report(dossier, message)
+            self._reporter.report(dossier, message)
         elif isinstance(message, messages.Blocked):
             self._blocked(dossier, message, now_us)
         elif isinstance(message, messages.Unblocked):
@@ -232,7 +207,10 @@ class Runner:
         dossier.command_pid = message.child_pid
         self.board.started(attempt.key, now_us)
         self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
-        self._report(dossier, message)
+        if attempt.is_command:
+            self._reporter.report(dossier, message)
+        else:
+            self._reporter.hold_start(dossier, message, now_us)
         # It began before the recall reached its worker.
         if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP):
             self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, "cancelled", None)
@@ -243,7 +221,7 @@ class Runner:
         if not message.keeps_running:
             self.board.blocked(message.key, message.wait_key)
             self._deadlines.pause(message.key, now_us)
-        self._report(dossier, message)
+        self._reporter.report(dossier, message)
 
     def _unblocked(self, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
         if message.wait_key in dossier.attempt.waits:
@@ -251,7 +229,7 @@ class Runner:
             if not dossier.attempt.waits:
                 self._deadlines.resume(message.key, now_us)
         dossier.more_time.pop(message.wait_key, None)
-        self._report(dossier, message)
+        self._reporter.report(dossier, message)
 
     def _last_word(
         self, worker: WorkerProcess, dossier: Dossier, message: messages.Completed | messages.Failed
@@ -296,13 +274,13 @@ class Runner:
             return
         outcome = _outcome(dossier)
         self._deadlines.drop(key)
-        self._held_back.discard(key)
+        self._reporter.drop(key)
         self.board.closed(key, now_us)
         span = receive_span(dossier, outcome.time_ns, outcome.message if isinstance(outcome, messages.Failed) else "")
         if span is not None:
             self._outlet.span(span)
         if not dossier.is_silent:
-            self._report(dossier, outcome)
+            self._reporter.report(dossier, outcome)
         self._forget_if_silent(dossier.attempt)
         self._wake()
 
@@ -311,7 +289,7 @@ class Runner:
             self._forget(attempt.key, clock.boot_us())
 
     def _forget(self, key: int, now_us: int) -> None:
-        self._held_back.discard(key)
+        self._reporter.drop(key)
         self._deadlines.drop(key)
         self.board.acknowledged(key, now_us)
         del self.dossiers[key]
@@ -354,8 +332,7 @@ class Runner:
             for key in keys:
                 self._pool.send(worker_id, self.dossiers[key].run)
         self._pool.ensure(plan.workers_wanted, now_us)
-        if self._held_back and self._outlet.is_idle:
-            self._report_held_back()
+        self._reporter.settle()
         self._pool.flush()
 
     def retire_workers(self, now_us: int, idle_us: int) -> None:
@@ -376,20 +353,6 @@ class Runner:
             dossier = self.dossiers[key]
             text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
             self._kill(dossier.attempt, task_pb2.TASK_REASON_TIMED_OUT, text, None)
-
-    def _report(self, dossier: Dossier, message: Report) -> None:
-        if dossier.is_silent:
-            return
-        is_patient = isinstance(message, _PATIENT)
-        for encoded in dossier.narrator.tell(message):
-            is_ended = dossier.narrator.is_ended
-            self._outlet.report(dossier.attempt.key, encoded, is_terminal=is_ended, is_patient=is_patient)
-
-    def _report_held_back(self) -> None:
-        held_back, self._held_back = self._held_back, set()
-        for key in sorted(held_back):
-            for encoded in self.dossiers[key].narrator.catch_up():
-                self._outlet.report(key, encoded, is_terminal=False, is_patient=True)
 
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]

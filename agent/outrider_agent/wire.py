@@ -11,8 +11,8 @@ from functools import lru_cache
 
 #: SessionRequest.session_epoch, SessionRequest.reports, Reports.outbox_id, .first_seq, .messages.
 _EPOCH, _REPORTS, _OUTBOX_ID, _FIRST_SEQ, _MESSAGES = 1, 7, 1, 2, 3
-#: WorkerMessage.number, .event_time, .terminal.
-_NUMBER, _EVENT_TIME, _TERMINAL = 4, 5, 6
+#: WorkerMessage.number, .event_time, .start; Start.event_time, .started.
+_NUMBER, _EVENT_TIME, _START, _START_TIME, _START_STARTED = 4, 5, 7, 1, 2
 #: Timestamp.seconds, .nanos.
 _SECONDS, _NANOS = 1, 2
 
@@ -46,12 +46,26 @@ def block(field: int, body: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(body)) + body
 
 
-def worker_message(prefix: bytes, number: int, time_ns: int, arm: int, body: bytes, *, is_terminal: bool) -> bytes:
-    """A WorkerMessage: ``prefix`` has task, attempt, fence and trace; ``arm`` is the oneof's field number."""
-    seconds, nanos = divmod(time_ns, 1_000_000_000)
-    time = _of_second(seconds) + varint(nanos)
+def worker_message(
+    prefix: bytes, number: int, time_ns: int, arm: int, body: bytes, *, is_terminal: bool, start: bytes = b""
+) -> bytes:
+    """A WorkerMessage: ``prefix`` has task, attempt, fence and trace; ``arm`` is the oneof's field number.
+
+    ``start`` is what `start` made, on a terminal message that takes the attempt's start along.
+    """
     end = b"\x30\x01" if is_terminal else b""
-    return b"".join((prefix, integer(_NUMBER, number), block(_EVENT_TIME, time), end, block(arm, body)))
+    time = block(_EVENT_TIME, _timestamp(time_ns))
+    return b"".join((prefix, integer(_NUMBER, number), time, end, start, block(arm, body)))
+
+
+def start(time_ns: int, started: bytes) -> bytes:
+    """WorkerMessage.start: when user code began, and an encoded Started."""
+    return block(_START, block(_START_TIME, _timestamp(time_ns)) + block(_START_STARTED, started))
+
+
+def _timestamp(time_ns: int) -> bytes:
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return _of_second(seconds) + varint(nanos)
 
 
 @lru_cache(maxsize=4)

@@ -31,6 +31,27 @@ def test_a_completed_report_reads_back(
     assert (read.completed.summary, list(read.completed.remaining_issues)) == (summary, remaining)
 
 
+@given(TIME_NS, TIME_NS, st.integers(0, 2**31), st.booleans(), TEXT)
+def test_a_start_that_travels_with_the_end_reads_back(
+    began_ns: int, ended_ns: int, worker_pid: int, has_failed: bool, traceparent: str
+) -> None:
+    """A terminal message with a start equals the one the generated classes make."""
+    narrator = Narrator("t", 1, 7, traceparent)
+    narrator.worker_pid = worker_pid
+    narrator.held_start = messages.Started(1, began_ns)
+    end = messages.Failed(1, ended_ns, 3, "why", True) if has_failed else messages.Completed(1, ended_ns, b"42")
+    (encoded,) = narrator.tell(end)
+    read = worker_message_pb2.WorkerMessage.FromString(encoded)
+    assert (read.number, read.terminal, read.WhichOneof("message")) == (
+        1,
+        True,
+        "failed" if has_failed else "completed",
+    )
+    assert (read.start.event_time.ToNanoseconds(), read.start.started.worker_pid) == (began_ns, worker_pid)
+    assert read.event_time.ToNanoseconds() == ended_ns
+    assert read.trace.traceparent == traceparent
+
+
 @given(UNSIGNED, st.integers(1, 2**63), TEXT, PAYLOADS)
 def test_a_reports_frame_reads_back(epoch: int, first_seq: int, outbox_id: str, payloads: list[bytes]) -> None:
     """A Reports frame around encoded messages equals the one the generated classes make."""
