@@ -90,10 +90,7 @@ class Keeper:
             worker_queue_max=settings.worker_queue_max,
             workers_min=settings.slots,
         )
-        origin = Origin(settings.name, identity.instance_id, state.scratch)
-        reporter = Reporter(self._conversation, self._loop.call_later, self._wake)
-        self._runner = Runner(limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s)
-        self._runner.tasks_max = settings.worker_tasks_max
+        origin = Origin(settings.name, identity.instance_id, str(state.scratch))
         self._outboxes = Outboxes(
             state.outbox,
             identity.instance_id,
@@ -102,6 +99,9 @@ class Keeper:
             bytes_max=settings.outbox_bytes_max,
             memory_bytes_max=settings.outbox_memory_bytes,
         )
+        reporter = Reporter(self._outboxes, self._loop.call_later, self._wake)
+        self._runner = Runner(limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s)
+        self._runner.tasks_max = settings.worker_tasks_max
         environment = {**os.environ, sweep.KEEPER_VARIABLE: identity.instance_id}
         if exports_spans:
             environment["OUTRIDER_TRACE_USER"] = "1"

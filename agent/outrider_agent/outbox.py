@@ -17,6 +17,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from outrider_agent import spool
@@ -63,7 +64,7 @@ class Outbox:
         self._patience: asyncio.TimerHandle | None = None
         self._disk_is_full = False
         self._wake = threading.Condition()
-        self._batch: list[bytes] | None = None
+        self._batch: tuple[int, list[bytes]] | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
@@ -97,7 +98,7 @@ class Outbox:
         self._is_urgent |= not is_patient
         self._memory.append(payload)
         self._memory_bytes += len(payload)
-        self._gathered.append(spool.encode_record(seq, payload))
+        self._gathered.append(payload)
         self._gathered_bytes += len(payload)
         return seq
 
@@ -114,11 +115,16 @@ class Outbox:
             self._patience = None
         self._is_urgent = False
         self._rotate_when_due()
-        batch, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        batch = self._take_gathered()
         self._is_writing = True
         with self._wake:
             self._batch = batch
             self._wake.notify()
+
+    def _take_gathered(self) -> tuple[int, list[bytes]]:
+        """What waits to be written: the first seq and the payloads from there on."""
+        payloads, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        return self.ledger.written_seq - len(payloads) + 1, payloads
 
     def _lose_patience(self) -> None:
         self._patience = None
@@ -130,14 +136,13 @@ class Outbox:
         if seq < self._memory_first_seq:
             return self._disk.read(seq, min(count_max, self._memory_first_seq - seq))
         start = seq - self._memory_first_seq
-        return [self._memory[start + offset] for offset in range(min(count_max, len(self._memory) - start))]
+        return list(islice(self._memory, start, start + count_max))
 
     def acknowledge(self, seq: int) -> bool:
         """The coordinator has everything up to ``seq``: drop it. False when that is nothing new."""
         if not self.ledger.acknowledge(seq):
             return False
-        while self._memory and self._memory_first_seq <= seq:
-            self._forget_first()
+        self._forget(min(len(self._memory), seq - self._memory_first_seq + 1))
         self._disk.drop_through(seq, keep_last=True)
         return True
 
@@ -150,7 +155,7 @@ class Outbox:
             self._wake.notify()
         self._thread.join()
         if self._gathered and not self._disk_is_full:
-            spool.write_whole(self._descriptor, self._gathered)
+            spool.write_whole(self._descriptor, spool.encode_records(*self._take_gathered()))
             os.fdatasync(self._descriptor)
         os.close(self._descriptor)
         if self.ledger.pending == 0:
@@ -179,13 +184,17 @@ class Outbox:
         current.size_bytes += size_bytes
         self.ledger.synced(self.ledger.synced_seq + count)
         while self._memory_bytes > self._memory_bytes_max and self._memory_first_seq <= self.ledger.synced_seq:
-            self._forget_first()
+            self._forget(1)
         self.flush()
         self._on_synced()
 
-    def _forget_first(self) -> None:
-        self._memory_bytes -= len(self._memory.popleft())
-        self._memory_first_seq += 1
+    def _forget(self, count: int) -> None:
+        """Keep the oldest ``count`` reports in memory no longer."""
+        popleft, size_bytes = self._memory.popleft, 0
+        for _ in range(count):
+            size_bytes += len(popleft())
+        self._memory_bytes -= size_bytes
+        self._memory_first_seq += max(0, count)
 
     def _full(self) -> None:
         if not self._disk_is_full:
@@ -196,22 +205,23 @@ class Outbox:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            size_bytes = self._write(batch)
+            first_seq, payloads = batch
+            size_bytes = self._write(spool.encode_records(first_seq, payloads))
             if size_bytes:
-                self._tell(self._written, len(batch), size_bytes)
+                self._tell(self._written, len(payloads), size_bytes)
 
-    def _next_batch(self) -> list[bytes] | None:
+    def _next_batch(self) -> tuple[int, list[bytes]] | None:
         with self._wake:
             self._wake.wait_for(lambda: self._batch is not None or self._is_closing)
             batch, self._batch = self._batch, None
             return batch
 
-    def _write(self, batch: list[bytes]) -> int:
-        """Write and sync; 0 when the disk was full until the outbox closed."""
+    def _write(self, records: bytes) -> int:
+        """Write and sync; returns the number of bytes, 0 when the disk was full until the outbox closed."""
         while True:
             end = os.fstat(self._descriptor).st_size
             try:
-                size_bytes = spool.write_whole(self._descriptor, batch)
+                size_bytes = spool.write_whole(self._descriptor, records)
                 break
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
@@ -52,6 +53,16 @@ class Runner:
         self._deadlines = Deadlines()
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
         self._last_key = 0
+        #: What each message of a worker about one attempt leads to.
+        self._steps: dict[type, Callable[[WorkerProcess, Dossier, Any, int], None]] = {
+            messages.Started: self._started,
+            messages.Progress: self._progressed,
+            messages.LogOutput: self._logged,
+            messages.Blocked: self._blocked,
+            messages.Unblocked: self._unblocked,
+            messages.Completed: self._last_word,
+            messages.Failed: self._failed,
+        }
 
     def attach(self, pool: Pool, own_pids: Callable[[], set[int]]) -> None:
         """Use these workers; ``own_pids`` gives the keeper's children that belong to no attempt."""
@@ -68,27 +79,32 @@ class Runner:
     def assign(self, assignments: Iterable[agent_service_pb2.Assignment]) -> None:
         """Take in work, or refuse it; what is held already is accepted once more."""
         now_ns = clock.wall_ns()
+        is_full = self._outlet.is_full
+        accepted = []
         for assignment in assignments:
             self._last_key += 1
             dossier = open_dossier(self._last_key, assignment, self._origin, now_ns)
-            ref = (assignment.ref.task_id, assignment.ref.attempt, assignment.ref.fence)
             if dossier is None:
-                self._outlet.rejected(ref, "unknown kind of work; this agent is older than the coordinator")
-            elif self._outlet.is_full:
-                self._outlet.rejected(ref, "the outbox is full")
+                self._refuse(assignment, "unknown kind of work; this agent is older than the coordinator")
+            elif is_full:
+                self._refuse(assignment, "the outbox is full")
             else:
-                self._admit(dossier, ref)
+                attempt = dossier.attempt
+                answer = self.board.admit(attempt)
+                if answer is Admission.ACCEPTED:
+                    self.dossiers[attempt.key] = dossier
+                    accepted.append(attempt)
+                elif answer is Admission.DUPLICATE:
+                    # As it is here, not begun: it is answered whatever the first one has reported.
+                    accepted.append(attempt)
+                else:
+                    self._refuse(assignment, answer.value)
+        self._outlet.accepted(accepted)
         self._wake()
 
-    def _admit(self, dossier: Dossier, ref: Ref) -> None:
-        answer = self.board.admit(dossier.attempt)
-        if answer is Admission.ACCEPTED:
-            self.dossiers[dossier.attempt.key] = dossier
-            self._outlet.accepted(dossier.attempt)
-        elif answer is Admission.DUPLICATE:
-            self._outlet.accepted(dossier.attempt)
-        else:
-            self._outlet.rejected(ref, answer.value)
+    def _refuse(self, assignment: agent_service_pb2.Assignment, message: str) -> None:
+        ref = assignment.ref
+        self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message)
 
     def revoke(self, refs: Iterable[Ref]) -> None:
         """Give back what has not started."""
@@ -167,14 +183,15 @@ class Runner:
         now_us = clock.boot_us()
         worker = self._pool.workers[worker_id]
         for message in said:
-            if isinstance(message, messages.Recalled):
+            follow = self._steps.get(type(message))
+            if follow is not None:
+                dossier = self.dossiers.get(message.key)  # type: ignore[union-attr]  # all that have a step have a key
+                if dossier is not None and dossier.last_word is None and not dossier.narrator.is_ended:
+                    follow(worker, dossier, message, now_us)
+            elif isinstance(message, messages.Recalled):
                 self._returned(self.board.recalled(worker_id, message.keys, now_us))
             elif isinstance(message, messages.Span):
                 self._outlet.span(message)
-            elif not isinstance(message, messages.Ready):
-                dossier = self.dossiers.get(message.key)
-                if dossier is not None and dossier.last_word is None and not dossier.narrator.is_ended:
-                    self._follow(worker, dossier, message, now_us)
         self._wake()
 
     def worker_gone(self, worker_id: int, running_key: int, how: str) -> None:
@@ -187,26 +204,13 @@ class Runner:
             self._returned(returned)
         self._wake()
 
-    def _follow(self, worker: WorkerProcess, dossier: Dossier, message: messages.FromWorker, now_us: int) -> None:
-        if isinstance(message, messages.Completed | messages.Failed):
-            self._last_word(worker, dossier, message)
-        elif isinstance(message, messages.Started):
-            self._started(worker, dossier, message, now_us)
-        elif isinstance(message, messages.Progress):
-            self._reporter.hold_progress(dossier, message)
-        elif isinstance(message, messages.LogOutput):
-            self._reporter.report(dossier, message)
-        elif isinstance(message, messages.Blocked):
-            self._blocked(dossier, message, now_us)
-        elif isinstance(message, messages.Unblocked):
-            self._unblocked(dossier, message, now_us)
-
     def _started(self, worker: WorkerProcess, dossier: Dossier, message: messages.Started, now_us: int) -> None:
         attempt = dossier.attempt
         dossier.narrator.worker_pid = worker.pid
         dossier.command_pid = message.child_pid
         self.board.started(attempt.key, now_us)
-        self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
+        if dossier.timeout_us:
+            self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
         if attempt.is_command:
             self._reporter.report(dossier, message)
         else:
@@ -215,7 +219,13 @@ class Runner:
         if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP):
             self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, "cancelled", None)
 
-    def _blocked(self, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
+    def _progressed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Progress, now_us: int) -> None:
+        self._reporter.hold_progress(dossier, message)
+
+    def _logged(self, worker: WorkerProcess, dossier: Dossier, message: messages.LogOutput, now_us: int) -> None:
+        self._reporter.report(dossier, message)
+
+    def _blocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
         if message.kind == "complexity":
             dossier.more_time[message.wait_key] = message.additional_s
         if not message.keeps_running:
@@ -223,7 +233,7 @@ class Runner:
             self._deadlines.pause(message.key, now_us)
         self._reporter.report(dossier, message)
 
-    def _unblocked(self, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
+    def _unblocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
         if message.wait_key in dossier.attempt.waits:
             self.board.unblocked(message.key, message.wait_key)
             if not dossier.attempt.waits:
@@ -231,16 +241,18 @@ class Runner:
         dossier.more_time.pop(message.wait_key, None)
         self._reporter.report(dossier, message)
 
+    def _failed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Failed, now_us: int) -> None:
+        worker.last_error = message.message
+        self._last_word(worker, dossier, message, now_us)
+
     def _last_word(
-        self, worker: WorkerProcess, dossier: Dossier, message: messages.Completed | messages.Failed
+        self, worker: WorkerProcess, dossier: Dossier, message: messages.Completed | messages.Failed, now_us: int
     ) -> None:
         worker.tasks_done += 1
-        worker.idle_since_us = clock.boot_us()
-        if isinstance(message, messages.Failed):
-            worker.last_error = message.message
+        worker.idle_since_us = now_us
         dossier.last_word = message
         if self._executioner.is_clean(dossier):
-            self._ended_for_good(dossier)
+            self._end(dossier, now_us)
 
     def _died(self, dossier: Dossier, how: str) -> None:
         text = f"the worker process {how} while it ran this attempt"
@@ -268,31 +280,37 @@ class Runner:
         self._wake()
 
     def _ended_for_good(self, dossier: Dossier) -> None:
-        """Nothing of the attempt is left: report its outcome and free its place."""
-        key, now_us = dossier.attempt.key, clock.boot_us()
-        if key not in self.dossiers or dossier.narrator.is_ended:
-            return
+        """Nothing of the attempt is left, whatever ended it."""
+        if dossier.attempt.key in self.dossiers and not dossier.narrator.is_ended:
+            self._end(dossier, clock.boot_us())
+            self._wake()
+
+    def _end(self, dossier: Dossier, now_us: int) -> None:
+        """Report the attempt's outcome and free its place."""
         outcome = _outcome(dossier)
-        self._deadlines.drop(key)
-        self._reporter.drop(key)
+        key = dossier.attempt.key
+        if dossier.timeout_us:
+            self._deadlines.drop(key)
         self.board.closed(key, now_us)
+        if dossier.span is not None:
+            self._trace(dossier, outcome)
+        self._reporter.report(dossier, outcome)
+        if dossier.is_silent:
+            self._forget(key, now_us)
+
+    def _trace(self, dossier: Dossier, outcome: messages.Completed | messages.Failed) -> None:
         span = receive_span(dossier, outcome.time_ns, outcome.message if isinstance(outcome, messages.Failed) else "")
         if span is not None:
             self._outlet.span(span)
-        if not dossier.is_silent:
-            self._reporter.report(dossier, outcome)
-        self._forget_if_silent(dossier.attempt)
-        self._wake()
 
     def _forget_if_silent(self, attempt: Attempt) -> None:
         if attempt.key in self.dossiers and self.dossiers[attempt.key].is_silent:
             self._forget(attempt.key, clock.boot_us())
 
     def _forget(self, key: int, now_us: int) -> None:
-        self._reporter.drop(key)
-        self._deadlines.drop(key)
+        if self.dossiers.pop(key).timeout_us:
+            self._deadlines.drop(key)
         self.board.acknowledged(key, now_us)
-        del self.dossiers[key]
 
     def _withdraw(self, attempt: Attempt, fate: Unstarted) -> None:
         worker_id = attempt.worker_id
@@ -323,14 +341,12 @@ class Runner:
         plan = self.board.plan(now_us)
         for key in plan.resume:
             dossier = self.dossiers[key]
-            for resolve in dossier.resolutions:
-                self._pool.send(dossier.attempt.worker_id, resolve)
+            self._pool.send(dossier.attempt.worker_id, *dossier.resolutions)
             dossier.resolutions.clear()
         for worker_id, keys in plan.recall:
             self._pool.send(worker_id, messages.Recall(keys))
         for worker_id, keys in plan.start:
-            for key in keys:
-                self._pool.send(worker_id, self.dossiers[key].run)
+            self._pool.send(worker_id, *[self.dossiers[key].run for key in keys])
         self._pool.ensure(plan.workers_wanted, now_us)
         self._reporter.settle()
         self._pool.flush()
@@ -362,9 +378,9 @@ def _outcome(dossier: Dossier) -> messages.Completed | messages.Failed:
     """What is reported in the end: a success always counts, a failure under the kill ladder is the ladder's."""
     word, verdict = dossier.last_word, dossier.verdict
     assert word is not None or verdict is not None, "an end without a cause"
-    if verdict is None or isinstance(word, messages.Completed):
-        assert word is not None
+    if word is not None and (verdict is None or isinstance(word, messages.Completed)):
         return word
+    assert verdict is not None
     exit_code = word.exit_code if word is not None else None
     return messages.Failed(
         verdict.key, clock.wall_ns(), verdict.reason, verdict.message, verdict.recoverable, exit_code=exit_code

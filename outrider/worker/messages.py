@@ -24,6 +24,7 @@ FRAME_BYTES_MAX = 16 * 1024 * 1024
 RUNNING_PAGE_BYTES = 8
 
 _HEADER = struct.Struct("<I")
+_HEADER_BYTES = _HEADER.size
 
 
 class FunctionWork(msgspec.Struct, frozen=True, tag="function", array_like=True):
@@ -244,20 +245,31 @@ class FrameReader(Generic[Message]):
 
     def feed(self, data: bytes) -> list[Message]:
         """Add bytes as they came and return all messages that are complete now, in order."""
-        self._buffer += data
-        messages: list[Message] = []
-        start, available = 0, len(self._buffer)
-        while available - start >= _HEADER.size:
-            (size,) = _HEADER.unpack_from(self._buffer, start)
-            if size > FRAME_BYTES_MAX:
-                raise ValueError(f"a frame of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
-            end = start + _HEADER.size + size
-            if end > available:
-                break
-            messages.extend(self._decoder.decode(bytes(memoryview(self._buffer)[start + _HEADER.size : end])))
-            start = end
-        del self._buffer[:start]
+        if not self._buffer:
+            # The rule: whole frames come at once, and are read from where they are.
+            messages, end = self._decode(data)
+            self._buffer += data[end:]
+        else:
+            self._buffer += data
+            messages, end = self._decode(self._buffer)
+            del self._buffer[:end]
         return messages
+
+    def _decode(self, data: bytes | bytearray) -> tuple[list[Message], int]:
+        """Messages of the whole frames in ``data``, and where the last of these ends."""
+        messages: list[Message] = []
+        start, available = 0, len(data)
+        with memoryview(data) as view:
+            while available - start >= _HEADER_BYTES:
+                (size,) = _HEADER.unpack_from(view, start)
+                if size > FRAME_BYTES_MAX:
+                    raise ValueError(f"a frame of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
+                end = start + _HEADER_BYTES + size
+                if end > available:
+                    break
+                messages += self._decoder.decode(view[start + _HEADER_BYTES : end])
+                start = end
+        return messages, start
 
 
 def reader_in_worker() -> FrameReader[ToWorker]:

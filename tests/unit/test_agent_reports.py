@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -21,14 +20,14 @@ WORKER_ID, WORKER_PID = 1, 4711
 
 
 class Heard:
-    """An outlet that reads what it is given."""
+    """Outlet and shelf: reads what it is given."""
 
     def __init__(self) -> None:
         self.messages: list[WorkerMessage] = []
         self.is_patient: list[bool] = []
         self.is_full, self.is_idle = False, False
 
-    def accepted(self, attempt: Attempt) -> None:
+    def accepted(self, attempts: Sequence[Attempt]) -> None:
         """Not looked at here."""
 
     def rejected(self, attempt: Ref, message: str) -> None:
@@ -40,8 +39,8 @@ class Heard:
     def span(self, span: messages.Span) -> None:
         """Not looked at here."""
 
-    def report(self, key: int, message: bytes, *, is_terminal: bool, is_patient: bool) -> None:
-        read = WorkerMessage.FromString(message)
+    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> None:
+        read = WorkerMessage.FromString(payload)
         assert read.terminal is is_terminal
         assert read.number == len(self.messages) + 1
         self.messages.append(read)
@@ -59,7 +58,7 @@ class StillPool:
         worker = SimpleNamespace(worker_id=WORKER_ID, pid=WORKER_PID, tasks_done=0, idle_since_us=0, last_error="")
         self.workers = {WORKER_ID: worker}
 
-    def send(self, worker_id: int, message: messages.ToWorker) -> None:
+    def send(self, worker_id: int, *said: messages.ToWorker) -> None:
         """To nobody."""
 
     def ensure(self, count: int, now_us: int) -> None:
@@ -78,7 +77,7 @@ class Agent:
         self.heard = Heard()
         monkeypatch.setattr(clock, "boot_us", lambda: self.now_us)
         reporter = Reporter(self.heard, self._later, lambda: None)
-        origin = Origin("a", "i", Path("scratch"))
+        origin = Origin("a", "i", "scratch")
         self.runner = runner.Runner(Limits(slots=1), origin, self.heard, reporter, lambda: None, 1.0)
         self.runner.attach(StillPool(), lambda: set())  # type: ignore[arg-type]  # what the runner uses of a pool
         self.runner.worker_ready(WORKER_ID)
