@@ -66,12 +66,13 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     work = _work(spec)
     if work is None:
         return None
-    ref, trace = assignment.ref, assignment.trace
+    ref = assignment.ref
     task_id, number, fence = ref.task_id, ref.attempt, ref.fence
-    parent = tracing.parse(text) if (text := trace.traceparent) else None
+    is_traced = assignment.HasField("trace")
+    parent = tracing.parse(assignment.trace.traceparent) if is_traced else None
     span = parent.child() if parent is not None else None
     traceparent = span.format() if span is not None else ""
-    tracestate = trace.tracestate
+    tracestate = assignment.trace.tracestate if is_traced else ""
     is_command = type(work) is messages.CommandWork
     attempt_key = f"{origin.instance_id}-{key}"
     environment = {
@@ -126,7 +127,10 @@ def _work(spec: task_pb2.TaskSpec) -> messages.FunctionWork | messages.CommandWo
 
 
 def _inputs(assignment: agent_service_pb2.Assignment) -> list[messages.Input]:
-    return [messages.Input(one.key, one.task_id, one.result.data, one.result.content_type) for one in assignment.inputs]
+    inputs = assignment.inputs
+    if not inputs:
+        return []
+    return [messages.Input(one.key, one.task_id, one.result.data, one.result.content_type) for one in inputs]
 
 
 def _microseconds(spec: task_pb2.TaskSpec) -> int:

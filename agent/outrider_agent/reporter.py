@@ -81,13 +81,15 @@ class Reporter:
     def _lose_patience(self) -> None:
         """Report the starts that have waited long enough; there is a timer while there are others."""
         now_us = clock.boot_us()
-        while self._starts and self._starts[0][0] <= now_us:
-            _, dossier = self._starts.popleft()
+        while self._starts:
+            due_us, dossier = self._starts[0]
             if dossier.narrator.held_start is not None:
+                if due_us > now_us:
+                    self._later((due_us - now_us) / 1e6, self._lose_patience)
+                    return
                 self._catch_up(dossier, is_patient=False)
                 self._wake()
-        if self._starts:
-            self._later((self._starts[0][0] - now_us) / 1e6, self._lose_patience)
+            self._starts.popleft()
 
     def _catch_up(self, dossier: Dossier, *, is_patient: bool) -> None:
         if not dossier.is_silent:

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 #: SessionRequest.session_epoch, SessionRequest.reports, Reports.outbox_id, .first_seq.
 _EPOCH, _REPORTS, _OUTBOX_ID, _FIRST_SEQ = 1, 7, 1, 2
-#: WorkerMessage.task_id, .attempt, .fence, .trace; TraceContext.traceparent.
-_TASK_ID, _ATTEMPT, _FENCE, _TRACE, _TRACEPARENT = 1, 2, 3, 30, 1
+#: WorkerMessage.trace, TraceContext.traceparent.
+_TRACE, _TRACEPARENT = 30, 1
 #: Timestamp.seconds, .nanos; Started.worker_pid; Payload.content_type.
 _SECONDS, _NANOS, _WORKER_PID, _CONTENT_TYPE = 1, 2, 1, 2
 
@@ -51,18 +51,20 @@ def block(field: int, body: bytes) -> bytes:
     return key(field) + varint(len(body)) + body
 
 
-#: What every report has, put together once: WorkerMessage.number, .event_time, .terminal (true) and .start;
-#: Start.event_time and .started; Completed.result; Payload.data; Reports.messages.
+#: What every report has, put together once: WorkerMessage.task_id, .attempt, .fence, .number, .event_time, .terminal
+#: (true) and .start; Start.event_time and .started; Completed.result; Payload.data; Reports.messages.
+_TASK_ID_KEY, _ATTEMPT_KEY, _FENCE_KEY = key(1), varint(2 << 3), varint(3 << 3)
 _NUMBER_KEY, _EVENT_TIME_KEY, _TERMINAL, _START_KEY = varint(4 << 3), key(5), integer(6, 1), key(7)
 _START_TIME_KEY, _STARTED_KEY, _RESULT_KEY, _DATA_KEY, _MESSAGES_KEY = key(1), key(2), key(1), key(1), key(3)
 
 
 def worker_message_prefix(task_id: str, attempt: int, fence: int, traceparent: str) -> bytes:
     """What all WorkerMessages of one attempt have in common."""
-    prefix = block(_TASK_ID, task_id.encode()) + integer(_ATTEMPT, attempt) + integer(_FENCE, fence)
-    if traceparent:
-        prefix += block(_TRACE, block(_TRACEPARENT, traceparent.encode()))
-    return prefix
+    name = task_id.encode()
+    trace = block(_TRACE, block(_TRACEPARENT, traceparent.encode())) if traceparent else b""
+    return b"".join(
+        (_TASK_ID_KEY, varint(len(name)), name, _ATTEMPT_KEY, varint(attempt), _FENCE_KEY, varint(fence), trace)
+    )
 
 
 def worker_message(

@@ -24,7 +24,6 @@ FRAME_BYTES_MAX = 16 * 1024 * 1024
 RUNNING_PAGE_BYTES = 8
 
 _HEADER = struct.Struct("<I")
-_HEADER_BYTES = _HEADER.size
 
 
 class FunctionWork(msgspec.Struct, frozen=True, tag="function", array_like=True):
@@ -225,7 +224,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 def encode(messages: Iterable[ToWorker | FromWorker]) -> bytes:
     """One frame with these messages, header included."""
-    body = _encoder.encode(list(messages))
+    body = _encoder.encode(messages if isinstance(messages, list | tuple) else list(messages))
     return _HEADER.pack(len(body)) + body
 
 
@@ -245,31 +244,26 @@ class FrameReader(Generic[Message]):
 
     def feed(self, data: bytes) -> list[Message]:
         """Add bytes as they came and return all messages that are complete now, in order."""
-        if not self._buffer:
-            # The rule: whole frames come at once, and are read from where they are.
-            messages, end = self._decode(data)
-            self._buffer += data[end:]
-        else:
-            self._buffer += data
-            messages, end = self._decode(self._buffer)
-            del self._buffer[:end]
-        return messages
-
-    def _decode(self, data: bytes | bytearray) -> tuple[list[Message], int]:
-        """Messages of the whole frames in ``data``, and where the last of these ends."""
+        buffer = self._buffer
+        if buffer:
+            buffer += data
         messages: list[Message] = []
-        start, available = 0, len(data)
-        with memoryview(data) as view:
-            while available - start >= _HEADER_BYTES:
+        with memoryview(buffer or data) as view:
+            start, available = 0, len(view)
+            while available - start >= _HEADER.size:
                 (size,) = _HEADER.unpack_from(view, start)
                 if size > FRAME_BYTES_MAX:
                     raise ValueError(f"a frame of {size} bytes is over the limit of {FRAME_BYTES_MAX}")
-                end = start + _HEADER_BYTES + size
+                end = start + _HEADER.size + size
                 if end > available:
                     break
-                messages += self._decoder.decode(view[start + _HEADER_BYTES : end])
+                messages += self._decoder.decode(view[start + _HEADER.size : end])
                 start = end
-        return messages, start
+        if buffer:
+            del buffer[:start]
+        elif start < available:
+            buffer += data[start:]
+        return messages
 
 
 def reader_in_worker() -> FrameReader[ToWorker]:
