@@ -48,9 +48,9 @@ class Narrator:
 
     def tell(self, message: Report) -> bytes:
         """Encode one message; the last one takes a held start along."""
-        assert not self.is_ended, "a message after the terminal one"
-        assert not self.must_catch_up(message), "a message that overtakes another"
         kind = type(message)
+        assert not self.is_ended, "a message after the terminal one"
+        assert self.held_start is None or kind in _LAST, "a message that overtakes the start"
         arm_key, body_of = _ARMS[kind]
         body = wire.started(self.worker_pid) if arm_key is _STARTED else body_of(message)
         self.is_ended = kind in _LAST

@@ -151,9 +151,10 @@ class Runner:
     def acknowledged(self, keys: Iterable[int]) -> None:
         """The coordinator has the outcomes of these attempts."""
         now_us = clock.boot_us()
+        dossiers, forget = self.dossiers, self._forget
         for key in keys:
-            if key in self.dossiers:
-                self._forget(key, now_us)
+            if key in dossiers:
+                forget(key, now_us)
 
     def drain(self) -> None:
         """Take nothing new and give back what has not started."""

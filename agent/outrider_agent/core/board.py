@@ -197,12 +197,15 @@ class Board:
 
     def closed(self, key: int, now_us: int) -> None:
         """The attempt has its outcome; it is held until `acknowledged`."""
-        self._close(self.attempts[key], now_us)
+        attempt = self.attempts[key]
+        if attempt.state is not State.CLOSED:
+            self._close(attempt, now_us)
 
     def acknowledged(self, key: int, now_us: int) -> None:
         """The outcome is durable on the coordinator, or nobody wants it: forget the attempt."""
         attempt = self.attempts.pop(key)
-        self._close(attempt, now_us)
+        if attempt.state is not State.CLOSED:
+            self._close(attempt, now_us)
         del self._by_ref[attempt.task_id, attempt.number]
 
     def withdraw(self, key: int, fate: Unstarted) -> bool:
@@ -336,10 +339,9 @@ class Board:
         return returned
 
     def _close(self, attempt: Attempt, now_us: int) -> None:
-        if attempt.state is not State.CLOSED:
-            self._leave_place(attempt, now_us)
-            attempt.state = State.CLOSED
-            self.unfinished -= 1
+        self._leave_place(attempt, now_us)
+        attempt.state = State.CLOSED
+        self.unfinished -= 1
 
     def _leave_place(self, attempt: Attempt, now_us: int) -> None:
         if attempt.is_parked:
