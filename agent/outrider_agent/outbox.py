@@ -3,8 +3,9 @@
 Owns the writing thread and the copy in memory that is sent from. It must not know what a report says. All methods are
 called from the keeper's loop; the thread sees only batches.
 
-The thread writes whenever it is idle: everything that gathered meanwhile goes in one write and one ``fdatasync``.
-Invariants: `Ledger`'s; a failed sync ends the process, because after it nobody knows what is on the disk; a full disk
+The thread writes whenever it is idle: everything that gathered meanwhile goes in one write, which returns when it is
+durable (``O_DSYNC``): the thread then takes the interpreter's lock once and not after every call.
+Invariants: `Ledger`'s; a failed write ends the process, because after it nobody knows what is on the disk; a full disk
 keeps the reports in memory and tries again, and `is_full` keeps new work out.
 """
 
@@ -14,6 +15,7 @@ import asyncio
 import errno
 import logging
 import os
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -63,9 +65,9 @@ class Outbox:
         self._is_urgent = False
         self._patience: asyncio.TimerHandle | None = None
         self._disk_is_full = False
-        self._wake = threading.Condition()
-        self._batch: tuple[int, list[bytes]] | None = None
-        self._is_closing = False
+        #: For the thread: where the file ends, the seq of the first payload, the payloads; None to end.
+        self._batches: queue.SimpleQueue[tuple[int, int, list[bytes]] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
@@ -115,11 +117,8 @@ class Outbox:
             self._patience = None
         self._is_urgent = False
         self._rotate_when_due()
-        batch = self._take_gathered()
         self._is_writing = True
-        with self._wake:
-            self._batch = batch
-            self._wake.notify()
+        self._batches.put((self._disk.segments[-1].size_bytes, *self._take_gathered()))
 
     def _take_gathered(self) -> tuple[int, list[bytes]]:
         """What waits to be written: the first seq and the payloads from there on."""
@@ -150,13 +149,11 @@ class Outbox:
         """Write what is left and end the thread; what is not acknowledged stays on disk for the next keeper."""
         if self._patience is not None:
             self._patience.cancel()
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
+        self._closing.set()
+        self._batches.put(None)
         self._thread.join()
         if self._gathered and not self._disk_is_full:
             spool.write_whole(self._descriptor, spool.encode_records(*self._take_gathered()))
-            os.fdatasync(self._descriptor)
         os.close(self._descriptor)
         if self.ledger.pending == 0:
             self._disk.drop_through(self.ledger.written_seq, keep_last=False)
@@ -204,41 +201,24 @@ class Outbox:
     # --- in the thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            first_seq, payloads = batch
-            size_bytes = self._write(spool.encode_records(first_seq, payloads))
+        while (batch := self._batches.get()) is not None:
+            end, first_seq, payloads = batch
+            size_bytes = self._write(end, spool.encode_records(first_seq, payloads))
             if size_bytes:
                 self._tell(self._written, len(payloads), size_bytes)
 
-    def _next_batch(self) -> tuple[int, list[bytes]] | None:
-        with self._wake:
-            self._wake.wait_for(lambda: self._batch is not None or self._is_closing)
-            batch, self._batch = self._batch, None
-            return batch
-
-    def _write(self, records: bytes) -> int:
-        """Write and sync; returns the number of bytes, 0 when the disk was full until the outbox closed."""
+    def _write(self, end: int, records: bytes) -> int:
+        """Make records durable at the file's end; returns the number of bytes, 0 when the disk was full to the last."""
         while True:
-            end = os.fstat(self._descriptor).st_size
             try:
-                size_bytes = spool.write_whole(self._descriptor, records)
-                break
+                return spool.write_whole(self._descriptor, records)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     self._fail(error)
                 os.ftruncate(self._descriptor, end)
                 self._tell(self._full)
-                if self._wait_closing(DISK_RETRY_S):
+                if self._closing.wait(DISK_RETRY_S):
                     return 0
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            self._fail(error)
-        return size_bytes
-
-    def _wait_closing(self, timeout_s: float) -> bool:
-        with self._wake:
-            return self._wake.wait_for(lambda: self._is_closing, timeout_s)
 
     def _tell(self, method: Callable[..., None], *arguments: int) -> None:
         # The loop may be closed already when the last batch is done; then nobody needs to know.

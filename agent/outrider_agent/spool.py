@@ -133,11 +133,10 @@ def find(directory: Path) -> tuple[list[Segments], list[Damage]]:
 
 
 def create(directory: Path, outbox_id: str, first_seq: int) -> tuple[Segment, int]:
-    """Make an empty segment, durable with its name; returns it and a descriptor open for appending."""
+    """Make an empty segment, durable with its name; returns it and a descriptor that appends durably."""
     path = directory / f"{outbox_id}.{first_seq:020d}.log"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC, 0o600)
     write_whole(descriptor, MARK)
-    os.fdatasync(descriptor)
     sync_directory(directory)
     return Segment(path, first_seq, first_seq - 1, len(MARK)), descriptor
 
