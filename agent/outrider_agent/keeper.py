@@ -95,7 +95,7 @@ class Keeper:
             state.outbox,
             identity.instance_id,
             self._loop,
-            self._wake,
+            self._synced,
             bytes_max=settings.outbox_bytes_max,
             memory_bytes_max=settings.outbox_memory_bytes,
         )
@@ -136,6 +136,11 @@ class Keeper:
         if not self._is_settling:
             self._is_settling = True
             self._loop.call_soon(self._settle)
+
+    def _synced(self) -> None:
+        """Reports are durable: they leave at once, for somebody waits for them; what else follows can wait its turn."""
+        self._conversation.pump()
+        self._wake()
 
     def _settle(self) -> None:
         self._is_settling = False
