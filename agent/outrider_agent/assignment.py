@@ -5,8 +5,9 @@ Owns the translation and the environment every attempt sees. It must not know wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+
+import msgspec
 
 from outrider import tracing
 from outrider.v1 import agent_service_pb2, task_pb2
@@ -25,12 +26,14 @@ class Origin:
 
     agent: str
     instance_id: str
-    scratch_directory: Path
+    scratch_directory: str
 
 
-@dataclass(slots=True, eq=False)
-class Dossier:
-    """Everything the keeper has on one attempt beside its place on the board."""
+class Dossier(msgspec.Struct, eq=False):
+    """Everything the keeper has on one attempt beside its place on the board.
+
+    A struct and not a dataclass: one is made for every attempt, and this is made in a fifth of the time.
+    """
 
     attempt: Attempt
     run: messages.Run
@@ -42,9 +45,9 @@ class Dossier:
     span: tracing.TraceParent | None
     command_pid: int = 0
     #: Resolutions that wait until the attempt has a slot again.
-    resolutions: list[messages.Resolve] = field(default_factory=list)
+    resolutions: list[messages.Resolve] = []
     #: Seconds asked for, by wait key.
-    more_time: dict[str, float] = field(default_factory=dict)
+    more_time: dict[str, float] = {}
     #: Set while the attempt is being killed.
     ladder: KillLadder | None = None
     #: What to report in the end when the worker's own word does not count any more.
@@ -58,45 +61,38 @@ class Dossier:
 
 def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Origin, now_ns: int) -> Dossier | None:
     """The dossier of a new attempt; None for a kind of work that this version does not know."""
-    ref, spec = assignment.ref, assignment.spec
+    # Every look into a protobuf message costs as much as making an object: each field is read once.
+    spec = assignment.spec
     work = _work(spec)
     if work is None:
         return None
-    parent = tracing.parse(assignment.trace.traceparent) if assignment.trace.traceparent else None
+    ref = assignment.ref
+    task_id, number, fence = ref.task_id, ref.attempt, ref.fence
+    is_traced = assignment.HasField("trace")
+    parent = tracing.parse(assignment.trace.traceparent) if is_traced else None
     span = parent.child() if parent is not None else None
     traceparent = span.format() if span is not None else ""
-    is_command = isinstance(work, messages.CommandWork)
+    tracestate = assignment.trace.tracestate if is_traced else ""
+    is_command = type(work) is messages.CommandWork
     attempt_key = f"{origin.instance_id}-{key}"
-    run = messages.Run(
-        key=key,
-        work=work,
-        task_id=ref.task_id,
-        attempt=ref.attempt,
-        inputs=[
-            messages.Input(one.key, one.task_id, one.result.data, one.result.content_type) for one in assignment.inputs
-        ],
-        environment=_environment(assignment, origin, attempt_key, traceparent),
-        scratch_directory=f"{origin.scratch_directory}/{key}",
-        traceparent=traceparent,
-        tracestate=assignment.trace.tracestate,
-    )
-    return Dossier(
-        attempt=Attempt(
-            key=key,
-            task_id=run.task_id,
-            number=run.attempt,
-            fence=ref.fence,
-            is_prefetched=assignment.prefetched and not is_command,
-            is_command=is_command,
-        ),
-        run=run,
-        narrator=Narrator(run.task_id, run.attempt, ref.fence, traceparent),
-        attempt_key=attempt_key,
-        timeout_us=_microseconds(spec),
-        received_ns=now_ns,
-        parent=parent,
-        span=span,
-    )
+    environment = {
+        "OUTRIDER_TASK_ID": task_id,
+        "OUTRIDER_ATTEMPT": str(number),
+        "OUTRIDER_NAMESPACE": assignment.namespace,
+        "OUTRIDER_RUN_ID": assignment.run_id,
+        "OUTRIDER_AGENT": origin.agent,
+        sweep.ATTEMPT_VARIABLE: attempt_key,
+    }
+    if traceparent:
+        environment[tracing.TRACEPARENT] = traceparent
+    if tracestate:
+        environment[tracing.TRACESTATE] = tracestate
+    scratch = f"{origin.scratch_directory}/{key}"
+    run = messages.Run(key, work, task_id, number, _inputs(assignment), environment, scratch, traceparent, tracestate)
+    is_prefetched = not is_command and assignment.prefetched
+    attempt = Attempt(key, task_id, number, fence, is_prefetched, is_command)
+    narrator = Narrator(task_id, number, fence, traceparent)
+    return Dossier(attempt, run, narrator, attempt_key, _microseconds(spec), now_ns, parent, span)
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:
@@ -130,22 +126,11 @@ def _work(spec: task_pb2.TaskSpec) -> messages.FunctionWork | messages.CommandWo
     return None
 
 
-def _environment(
-    assignment: agent_service_pb2.Assignment, origin: Origin, attempt_key: str, traceparent: str
-) -> dict[str, str]:
-    environment = {
-        "OUTRIDER_TASK_ID": assignment.ref.task_id,
-        "OUTRIDER_ATTEMPT": str(assignment.ref.attempt),
-        "OUTRIDER_NAMESPACE": assignment.namespace,
-        "OUTRIDER_RUN_ID": assignment.run_id,
-        "OUTRIDER_AGENT": origin.agent,
-        sweep.ATTEMPT_VARIABLE: attempt_key,
-    }
-    if traceparent:
-        environment[tracing.TRACEPARENT] = traceparent
-    if assignment.trace.tracestate:
-        environment[tracing.TRACESTATE] = assignment.trace.tracestate
-    return environment
+def _inputs(assignment: agent_service_pb2.Assignment) -> list[messages.Input]:
+    inputs = assignment.inputs
+    if not inputs:
+        return []
+    return [messages.Input(one.key, one.task_id, one.result.data, one.result.content_type) for one in inputs]
 
 
 def _microseconds(spec: task_pb2.TaskSpec) -> int:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from outrider.v1 import agent_service_pb2 as wire
@@ -67,7 +68,8 @@ class Conversation:
         self._link: LinkProcess
         self._outboxes: Outboxes
         self._runner: Runner
-        self._accepts: dict[int, tuple[Attempt, int]] = {}
+        #: Attempts that were taken together, and when to say so of those that have reported nothing; oldest first.
+        self._accepts: deque[tuple[int, Sequence[Attempt]]] = deque()
         self._rejects: dict[str, list[Ref]] = {}
         self._revokes: list[Ref] = []
         self._spans: list[messages.Span] = []
@@ -86,14 +88,10 @@ class Conversation:
         """True when the outbox takes no more."""
         return self._outboxes.current.is_full
 
-    @property
-    def is_idle(self) -> bool:
-        """True when a report would be written at once."""
-        return self._outboxes.current.is_idle
-
-    def accepted(self, attempt: Attempt) -> None:
-        """Say so soon, unless its Started goes out before that."""
-        self._accepts[attempt.key] = (attempt, clock.boot_us() + ACCEPT_DELAY_US)
+    def accepted(self, attempts: Sequence[Attempt]) -> None:
+        """Say so soon of those whose start is not reported before that, for a report says it too."""
+        if attempts:
+            self._accepts.append((clock.boot_us() + ACCEPT_DELAY_US, attempts))
 
     def rejected(self, attempt: Ref, message: str) -> None:
         """Say so with the next frames."""
@@ -101,14 +99,7 @@ class Conversation:
 
     def revoked(self, attempt: Attempt) -> None:
         """Say so with the next frames."""
-        self._accepts.pop(attempt.key, None)
         self._revokes.append((attempt.task_id, attempt.number, attempt.fence))
-
-    def report(self, key: int, message: bytes, *, is_terminal: bool, is_patient: bool) -> None:
-        """Into the outbox; a report says that the attempt was accepted, too."""
-        self._outboxes.append(key, message, is_terminal=is_terminal, is_patient=is_patient)
-        if not self.is_full:
-            self._accepts.pop(key, None)
 
     def span(self, span: messages.Span) -> None:
         """To the link with the next frames."""
@@ -144,10 +135,9 @@ class Conversation:
         elif order == "close":
             self._problem(f"{self.session.address} does not answer")
             self._link.send(Kind.CLOSE)
-        if self._accepts and self.session.is_live:
-            due = [attempt for attempt, due_us in self._accepts.values() if due_us <= now_us]
-            if due:
-                self._accept(due)
+        if self.session.is_live:
+            while self._accepts and self._accepts[0][0] <= now_us:
+                self._accept(self._accepts.popleft()[1])
 
     def heartbeat(self, load: Load, workers: list[wire.WorkerInfo]) -> None:
         """Overtakes everything. Workers are named when something but their memory changed."""
@@ -185,10 +175,10 @@ class Conversation:
             self._link.send(Kind.DATA, frames.rejected(epoch, refs, text))
         self._rejects.clear()
 
-    def _accept(self, attempts: list[Attempt]) -> None:
-        for attempt in attempts:
-            del self._accepts[attempt.key]
-        refs = [_ref(attempt) for attempt in attempts if attempt.state is not State.CLOSED]
+    def _accept(self, attempts: Iterable[Attempt]) -> None:
+        # Reports that a full disk does not take say nothing.
+        silent = {State.ACCEPTED, State.STARTED, State.BLOCKED} if self.is_full else {State.ACCEPTED}
+        refs = [_ref(attempt) for attempt in attempts if attempt.state in silent]
         if refs:
             self._link.send(Kind.DATA, frames.accepted(self.session.epoch, refs))
 

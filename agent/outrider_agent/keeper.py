@@ -26,6 +26,7 @@ from outrider_agent.link_frames import Target
 from outrider_agent.link_process import LinkProcess
 from outrider_agent.outboxes import Outboxes
 from outrider_agent.pool import Pool, WorkerProcess
+from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
 from outrider_agent.settings import AgentSettings
 from outrider_agent.state_directory import StateDirectory
@@ -89,17 +90,18 @@ class Keeper:
             worker_queue_max=settings.worker_queue_max,
             workers_min=settings.slots,
         )
-        origin = Origin(settings.name, identity.instance_id, state.scratch)
-        self._runner = Runner(limits, origin, self._conversation, self._wake, settings.kill_grace_s)
-        self._runner.tasks_max = settings.worker_tasks_max
+        origin = Origin(settings.name, identity.instance_id, str(state.scratch))
         self._outboxes = Outboxes(
             state.outbox,
             identity.instance_id,
             self._loop,
-            self._wake,
+            self._synced,
             bytes_max=settings.outbox_bytes_max,
             memory_bytes_max=settings.outbox_memory_bytes,
         )
+        reporter = Reporter(self._outboxes, self._loop.call_later, self._wake)
+        self._runner = Runner(limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s)
+        self._runner.tasks_max = settings.worker_tasks_max
         environment = {**os.environ, sweep.KEEPER_VARIABLE: identity.instance_id}
         if exports_spans:
             environment["OUTRIDER_TRACE_USER"] = "1"
@@ -134,6 +136,11 @@ class Keeper:
         if not self._is_settling:
             self._is_settling = True
             self._loop.call_soon(self._settle)
+
+    def _synced(self) -> None:
+        """Reports are durable: they leave at once, for somebody waits for them; what else follows can wait its turn."""
+        self._conversation.pump()
+        self._wake()
 
     def _settle(self) -> None:
         self._is_settling = False

@@ -3,8 +3,9 @@
 Owns the writing thread and the copy in memory that is sent from. It must not know what a report says. All methods are
 called from the keeper's loop; the thread sees only batches.
 
-The thread writes whenever it is idle: everything that gathered meanwhile goes in one write and one ``fdatasync``.
-Invariants: `Ledger`'s; a failed sync ends the process, because after it nobody knows what is on the disk; a full disk
+The thread writes whenever it is idle: everything that gathered meanwhile goes in one write, which returns when it is
+durable (``O_DSYNC``): the thread then takes the interpreter's lock once and not after every call.
+Invariants: `Ledger`'s; a failed write ends the process, because after it nobody knows what is on the disk; a full disk
 keeps the reports in memory and tries again, and `is_full` keeps new work out.
 """
 
@@ -14,9 +15,11 @@ import asyncio
 import errno
 import logging
 import os
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from outrider_agent import spool
@@ -62,9 +65,9 @@ class Outbox:
         self._is_urgent = False
         self._patience: asyncio.TimerHandle | None = None
         self._disk_is_full = False
-        self._wake = threading.Condition()
-        self._batch: list[bytes] | None = None
-        self._is_closing = False
+        #: For the thread: where the file ends, the seq of the first payload, the payloads; None to end.
+        self._batches: queue.SimpleQueue[tuple[int, int, list[bytes]] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
@@ -97,7 +100,7 @@ class Outbox:
         self._is_urgent |= not is_patient
         self._memory.append(payload)
         self._memory_bytes += len(payload)
-        self._gathered.append(spool.encode_record(seq, payload))
+        self._gathered.append(payload)
         self._gathered_bytes += len(payload)
         return seq
 
@@ -114,11 +117,13 @@ class Outbox:
             self._patience = None
         self._is_urgent = False
         self._rotate_when_due()
-        batch, self._gathered, self._gathered_bytes = self._gathered, [], 0
         self._is_writing = True
-        with self._wake:
-            self._batch = batch
-            self._wake.notify()
+        self._batches.put((self._disk.segments[-1].size_bytes, *self._take_gathered()))
+
+    def _take_gathered(self) -> tuple[int, list[bytes]]:
+        """What waits to be written: the first seq and the payloads from there on."""
+        payloads, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        return self.ledger.written_seq - len(payloads) + 1, payloads
 
     def _lose_patience(self) -> None:
         self._patience = None
@@ -130,14 +135,13 @@ class Outbox:
         if seq < self._memory_first_seq:
             return self._disk.read(seq, min(count_max, self._memory_first_seq - seq))
         start = seq - self._memory_first_seq
-        return [self._memory[start + offset] for offset in range(min(count_max, len(self._memory) - start))]
+        return list(islice(self._memory, start, start + count_max))
 
     def acknowledge(self, seq: int) -> bool:
         """The coordinator has everything up to ``seq``: drop it. False when that is nothing new."""
         if not self.ledger.acknowledge(seq):
             return False
-        while self._memory and self._memory_first_seq <= seq:
-            self._forget_first()
+        self._forget(min(len(self._memory), seq - self._memory_first_seq + 1))
         self._disk.drop_through(seq, keep_last=True)
         return True
 
@@ -145,13 +149,11 @@ class Outbox:
         """Write what is left and end the thread; what is not acknowledged stays on disk for the next keeper."""
         if self._patience is not None:
             self._patience.cancel()
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
+        self._closing.set()
+        self._batches.put(None)
         self._thread.join()
         if self._gathered and not self._disk_is_full:
-            spool.write_whole(self._descriptor, self._gathered)
-            os.fdatasync(self._descriptor)
+            spool.write_whole(self._descriptor, spool.encode_records(*self._take_gathered()))
         os.close(self._descriptor)
         if self.ledger.pending == 0:
             self._disk.drop_through(self.ledger.written_seq, keep_last=False)
@@ -179,13 +181,17 @@ class Outbox:
         current.size_bytes += size_bytes
         self.ledger.synced(self.ledger.synced_seq + count)
         while self._memory_bytes > self._memory_bytes_max and self._memory_first_seq <= self.ledger.synced_seq:
-            self._forget_first()
+            self._forget(1)
         self.flush()
         self._on_synced()
 
-    def _forget_first(self) -> None:
-        self._memory_bytes -= len(self._memory.popleft())
-        self._memory_first_seq += 1
+    def _forget(self, count: int) -> None:
+        """Keep the oldest ``count`` reports in memory no longer."""
+        popleft, size_bytes = self._memory.popleft, 0
+        for _ in range(count):
+            size_bytes += len(popleft())
+        self._memory_bytes -= size_bytes
+        self._memory_first_seq += max(0, count)
 
     def _full(self) -> None:
         if not self._disk_is_full:
@@ -195,40 +201,24 @@ class Outbox:
     # --- in the thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            size_bytes = self._write(batch)
+        while (batch := self._batches.get()) is not None:
+            end, first_seq, payloads = batch
+            size_bytes = self._write(end, spool.encode_records(first_seq, payloads))
             if size_bytes:
-                self._tell(self._written, len(batch), size_bytes)
+                self._tell(self._written, len(payloads), size_bytes)
 
-    def _next_batch(self) -> list[bytes] | None:
-        with self._wake:
-            self._wake.wait_for(lambda: self._batch is not None or self._is_closing)
-            batch, self._batch = self._batch, None
-            return batch
-
-    def _write(self, batch: list[bytes]) -> int:
-        """Write and sync; 0 when the disk was full until the outbox closed."""
+    def _write(self, end: int, records: bytes) -> int:
+        """Make records durable at the file's end; returns the number of bytes, 0 when the disk was full to the last."""
         while True:
-            end = os.fstat(self._descriptor).st_size
             try:
-                size_bytes = spool.write_whole(self._descriptor, batch)
-                break
+                return spool.write_whole(self._descriptor, records)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     self._fail(error)
                 os.ftruncate(self._descriptor, end)
                 self._tell(self._full)
-                if self._wait_closing(DISK_RETRY_S):
+                if self._closing.wait(DISK_RETRY_S):
                     return 0
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            self._fail(error)
-        return size_bytes
-
-    def _wait_closing(self, timeout_s: float) -> bool:
-        with self._wake:
-            return self._wake.wait_for(lambda: self._is_closing, timeout_s)
 
     def _tell(self, method: Callable[..., None], *arguments: int) -> None:
         # The loop may be closed already when the last batch is done; then nobody needs to know.

@@ -111,6 +111,11 @@ class Outboxes:
         """Reports that are not acknowledged."""
         return sum(source.ledger.pending for source in self._sources())
 
+    @property
+    def is_idle(self) -> bool:
+        """True when a report would be written at once."""
+        return self.current.is_idle
+
     def ranges(self) -> list[tuple[str, int, int]]:
         """Id, first seq held and last seq written of each outbox, the current one last."""
         ledgers = [source.ledger for source in self._sources()]
@@ -162,8 +167,9 @@ class Outboxes:
         if not payloads:
             _logger.error("outbox %s: seq %d cannot be read back", source.ledger.outbox_id, unsent.start)
             return None
-        sizes = accumulate(map(len, payloads))
-        count = max(1, sum(1 for size in sizes if size <= FRAME_BYTES_MAX))
+        count = len(payloads)
+        if sum(map(len, payloads)) > FRAME_BYTES_MAX:
+            count = max(1, sum(1 for size in accumulate(map(len, payloads)) if size <= FRAME_BYTES_MAX))
         frame = wire.reports_frame(epoch, source.ledger.outbox_id, unsent.start, payloads[:count])
         last_seq = unsent.start + count - 1
         source.ledger.sent(last_seq)

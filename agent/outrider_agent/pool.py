@@ -110,11 +110,11 @@ class Pool:
         while not self._is_closed and now_us >= self._not_before_us and self._staying() < count:
             self._spawn()
 
-    def send(self, worker_id: int, message: messages.ToWorker) -> None:
-        """Queue a message; it leaves with the next `flush`. A worker that is gone is ignored."""
+    def send(self, worker_id: int, *said: messages.ToWorker) -> None:
+        """Queue messages; they leave with the next `flush`. A worker that is gone is ignored."""
         worker = self.workers.get(worker_id)
         if worker is not None:
-            worker.outgoing.append(message)
+            worker.outgoing += said
             self._unflushed.add(worker_id)
 
     def flush(self) -> None:

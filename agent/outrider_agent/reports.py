@@ -1,8 +1,9 @@
 """Turns what a worker says about an attempt into the WorkerMessages of the outbox.
 
 Owns the numbering of an attempt's messages and their encoding. It must not know the outbox, the board or who reads.
-Invariants: an attempt's messages are numbered from 1 without gaps; nothing follows a terminal one. Of progress that
-comes faster than it can be stored only the latest is kept.
+Invariants: an attempt's messages are numbered from 1 without gaps; nothing follows a terminal one; nothing overtakes
+a start that is held for the end to take along. Of progress that comes faster than it can be stored only the latest is
+kept.
 """
 
 from __future__ import annotations
@@ -17,42 +18,49 @@ from outrider.v1 import task_pb2, worker_message_pb2
 from outrider.worker import messages
 from outrider_agent import wire
 
-_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED = range(10, 17)
+#: The arms of WorkerMessage.message, in the order of their numbers.
+_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED = map(wire.key, range(10, 17))
 
 
 class Narrator:
     """Encodes the messages of one attempt, in order."""
 
-    __slots__ = ("_number", "_prefix", "held_back", "is_ended", "worker_pid")
+    __slots__ = ("_number", "_prefix", "held_back", "held_start", "is_ended", "worker_pid")
 
     def __init__(self, task_id: str, attempt: int, fence: int, traceparent: str) -> None:
-        prefix = worker_message_pb2.WorkerMessage(task_id=task_id, attempt=attempt, fence=fence)
-        if traceparent:
-            prefix.trace.traceparent = traceparent
-        self._prefix = prefix.SerializeToString()
+        self._prefix = wire.worker_message_prefix(task_id, attempt, fence, traceparent)
         self._number = 0
         self.worker_pid = 0
+        #: Told with the end when that comes first, else before anything else.
+        self.held_start: messages.Started | None = None
         self.held_back: messages.Progress | None = None
         self.is_ended = False
 
-    def tell(self, message: Report) -> list[bytes]:
-        """Encode one message, after progress that was held back before it."""
-        encoded = self.catch_up()
-        encoded.append(self._encode(message))
-        return encoded
+    def must_catch_up(self, message: Report) -> bool:
+        """True when something that is held back must go before this message: all but a start before the last one."""
+        return self.held_back is not None or (self.held_start is not None and type(message) not in _LAST)
 
     def catch_up(self) -> list[bytes]:
-        """Encode the progress that was held back, if any."""
+        """Encode the start and the progress that were held back, if any."""
+        start, self.held_start = self.held_start, None
         progress, self.held_back = self.held_back, None
-        return [] if progress is None else [self._encode(progress)]
+        return [self.tell(message) for message in (start, progress) if message is not None]
 
-    def _encode(self, message: Report) -> bytes:
+    def tell(self, message: Report) -> bytes:
+        """Encode one message; the last one takes a held start along."""
+        kind = type(message)
         assert not self.is_ended, "a message after the terminal one"
-        arm, body_of = _ARMS[type(message)]
-        body = wire.integer(1, self.worker_pid) if arm == _STARTED else body_of(message)
-        self.is_ended = arm >= _COMPLETED
+        assert self.held_start is None or kind in _LAST, "a message that overtakes the start"
+        arm_key, body_of = _ARMS[kind]
+        body = wire.started(self.worker_pid) if arm_key is _STARTED else body_of(message)
+        self.is_ended = kind in _LAST
         self._number += 1
-        return wire.worker_message(self._prefix, self._number, message.time_ns, arm, body, is_terminal=self.is_ended)
+        start = b""
+        if self.held_start is not None:
+            start, self.held_start = wire.start(self.held_start.time_ns, wire.started(self.worker_pid)), None
+        return wire.worker_message(
+            self._prefix, self._number, message.time_ns, arm_key, body, is_terminal=self.is_ended, start=start
+        )
 
 
 def _nothing(message: Any) -> bytes:
@@ -91,10 +99,11 @@ def _log(message: messages.LogOutput) -> bytes:
 
 
 def _completed(message: messages.Completed) -> bytes:
-    payload = wire.block(1, message.data) + wire.block(2, message.content_type.encode())
+    body = wire.completed_result(message.data, message.content_type)
+    if not message.summary and not message.remaining_issues:
+        return body
     summary = wire.block(2, message.summary.encode()) if message.summary else b""
-    remaining = (wire.block(3, issue.encode()) for issue in message.remaining_issues)
-    return b"".join((wire.block(1, payload), summary, *remaining))
+    return b"".join((body, summary, *(wire.block(3, issue.encode()) for issue in message.remaining_issues)))
 
 
 def _failed(message: messages.Failed) -> bytes:
@@ -130,7 +139,8 @@ Report = (
     | messages.Failed
 )
 
-_ARMS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
+_LAST = frozenset((messages.Completed, messages.Failed))
+_ARMS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
     messages.Started: (_STARTED, _nothing),
     messages.Progress: (_PROGRESS, _progress),
     messages.Blocked: (_BLOCKED, _blocked),

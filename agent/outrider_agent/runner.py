@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any
 
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
@@ -21,49 +21,26 @@ from outrider_agent.assignment import Dossier, Origin, open_dossier, receive_spa
 from outrider_agent.core.board import Admission, Attempt, Board, Limits, Returned, State, Unstarted
 from outrider_agent.core.deadlines import Deadlines
 from outrider_agent.executioner import Executioner
+from outrider_agent.outlet import Outlet, Ref
 from outrider_agent.pool import Pool, WorkerProcess
-from outrider_agent.reports import Report
+from outrider_agent.reporter import Reporter
 
 _logger = logging.getLogger(__name__)
 
-Ref = tuple[str, int, int]
-#: Nobody waits for these: a short function's start travels with its end.
-_PATIENT = (messages.Started, messages.LogOutput)
 _GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
-
-
-class Outlet(Protocol):
-    """Where the runner's answers and reports go."""
-
-    def accepted(self, attempt: Attempt) -> None:
-        """The agent will start it."""
-
-    def rejected(self, attempt: Ref, message: str) -> None:
-        """The agent will not take it; nothing was started."""
-
-    def revoked(self, attempt: Attempt) -> None:
-        """It goes back unstarted."""
-
-    def report(self, key: int, message: bytes, *, is_terminal: bool, is_patient: bool) -> None:
-        """One encoded WorkerMessage for the outbox; a patient one may wait a moment for others."""
-
-    def span(self, span: messages.Span) -> None:
-        """One finished span."""
-
-    @property
-    def is_full(self) -> bool:
-        """True when no more reports can be kept, so that no new work may be taken."""
-
-    @property
-    def is_idle(self) -> bool:
-        """True when a report would be written at once; otherwise progress waits for its successor."""
 
 
 class Runner:
     """The attempts of this keeper. It is the pool's listener."""
 
     def __init__(
-        self, limits: Limits, origin: Origin, outlet: Outlet, wake: Callable[[], None], grace_s: float
+        self,
+        limits: Limits,
+        origin: Origin,
+        outlet: Outlet,
+        reporter: Reporter,
+        wake: Callable[[], None],
+        grace_s: float,
     ) -> None:
         self.board = Board(limits)
         self.dossiers: dict[int, Dossier] = {}
@@ -71,11 +48,21 @@ class Runner:
         self._pool: Pool
         self._origin = origin
         self._outlet = outlet
+        self._reporter = reporter
         self._wake = wake
         self._deadlines = Deadlines()
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
-        self._held_back: set[int] = set()
         self._last_key = 0
+        #: What each message of a worker about one attempt leads to.
+        self._steps: dict[type, Callable[[WorkerProcess, Dossier, Any, int], None]] = {
+            messages.Started: self._started,
+            messages.Progress: self._progressed,
+            messages.LogOutput: self._logged,
+            messages.Blocked: self._blocked,
+            messages.Unblocked: self._unblocked,
+            messages.Completed: self._last_word,
+            messages.Failed: self._failed,
+        }
 
     def attach(self, pool: Pool, own_pids: Callable[[], set[int]]) -> None:
         """Use these workers; ``own_pids`` gives the keeper's children that belong to no attempt."""
@@ -92,27 +79,32 @@ class Runner:
     def assign(self, assignments: Iterable[agent_service_pb2.Assignment]) -> None:
         """Take in work, or refuse it; what is held already is accepted once more."""
         now_ns = clock.wall_ns()
+        is_full = self._outlet.is_full
+        accepted = []
         for assignment in assignments:
             self._last_key += 1
             dossier = open_dossier(self._last_key, assignment, self._origin, now_ns)
-            ref = (assignment.ref.task_id, assignment.ref.attempt, assignment.ref.fence)
             if dossier is None:
-                self._outlet.rejected(ref, "unknown kind of work; this agent is older than the coordinator")
-            elif self._outlet.is_full:
-                self._outlet.rejected(ref, "the outbox is full")
+                self._refuse(assignment, "unknown kind of work; this agent is older than the coordinator")
+            elif is_full:
+                self._refuse(assignment, "the outbox is full")
             else:
-                self._admit(dossier, ref)
+                attempt = dossier.attempt
+                answer = self.board.admit(attempt)
+                if answer is Admission.ACCEPTED:
+                    self.dossiers[attempt.key] = dossier
+                    accepted.append(attempt)
+                elif answer is Admission.DUPLICATE:
+                    # As it is here, not begun: it is answered whatever the first one has reported.
+                    accepted.append(attempt)
+                else:
+                    self._refuse(assignment, answer.value)
+        self._outlet.accepted(accepted)
         self._wake()
 
-    def _admit(self, dossier: Dossier, ref: Ref) -> None:
-        answer = self.board.admit(dossier.attempt)
-        if answer is Admission.ACCEPTED:
-            self.dossiers[dossier.attempt.key] = dossier
-            self._outlet.accepted(dossier.attempt)
-        elif answer is Admission.DUPLICATE:
-            self._outlet.accepted(dossier.attempt)
-        else:
-            self._outlet.rejected(ref, answer.value)
+    def _refuse(self, assignment: agent_service_pb2.Assignment, message: str) -> None:
+        ref = assignment.ref
+        self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message)
 
     def revoke(self, refs: Iterable[Ref]) -> None:
         """Give back what has not started."""
@@ -159,9 +151,10 @@ class Runner:
     def acknowledged(self, keys: Iterable[int]) -> None:
         """The coordinator has the outcomes of these attempts."""
         now_us = clock.boot_us()
+        dossiers, forget = self.dossiers, self._forget
         for key in keys:
-            if key in self.dossiers:
-                self._forget(key, now_us)
+            if key in dossiers:
+                forget(key, now_us)
 
     def drain(self) -> None:
         """Take nothing new and give back what has not started."""
@@ -191,14 +184,15 @@ class Runner:
         now_us = clock.boot_us()
         worker = self._pool.workers[worker_id]
         for message in said:
-            if isinstance(message, messages.Recalled):
+            follow = self._steps.get(type(message))
+            if follow is not None:
+                dossier = self.dossiers.get(message.key)  # type: ignore[union-attr]  # all that have a step have a key
+                if dossier is not None and dossier.last_word is None and not dossier.narrator.is_ended:
+                    follow(worker, dossier, message, now_us)
+            elif isinstance(message, messages.Recalled):
                 self._returned(self.board.recalled(worker_id, message.keys, now_us))
             elif isinstance(message, messages.Span):
                 self._outlet.span(message)
-            elif not isinstance(message, messages.Ready):
-                dossier = self.dossiers.get(message.key)
-                if dossier is not None and dossier.last_word is None and not dossier.narrator.is_ended:
-                    self._follow(worker, dossier, message, now_us)
         self._wake()
 
     def worker_gone(self, worker_id: int, running_key: int, how: str) -> None:
@@ -211,58 +205,55 @@ class Runner:
             self._returned(returned)
         self._wake()
 
-    def _follow(self, worker: WorkerProcess, dossier: Dossier, message: messages.FromWorker, now_us: int) -> None:
-        if isinstance(message, messages.Completed | messages.Failed):
-            self._last_word(worker, dossier, message)
-        elif isinstance(message, messages.Started):
-            self._started(worker, dossier, message, now_us)
-        elif isinstance(message, messages.Progress):
-            dossier.narrator.held_back = message
-            self._held_back.add(message.key)
-        elif isinstance(message, messages.LogOutput):
-            self._report(dossier, message)
-        elif isinstance(message, messages.Blocked):
-            self._blocked(dossier, message, now_us)
-        elif isinstance(message, messages.Unblocked):
-            self._unblocked(dossier, message, now_us)
-
     def _started(self, worker: WorkerProcess, dossier: Dossier, message: messages.Started, now_us: int) -> None:
         attempt = dossier.attempt
         dossier.narrator.worker_pid = worker.pid
         dossier.command_pid = message.child_pid
         self.board.started(attempt.key, now_us)
-        self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
-        self._report(dossier, message)
+        if dossier.timeout_us:
+            self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
+        if attempt.is_command:
+            self._reporter.report(dossier, message)
+        else:
+            self._reporter.hold_start(dossier, message, now_us)
         # It began before the recall reached its worker.
         if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP):
             self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, "cancelled", None)
 
-    def _blocked(self, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
+    def _progressed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Progress, now_us: int) -> None:
+        self._reporter.hold_progress(dossier, message)
+
+    def _logged(self, worker: WorkerProcess, dossier: Dossier, message: messages.LogOutput, now_us: int) -> None:
+        self._reporter.report(dossier, message)
+
+    def _blocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
         if message.kind == "complexity":
             dossier.more_time[message.wait_key] = message.additional_s
         if not message.keeps_running:
             self.board.blocked(message.key, message.wait_key)
             self._deadlines.pause(message.key, now_us)
-        self._report(dossier, message)
+        self._reporter.report(dossier, message)
 
-    def _unblocked(self, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
+    def _unblocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
         if message.wait_key in dossier.attempt.waits:
             self.board.unblocked(message.key, message.wait_key)
             if not dossier.attempt.waits:
                 self._deadlines.resume(message.key, now_us)
         dossier.more_time.pop(message.wait_key, None)
-        self._report(dossier, message)
+        self._reporter.report(dossier, message)
+
+    def _failed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Failed, now_us: int) -> None:
+        worker.last_error = message.message
+        self._last_word(worker, dossier, message, now_us)
 
     def _last_word(
-        self, worker: WorkerProcess, dossier: Dossier, message: messages.Completed | messages.Failed
+        self, worker: WorkerProcess, dossier: Dossier, message: messages.Completed | messages.Failed, now_us: int
     ) -> None:
         worker.tasks_done += 1
-        worker.idle_since_us = clock.boot_us()
-        if isinstance(message, messages.Failed):
-            worker.last_error = message.message
+        worker.idle_since_us = now_us
         dossier.last_word = message
         if self._executioner.is_clean(dossier):
-            self._ended_for_good(dossier)
+            self._end(dossier, now_us)
 
     def _died(self, dossier: Dossier, how: str) -> None:
         text = f"the worker process {how} while it ran this attempt"
@@ -290,31 +281,37 @@ class Runner:
         self._wake()
 
     def _ended_for_good(self, dossier: Dossier) -> None:
-        """Nothing of the attempt is left: report its outcome and free its place."""
-        key, now_us = dossier.attempt.key, clock.boot_us()
-        if key not in self.dossiers or dossier.narrator.is_ended:
-            return
+        """Nothing of the attempt is left, whatever ended it."""
+        if dossier.attempt.key in self.dossiers and not dossier.narrator.is_ended:
+            self._end(dossier, clock.boot_us())
+            self._wake()
+
+    def _end(self, dossier: Dossier, now_us: int) -> None:
+        """Report the attempt's outcome and free its place."""
         outcome = _outcome(dossier)
-        self._deadlines.drop(key)
-        self._held_back.discard(key)
+        key = dossier.attempt.key
+        if dossier.timeout_us:
+            self._deadlines.drop(key)
         self.board.closed(key, now_us)
+        if dossier.span is not None:
+            self._trace(dossier, outcome)
+        self._reporter.report(dossier, outcome)
+        if dossier.is_silent:
+            self._forget(key, now_us)
+
+    def _trace(self, dossier: Dossier, outcome: messages.Completed | messages.Failed) -> None:
         span = receive_span(dossier, outcome.time_ns, outcome.message if isinstance(outcome, messages.Failed) else "")
         if span is not None:
             self._outlet.span(span)
-        if not dossier.is_silent:
-            self._report(dossier, outcome)
-        self._forget_if_silent(dossier.attempt)
-        self._wake()
 
     def _forget_if_silent(self, attempt: Attempt) -> None:
         if attempt.key in self.dossiers and self.dossiers[attempt.key].is_silent:
             self._forget(attempt.key, clock.boot_us())
 
     def _forget(self, key: int, now_us: int) -> None:
-        self._held_back.discard(key)
-        self._deadlines.drop(key)
+        if self.dossiers.pop(key).timeout_us:
+            self._deadlines.drop(key)
         self.board.acknowledged(key, now_us)
-        del self.dossiers[key]
 
     def _withdraw(self, attempt: Attempt, fate: Unstarted) -> None:
         worker_id = attempt.worker_id
@@ -345,17 +342,14 @@ class Runner:
         plan = self.board.plan(now_us)
         for key in plan.resume:
             dossier = self.dossiers[key]
-            for resolve in dossier.resolutions:
-                self._pool.send(dossier.attempt.worker_id, resolve)
+            self._pool.send(dossier.attempt.worker_id, *dossier.resolutions)
             dossier.resolutions.clear()
         for worker_id, keys in plan.recall:
             self._pool.send(worker_id, messages.Recall(keys))
         for worker_id, keys in plan.start:
-            for key in keys:
-                self._pool.send(worker_id, self.dossiers[key].run)
+            self._pool.send(worker_id, *[self.dossiers[key].run for key in keys])
         self._pool.ensure(plan.workers_wanted, now_us)
-        if self._held_back and self._outlet.is_idle:
-            self._report_held_back()
+        self._reporter.settle()
         self._pool.flush()
 
     def retire_workers(self, now_us: int, idle_us: int) -> None:
@@ -377,20 +371,6 @@ class Runner:
             text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
             self._kill(dossier.attempt, task_pb2.TASK_REASON_TIMED_OUT, text, None)
 
-    def _report(self, dossier: Dossier, message: Report) -> None:
-        if dossier.is_silent:
-            return
-        is_patient = isinstance(message, _PATIENT)
-        for encoded in dossier.narrator.tell(message):
-            is_ended = dossier.narrator.is_ended
-            self._outlet.report(dossier.attempt.key, encoded, is_terminal=is_ended, is_patient=is_patient)
-
-    def _report_held_back(self) -> None:
-        held_back, self._held_back = self._held_back, set()
-        for key in sorted(held_back):
-            for encoded in self.dossiers[key].narrator.catch_up():
-                self._outlet.report(key, encoded, is_terminal=False, is_patient=True)
-
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]
 
@@ -399,9 +379,9 @@ def _outcome(dossier: Dossier) -> messages.Completed | messages.Failed:
     """What is reported in the end: a success always counts, a failure under the kill ladder is the ladder's."""
     word, verdict = dossier.last_word, dossier.verdict
     assert word is not None or verdict is not None, "an end without a cause"
-    if verdict is None or isinstance(word, messages.Completed):
-        assert word is not None
+    if word is not None and (verdict is None or isinstance(word, messages.Completed)):
         return word
+    assert verdict is not None
     exit_code = word.exit_code if word is not None else None
     return messages.Failed(
         verdict.key, clock.wall_ns(), verdict.reason, verdict.message, verdict.recoverable, exit_code=exit_code

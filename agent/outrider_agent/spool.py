@@ -21,9 +21,12 @@ _HEADER = struct.Struct("<IIQ")
 _SEQ = struct.Struct("<Q")
 
 
-def encode_record(seq: int, payload: bytes) -> bytes:
-    """One record, header included."""
-    return _HEADER.pack(len(payload), zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq))), seq) + payload
+def encode_records(first_seq: int, payloads: Iterable[bytes]) -> bytes:
+    """Records one after the other, headers included, counted from ``first_seq``."""
+    parts: list[bytes] = []
+    for seq, payload in enumerate(payloads, first_seq):
+        parts += (_HEADER.pack(len(payload), zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq))), seq), payload)
+    return b"".join(parts)
 
 
 def decode_records(data: bytes, first_seq: int) -> tuple[list[bytes], int]:
@@ -130,21 +133,19 @@ def find(directory: Path) -> tuple[list[Segments], list[Damage]]:
 
 
 def create(directory: Path, outbox_id: str, first_seq: int) -> tuple[Segment, int]:
-    """Make an empty segment, durable with its name; returns it and a descriptor open for appending."""
+    """Make an empty segment, durable with its name; returns it and a descriptor that appends durably."""
     path = directory / f"{outbox_id}.{first_seq:020d}.log"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    write_whole(descriptor, [MARK])
-    os.fdatasync(descriptor)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DSYNC | os.O_CLOEXEC, 0o600)
+    write_whole(descriptor, MARK)
     sync_directory(directory)
     return Segment(path, first_seq, first_seq - 1, len(MARK)), descriptor
 
 
-def write_whole(descriptor: int, parts: Iterable[bytes]) -> int:
+def write_whole(descriptor: int, data: bytes) -> int:
     """Write all of it, however often the kernel takes only a piece; returns the number of bytes."""
-    data = memoryview(b"".join(parts))
-    position = 0
-    while position < len(data):
-        position += os.write(descriptor, data[position:])
+    view, position = memoryview(data), 0
+    while position < len(view):
+        position += os.write(descriptor, view[position:])
     return position
 
 

@@ -9,31 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-#: SessionRequest.session_epoch, SessionRequest.reports, Reports.outbox_id, .first_seq, .messages.
-_EPOCH, _REPORTS, _OUTBOX_ID, _FIRST_SEQ, _MESSAGES = 1, 7, 1, 2, 3
-#: WorkerMessage.number, .event_time, .terminal.
-_NUMBER, _EVENT_TIME, _TERMINAL = 4, 5, 6
-#: Timestamp.seconds, .nanos.
-_SECONDS, _NANOS = 1, 2
+#: SessionRequest.session_epoch, SessionRequest.reports, Reports.outbox_id, .first_seq.
+_EPOCH, _REPORTS, _OUTBOX_ID, _FIRST_SEQ = 1, 7, 1, 2
+#: WorkerMessage.trace, TraceContext.traceparent.
+_TRACE, _TRACEPARENT = 30, 1
+#: Timestamp.seconds, .nanos; Started.worker_pid; Payload.content_type.
+_SECONDS, _NANOS, _WORKER_PID, _CONTENT_TYPE = 1, 2, 1, 2
+
+
+#: Groups of seven bits that others follow.
+_CONTINUED = tuple(bytes((group | 128,)) for group in range(128))
+#: Keys, lengths and most numbers have at most two groups; looking them up is a third of all encoding saved.
+_SHORT_END = 1 << 12
+_SHORT = tuple(bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT_END))
 
 
 def varint(value: int) -> bytes:
     """A non-negative integer in base 128, least significant group first."""
-    return _SHORT[value] if value < _SHORT_END else _long(value)
-
-
-def _long(value: int) -> bytes:
-    groups = bytearray()
-    while value >= 0x80:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
-
-
-#: Keys, lengths and most numbers are short; looking them up is a third of all encoding saved.
-_SHORT_END = 1 << 12
-_SHORT = tuple(_long(value) for value in range(_SHORT_END))
+    return _SHORT[value] if value < _SHORT_END else _CONTINUED[value & 127] + varint(value >> 7)
 
 
 def integer(field: int, value: int) -> bytes:
@@ -41,27 +34,92 @@ def integer(field: int, value: int) -> bytes:
     return varint(field << 3) + varint(value)
 
 
+def key(field: int) -> bytes:
+    """What stands before the length of a string, bytes or message field."""
+    return varint(field << 3 | 2)
+
+
 def block(field: int, body: bytes) -> bytes:
     """A string, bytes or message field."""
-    return varint(field << 3 | 2) + varint(len(body)) + body
+    return key(field) + varint(len(body)) + body
 
 
-def worker_message(prefix: bytes, number: int, time_ns: int, arm: int, body: bytes, *, is_terminal: bool) -> bytes:
-    """A WorkerMessage: ``prefix`` has task, attempt, fence and trace; ``arm`` is the oneof's field number."""
+#: What every report has, put together once: WorkerMessage.task_id, .attempt, .fence, .number, .event_time, .terminal
+#: (true) and .start; Start.event_time and .started; Completed.result; Payload.data; Reports.messages.
+_TASK_ID_KEY, _ATTEMPT_KEY, _FENCE_KEY = key(1), varint(2 << 3), varint(3 << 3)
+_NUMBER_KEY, _EVENT_TIME_KEY, _TERMINAL, _START_KEY = varint(4 << 3), key(5), integer(6, 1), key(7)
+_START_TIME_KEY, _STARTED_KEY, _RESULT_KEY, _DATA_KEY, _MESSAGES_KEY = key(1), key(2), key(1), key(1), key(3)
+
+
+def worker_message_prefix(task_id: str, attempt: int, fence: int, traceparent: str) -> bytes:
+    """What all WorkerMessages of one attempt have in common."""
+    name = task_id.encode()
+    trace = block(_TRACE, block(_TRACEPARENT, traceparent.encode())) if traceparent else b""
+    return b"".join(
+        (_TASK_ID_KEY, varint(len(name)), name, _ATTEMPT_KEY, varint(attempt), _FENCE_KEY, varint(fence), trace)
+    )
+
+
+def worker_message(
+    prefix: bytes, number: int, time_ns: int, arm_key: bytes, body: bytes, *, is_terminal: bool, start: bytes = b""
+) -> bytes:
+    """A WorkerMessage: ``arm_key`` is the `key` of the oneof's field, ``body`` what stands in it.
+
+    ``start`` is what `start` made, on a terminal message that takes the attempt's start along.
+    """
+    time, end = _timestamp(time_ns), _TERMINAL if is_terminal else b""
+    size = varint(len(body))
+    return b"".join((prefix, _NUMBER_KEY, varint(number), _EVENT_TIME_KEY, time, end, start, arm_key, size, body))
+
+
+def start(time_ns: int, started: bytes) -> bytes:
+    """WorkerMessage.start: when user code began, and an encoded Started."""
+    body = b"".join((_START_TIME_KEY, _timestamp(time_ns), _STARTED_KEY, varint(len(started)), started))
+    return _START_KEY + varint(len(body)) + body
+
+
+@lru_cache(maxsize=256)
+def started(worker_pid: int) -> bytes:
+    """A Started: the same for everything that a worker runs."""
+    return integer(_WORKER_PID, worker_pid)
+
+
+def completed_result(data: bytes, content_type: str) -> bytes:
+    """Completed.result with its Payload."""
+    size, kind = varint(len(data)), _content_type(content_type)
+    length = len(_DATA_KEY) + len(size) + len(data) + len(kind)
+    return b"".join((_RESULT_KEY, varint(length), _DATA_KEY, size, data, kind))
+
+
+@lru_cache(maxsize=64)
+def _content_type(content_type: str) -> bytes:
+    """Payload.content_type: one of a few."""
+    return block(_CONTENT_TYPE, content_type.encode())
+
+
+def _timestamp(time_ns: int) -> bytes:
+    """A Timestamp after its length."""
     seconds, nanos = divmod(time_ns, 1_000_000_000)
-    time = _of_second(seconds) + varint(nanos)
-    end = b"\x30\x01" if is_terminal else b""
-    return b"".join((prefix, integer(_NUMBER, number), block(_EVENT_TIME, time), end, block(arm, body)))
+    if nanos < 1 << 28:
+        groups = varint(nanos)
+        return _of_second(seconds, len(groups)) + groups
+    # Three times of four: five groups, made at once.
+    return _of_second(seconds, 5) + bytes(
+        (nanos & 127 | 128, nanos >> 7 & 127 | 128, nanos >> 14 & 127 | 128, nanos >> 21 & 127 | 128, nanos >> 28)
+    )
 
 
-@lru_cache(maxsize=4)
-def _of_second(seconds: int) -> bytes:
-    """The seconds of a Timestamp and the key of its nanos: the same for every message of that second."""
-    return integer(_SECONDS, seconds) + varint(_NANOS << 3)
+@lru_cache(maxsize=8)
+def _of_second(seconds: int, nanos_bytes: int) -> bytes:
+    """What stands before the nanos of a Timestamp and before that: the same for most messages of that second."""
+    body = integer(_SECONDS, seconds) + varint(_NANOS << 3)
+    return varint(len(body) + nanos_bytes) + body
 
 
 def reports_frame(epoch: int, outbox_id: str, first_seq: int, messages: Iterable[bytes]) -> bytes:
     """A SessionRequest with Reports around WorkerMessages that are encoded already."""
     parts = [block(_OUTBOX_ID, outbox_id.encode()), integer(_FIRST_SEQ, first_seq)]
-    parts += [block(_MESSAGES, message) for message in messages]
-    return integer(_EPOCH, epoch) + block(_REPORTS, b"".join(parts))
+    for message in messages:
+        parts += (_MESSAGES_KEY, varint(len(message)), message)
+    reports = b"".join(parts)
+    return b"".join((integer(_EPOCH, epoch), key(_REPORTS), varint(len(reports)), reports))

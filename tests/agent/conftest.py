@@ -29,7 +29,8 @@ def start_agent(tmp_path: Path, coordinator: ScriptedCoordinator) -> Iterator[Ag
     with ExitStack() as stack:
 
         def start(*flags: str, address: str = "", name: str = "a", **environment: str) -> AgentProcess:
-            path = os.pathsep.join([tests, environment.pop("PYTHONPATH", "")]).rstrip(os.pathsep)
+            inherited = environment.pop("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+            path = os.pathsep.join([tests, inherited]).rstrip(os.pathsep)
             agent = AgentProcess(
                 tmp_path,
                 address or coordinator.address,

@@ -138,7 +138,7 @@ def test_the_outbox_outlives_its_keeper(coordinator: ScriptedCoordinator, start_
     agent = start_agent("--slots", "1")
     first = coordinator.wait_session()
     coordinator.is_acking = False
-    coordinator.assign(function("t", f"{TASKS}:double", "4"))
+    coordinator.assign(function("t", f"{TASKS}:say", '"kept"'))
     coordinator.outcome("t")
     coordinator.applied.clear()
     coordinator.reports.clear()
@@ -146,9 +146,10 @@ def test_the_outbox_outlives_its_keeper(coordinator: ScriptedCoordinator, start_
     agent.start()
     hello = coordinator.wait_session(2)
     assert [(held.ref.task_id, held.state) for held in hello.held] == [("t", ATTEMPT_STATE_CLOSED)]
-    assert [one.last_seq for one in hello.outboxes] == [2, 0]
+    assert [one.last_seq for one in hello.outboxes] == [3, 0]
     assert hello.outboxes[0].outbox_id == first.outboxes[0].outbox_id
-    assert coordinator.outcome("t").completed.result.data == b"8"
+    assert coordinator.outcome("t").completed.result.data == b'"kept"'
+    assert coordinator.kinds("t") == ["started", "log", "completed"]
     coordinator.is_acking = True
     coordinator.acknowledge()
     eventually(lambda: len(list((agent.state / "outbox").glob("*.log"))) == 1)
@@ -159,7 +160,7 @@ def test_a_torn_tail_is_reported_and_passed(coordinator: ScriptedCoordinator, st
     agent = start_agent("--slots", "1")
     coordinator.wait_session()
     coordinator.is_acking = False
-    coordinator.assign(function("t", f"{TASKS}:double", "4"))
+    coordinator.assign(function("t", f"{TASKS}:say", '"kept"'))
     coordinator.outcome("t")
     coordinator.applied.clear()
     coordinator.reports.clear()
@@ -168,9 +169,9 @@ def test_a_torn_tail_is_reported_and_passed(coordinator: ScriptedCoordinator, st
     os.truncate(path, path.stat().st_size - 3)
     agent.start()
     hello = coordinator.wait_session(2)
-    assert [one.last_seq for one in hello.outboxes] == [1, 0]
-    coordinator.wait_for("t", "started")
-    assert coordinator.kinds("t") == ["started"]
+    assert [one.last_seq for one in hello.outboxes] == [2, 0]
+    coordinator.wait_for("t", "log")
+    assert coordinator.kinds("t") == ["started", "log"]
     assert "is readable up to byte" in agent.log_text()
 
 

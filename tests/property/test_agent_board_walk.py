@@ -111,10 +111,10 @@ class BoardWalk(RuleBasedStateMachine):
         ready = sorted(key for key in self.resumable if self.board.attempts[key].waits)
         if ready:
             key = data.draw(st.sampled_from(ready))
-            waits = self.board.attempts[key].waits
             was_parked = self.board.attempts[key].is_parked
-            self.board.unblocked(key, min(waits))
+            self.board.unblocked(key, min(self.board.attempts[key].waits))
             # One of several waits parks it again; leaving that park on an old answer is a wake-up by itself.
+            waits = self.board.attempts[key].waits
             self.gave_up_waiting |= was_parked and not waits
             if not waits:
                 self.resumable.discard(key)

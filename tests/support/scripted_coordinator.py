@@ -73,8 +73,12 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
         return [message for _, _, message in list(self.reports) if message.task_id == task_id]
 
     def kinds(self, task_id: str) -> list[str]:
-        """Which kinds of message a task has sent."""
-        return [str(message.WhichOneof("message")) for message in self.said(task_id)]
+        """Which kinds of message a task has sent; a start that travels with the end is one, too."""
+        return [
+            kind
+            for message in self.said(task_id)
+            for kind in (["started"] if message.HasField("start") else []) + [str(message.WhichOneof("message"))]
+        ]
 
     def outcome(self, task_id: str, timeout_s: float = 20.0) -> worker_message_pb2.WorkerMessage:
         """Wait for the terminal message of a task."""

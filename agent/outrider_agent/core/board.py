@@ -77,7 +77,7 @@ class Attempt:
     worker_id: int = 0
     is_parked: bool = False
     unstarted: Unstarted = Unstarted.REQUEUE
-    waits: set[str] = field(default_factory=set)
+    waits: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +118,7 @@ class Board:
         self.workers: dict[int, Worker] = {}
         self.parked = 0
         self.unfinished = 0
+        self._capacity = limits.slots + limits.prefetch_credit
         self._by_ref: dict[tuple[str, int], int] = {}
         self._waiting: deque[int] = deque()
         self._resuming: deque[int] = deque()
@@ -147,16 +148,18 @@ class Board:
 
     def admit(self, attempt: Attempt) -> Admission:
         """Take an attempt in and queue it, or say why not; ``key`` must be new."""
-        held = self.attempts.get(self._by_ref.get((attempt.task_id, attempt.number), 0))
-        if held is not None:
-            return Admission.DUPLICATE if held.fence == attempt.fence else Admission.OTHER_FENCE
+        key, ref = attempt.key, (attempt.task_id, attempt.number)
+        held_key = self._by_ref.get(ref)
+        if held_key is not None:
+            is_same = self.attempts[held_key].fence == attempt.fence
+            return Admission.DUPLICATE if is_same else Admission.OTHER_FENCE
         if self.is_draining:
             return Admission.DRAINING
-        if self.unfinished - self.parked >= self.limits.slots + self.limits.prefetch_credit:
+        if self.unfinished - self.parked >= self._capacity:
             return Admission.NO_FREE_SLOT
-        self.attempts[attempt.key] = attempt
-        self._by_ref[attempt.task_id, attempt.number] = attempt.key
-        self._waiting.append(attempt.key)
+        self.attempts[key] = attempt
+        self._by_ref[ref] = key
+        self._waiting.append(key)
         self.unfinished += 1
         return Admission.ACCEPTED
 
@@ -171,7 +174,7 @@ class Board:
         """An attempt stopped for a wait: it is parked when there is room for it."""
         attempt = self.attempts[key]
         attempt.state = State.BLOCKED
-        attempt.waits.add(wait_key)
+        attempt.waits |= {wait_key}
         self._park(attempt)
 
     def answered(self, key: int) -> bool:
@@ -185,7 +188,7 @@ class Board:
     def unblocked(self, key: int, wait_key: str) -> None:
         """A wait has ended in the worker. With other waits open the attempt gives its slot back again."""
         attempt = self.attempts[key]
-        attempt.waits.discard(wait_key)
+        attempt.waits -= {wait_key}
         if attempt.waits:
             self._park(attempt)
             return
@@ -196,14 +199,13 @@ class Board:
         """The attempt has its outcome; it is held until `acknowledged`."""
         attempt = self.attempts[key]
         if attempt.state is not State.CLOSED:
-            self._leave_place(attempt, now_us)
-            attempt.state = State.CLOSED
-            self.unfinished -= 1
+            self._close(attempt, now_us)
 
     def acknowledged(self, key: int, now_us: int) -> None:
         """The outcome is durable on the coordinator, or nobody wants it: forget the attempt."""
-        self.closed(key, now_us)
         attempt = self.attempts.pop(key)
+        if attempt.state is not State.CLOSED:
+            self._close(attempt, now_us)
         del self._by_ref[attempt.task_id, attempt.number]
 
     def withdraw(self, key: int, fate: Unstarted) -> bool:
@@ -336,8 +338,14 @@ class Board:
         returned.fates.reverse()
         return returned
 
+    def _close(self, attempt: Attempt, now_us: int) -> None:
+        self._leave_place(attempt, now_us)
+        attempt.state = State.CLOSED
+        self.unfinished -= 1
+
     def _leave_place(self, attempt: Attempt, now_us: int) -> None:
-        self._unpark(attempt)
+        if attempt.is_parked:
+            self._unpark(attempt)
         worker = self.workers.get(attempt.worker_id)
         if worker is not None and worker.queue[0] == attempt.key:
             worker.queue.popleft()
