@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 from outrider_coordinator.core import records
@@ -28,29 +29,34 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
     by_type: dict[type, list[Any]] = {}
     for kind, group in groupby(rows, type):
         by_type.setdefault(kind, []).extend(group)
-    if records.InsertTask in by_type and records.UpdateTask in by_type:
-        by_type[records.InsertTask], by_type[records.UpdateTask] = _merged(by_type)
     if records.DeleteAgent in by_type:
         by_type[records.DeleteAgent], by_type[records.PutAgent], by_type[records.PutOutbox] = _fleet(rows)
+    tasks, updates = _tasks(by_type.get(records.InsertTask, []), by_type.get(records.UpdateTask, []))
+    yield from _runs(queries.INSERT_TASK, tasks)
+    yield from _runs(queries.UPDATE_TASK, updates)
     for record, run, convert, key in _WRITES:
         if record in by_type:
-            changed = by_type[record]
-            latest = changed if key is None else {key(row): row for row in changed}.values()
-            converted = [convert(row) for row in latest]
+            latest = by_type[record]
+            if key is not None:
+                latest = list({key(row): row for row in latest}.values())
+            if convert is not None:
+                latest = [convert(row) for row in latest]
             for writing in run:
-                yield from _runs(writing, converted)
+                yield from _runs(writing, latest)
     if records.InsertEvent in by_type:
         yield from _log(by_type[records.InsertEvent])
 
 
-def _merged(by_type: dict[type, list[Any]]) -> tuple[list[records.InsertTask], list[records.UpdateTask]]:
+def _tasks(inserts: list[records.InsertTask], updates: list[records.UpdateTask]) -> tuple[list[Row], list[Row]]:
     """New tasks as their last update leaves them, and the last updates of the others."""
-    latest = {row[0]: row for row in by_type[records.UpdateTask]}
-    inserts = [
-        records.InsertTask._make(row[:_FIXED] + latest.pop(row[0])[1:]) if row[0] in latest else row
-        for row in by_type[records.InsertTask]
-    ]
-    return inserts, list(latest.values())
+    latest: dict[str, Row] = {row[0]: row for row in updates}
+    rows: list[Row] = []
+    for insert in inserts:
+        dependency_ids = json.dumps(insert[14]) if insert[14] else "[]"
+        update = latest.pop(insert[0], None)
+        changes = insert[_FIXED:] if update is None else update[1:]
+        rows.append((*insert[:14], dependency_ids, insert[15], *changes))
+    return rows, list(latest.values())
 
 
 def _log(events: list[records.InsertEvent]) -> Iterator[Statement]:
@@ -59,9 +65,10 @@ def _log(events: list[records.InsertEvent]) -> Iterator[Statement]:
     of_tasks: list[Row] = []
     of_runs: list[Row] = []
     for chunk, held in chunks(events):
+        first_cursor = chunk.first_cursor
         made.append(chunk)
-        of_tasks += [(task_id, chunk.first_cursor) for task_id in {event.task_id for event in held} if task_id]
-        of_runs += [(run_id, chunk.first_cursor) for run_id in {event.run_id for event in held} if run_id]
+        of_tasks += [(task_id, first_cursor) for task_id in set(map(_task_id_of, held)) if task_id]
+        of_runs += [(run_id, first_cursor) for run_id in set(map(_run_id_of, held)) if run_id]
     yield from _runs(queries.INSERT_CHUNK, made)
     yield from _runs(queries.INSERT_TASK_CHUNK, sorted(of_tasks))
     yield from _runs(queries.INSERT_RUN_CHUNK, sorted(of_runs))
@@ -94,11 +101,6 @@ def _fleet(
     return list(deletes.values()), list(agents.values()), [row for of_agent in outboxes.values() for row in of_agent]
 
 
-def _task_row(record: Any) -> Row:
-    dependency_ids = json.dumps(record[14]) if record[14] else "[]"
-    return (*record[:14], dependency_ids, *record[15:])
-
-
 def _run_row(record: Any) -> Row:
     values = list(record)
     values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
@@ -111,26 +113,21 @@ def _agent_row(record: Any) -> Row:
     return tuple(values)
 
 
-def _id(record: Any) -> str:
-    return str(record[0])
+_id = itemgetter(0)
+_pair = itemgetter(0, 1)
+_task_id_of = itemgetter(records.InsertEvent._fields.index("task_id"))
+_run_id_of = itemgetter(records.InsertEvent._fields.index("run_id"))
 
-
-def _pair(record: Any) -> Row:
-    return tuple(record[:2])
-
-
-_Write = tuple[type, tuple[queries.Writing, ...], Callable[[Any], Row], Callable[[Any], Any] | None]
-#: Record; its statements; a record as a row; what later records of a batch replace earlier ones by, None for those
-#: that only gather. In the order in which one transaction runs them.
+_Write = tuple[type, tuple[queries.Writing, ...], Callable[[Any], Row] | None, Callable[[Any], Any] | None]
+#: Record; its statements; a record as a row, None when it is one; what later records of a batch replace earlier ones
+#: by, None for those that only gather. In the order in which one transaction runs them, behind the tasks.
 _WRITES: tuple[_Write, ...] = (
-    (records.InsertTask, (queries.INSERT_TASK,), _task_row, None),
-    (records.UpdateTask, (queries.UPDATE_TASK,), tuple, _id),
-    (records.PutAttempt, (queries.PUT_ATTEMPT,), tuple, _pair),
-    (records.PutWait, (queries.PUT_WAIT,), tuple, _pair),
+    (records.PutAttempt, (queries.PUT_ATTEMPT,), None, _pair),
+    (records.PutWait, (queries.PUT_WAIT,), None, _pair),
     (records.PutRun, (queries.PUT_RUN,), _run_row, _id),
-    (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES), tuple, None),
+    (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES), None, None),
     (records.PutAgent, (queries.PUT_AGENT,), _agent_row, _id),
-    (records.PutOutbox, (queries.PUT_OUTBOX,), tuple, _pair),
-    (records.InsertLog, (queries.INSERT_LOG,), tuple, None),
-    (records.InsertEvidence, (queries.INSERT_EVIDENCE,), tuple, None),
+    (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
+    (records.InsertLog, (queries.INSERT_LOG,), None, None),
+    (records.InsertEvidence, (queries.INSERT_EVIDENCE,), None, None),
 )

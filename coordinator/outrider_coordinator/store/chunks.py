@@ -31,13 +31,20 @@ def chunks(events: list[InsertEvent]) -> Iterator[tuple[Chunk, list[InsertEvent]
     """Events in chunks, each with the events it holds. The outcome of a success stays in its task's row."""
     ordered = sorted(events)
     start = 0
-    for position in range(1, len(ordered) + 1):
-        is_end = position == len(ordered) or ordered[position].cursor != ordered[position - 1].cursor + 1
-        if is_end or position - start == CHUNK_EVENTS_MAX:
-            held = ordered[start:position]
-            body = _encode([event[1:-1] for event in held])
-            yield Chunk(held[0].cursor, held[-1].cursor, body), held
-            start = position
+    while start < len(ordered):
+        held = _neighbours(ordered, start)
+        body = _encode([event[1:-1] for event in held])
+        yield Chunk(held[0].cursor, held[-1].cursor, body), held
+        start += len(held)
+
+
+def _neighbours(ordered: list[InsertEvent], start: int) -> list[InsertEvent]:
+    """Events from ``start`` on with consecutive cursors, as many as a chunk may hold."""
+    held = ordered[start : start + CHUNK_EVENTS_MAX]
+    first_cursor = held[0].cursor
+    if held[-1].cursor - first_cursor == len(held) - 1:
+        return held
+    return [event for offset, event in enumerate(held) if event.cursor == first_cursor + offset]
 
 
 def read(first_cursor: int, body: bytes) -> Iterator[InsertEvent]:
