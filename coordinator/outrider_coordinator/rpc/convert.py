@@ -208,7 +208,7 @@ def report(message: worker_message_pb2.WorkerMessage) -> Report:
         return Report(attempt, message.number, at_us, ReportKind.STARTED, False, message.started.SerializeToString())
     if arm == "completed":
         body = message.completed.SerializeToString()
-        return Report(attempt, message.number, at_us, ReportKind.COMPLETED, True, body)
+        return Report(attempt, message.number, at_us, ReportKind.COMPLETED, True, body, start=_start(message))
     if arm == "failed":
         return _failed(message, attempt, at_us)
     if arm == "blocked":
@@ -221,7 +221,16 @@ def report(message: worker_message_pb2.WorkerMessage) -> Report:
         return Report(attempt, message.number, at_us, ReportKind.PROGRESS, False, message.progress.SerializeToString())
     if arm == "log":
         return Report(attempt, message.number, at_us, ReportKind.LOG, False, message.log.SerializeToString())
-    return Report(attempt, message.number, at_us, 0, message.terminal, message.SerializeToString())
+    body, terminal = message.SerializeToString(), message.terminal
+    return Report(attempt, message.number, at_us, 0, terminal, body, start=_start(message) if terminal else None)
+
+
+def _start(message: worker_message_pb2.WorkerMessage) -> tuple[int, bytes] | None:
+    """The start that a terminal message carries, None when a Started told it before."""
+    if not message.HasField("start"):
+        return None
+    start = message.start
+    return time_us(start.event_time), start.started.SerializeToString()
 
 
 def _failed(message: worker_message_pb2.WorkerMessage, attempt: Ref, at_us: int) -> Report:
@@ -237,6 +246,7 @@ def _failed(message: worker_message_pb2.WorkerMessage, attempt: Ref, at_us: int)
         text=error.message,
         reason=reason,
         recoverable=message.failed.recoverable,
+        start=_start(message),
     )
 
 
