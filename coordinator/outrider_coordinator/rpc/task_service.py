@@ -88,20 +88,21 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
 
     async def _answer(self, frame: task_service_pb2.SubmitStreamRequest) -> bytes:
         requests = frame.submissions.tasks
-        answers: list[Answer] = []
+        refused: dict[int, errors.OutriderError] = {}
         submissions: list[Submission] = []
-        for request in requests:
+        for position, request in enumerate(requests):
             try:
                 submissions.append(self._converter.submission(request))
-                answers.append(Accepted(""))
             except errors.OutriderError as error:
-                answers.append(error)
+                refused[position] = error
         try:
-            decided = iter(await self.accept(submissions) if submissions else ())
+            answers: list[Answer] = await self.accept(submissions) if submissions else []
         except errors.OutriderError as error:
-            decided = iter([error] * len(submissions))
-        whole = [answer if isinstance(answer, errors.OutriderError) else next(decided) for answer in answers]
-        return client_frames.results([request.request_id for request in requests], whole)
+            answers = [error] * len(submissions)
+        if refused:
+            decided = iter(answers)
+            answers = [refused.get(position) or next(decided) for position in range(len(requests))]
+        return client_frames.results([request.request_id for request in requests], answers)
 
     async def accept(self, submissions: list[Submission], *, atomic: bool = False) -> list[Any]:
         """Give tasks to the core; an `Accepted` or an error each. Unknown dependencies are looked up first."""
