@@ -97,7 +97,7 @@ class Walk:
             return
         agent, ref = found
         task = self.world.state.tasks.get(ref.task_id)
-        waits = [wait for wait in task.waits.values() if wait.is_open] if task else []
+        waits = [wait for wait in task.waits if wait.is_open] if task else []
         if task is None or task.attempt is None or task.attempt.number != ref.attempt or not waits:
             self.world.fail(agent, ref)
             return

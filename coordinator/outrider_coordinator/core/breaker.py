@@ -82,5 +82,5 @@ def _move(state: State, effects: Effects, agent: Agent, to: BreakerState, reason
     if to is BreakerState.CLOSED:
         breaker.failures = 0
     effects.agents[agent.id] = agent
-    state.event(effects, EventType.AGENT_BREAKER, agent_id=agent.id, reason=reason, text=to.name)
+    state.agent_event(effects, EventType.AGENT_BREAKER, agent.id, reason=reason, text=to.name)
     state.placement_is_due = True

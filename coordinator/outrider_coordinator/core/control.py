@@ -109,7 +109,7 @@ def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered
     if agent.admin is not admin:
         agent.admin = admin
         effects.agents[agent.id] = agent
-        state.event(effects, kind, agent_id=agent.id)
+        state.agent_event(effects, kind, agent.id)
     if agent.is_online:
         effects.sends.append(PushControl(agent.epoch, agent.id, event.order, event.timeout_us))
 

@@ -49,38 +49,33 @@ class ReadyQueue:
         """Add a QUEUED task."""
         assert task.state is TaskState.QUEUED
         self.tasks[task.id] = task
-        heapq.heappush(self.heaps.setdefault(class_key(task), []), sort_key(task))
+        key = class_key(task)
+        heap = self.heaps.get(key)
+        if heap is None:
+            self.heaps[key] = [sort_key(task)]
+        else:
+            heapq.heappush(heap, sort_key(task))
 
     def remove(self, task: Task) -> None:
         """Take a task out, wherever it stands; unknown ones are ignored."""
         self.tasks.pop(task.id, None)
 
-    def head(self, key: ClassKey) -> Task | None:
-        """The first task of a class, None when the class is empty (it is then forgotten)."""
-        heap = self.heaps[key]
+    def head(self, key: ClassKey) -> Entry | None:
+        """The first entry of a class, None when the class is empty (it is then forgotten).
+
+        A task that came back may have two entries: they are equal, and the second goes when the task has left.
+        """
+        heap, tasks = self.heaps[key], self.tasks
         while heap:
-            task = self.tasks.get(heap[0][2])
-            if task is not None and sort_key(task) == heap[0]:
-                return task
+            if heap[0][2] in tasks:
+                return heap[0]
             heapq.heappop(heap)
         del self.heaps[key]
         return None
 
-    def pop(self, key: ClassKey) -> Task:
-        """Take the first task of a class out."""
-        task = self.head(key)
-        assert task is not None
-        heapq.heappop(self.heaps[key])
-        del self.tasks[task.id]
-        return task
-
     def heads(self) -> list[tuple[Entry, ClassKey]]:
         """The first entry of every class, as a heap."""
-        heads = []
-        for key in list(self.heaps):
-            task = self.head(key)
-            if task is not None:
-                heads.append((sort_key(task), key))
+        heads = [(entry, key) for key in list(self.heaps) if (entry := self.head(key)) is not None]
         heapq.heapify(heads)
         return heads
 
