@@ -13,7 +13,6 @@ from outrider import errors, wire
 from outrider.v1 import agent_service_pb2, event_pb2, run_service_pb2, task_pb2, task_service_pb2, worker_message_pb2
 from outrider_coordinator.core.effects import (
     Accepted,
-    PushAck,
     PushAnswer,
     PushAssign,
     PushCancel,
@@ -104,7 +103,7 @@ def assignments(draw: st.DrawFn) -> tuple[PushAssign, dict[str, bytes], agent_se
 @given(st.integers(1, 2**63), st.lists(assignments(), min_size=1, max_size=4))
 def test_assignments_share_a_frame(epoch: int, drawn: list[Any]) -> None:
     """Neighbouring assignments become one Assign, in order, as the generated classes write it."""
-    (frame,) = frames.frames(epoch, [(push, outcomes) for push, outcomes, _ in drawn])
+    (frame,) = frames.frames(epoch, [(push, outcomes) for push, outcomes, _ in drawn], {})
     assign = agent_service_pb2.Assign(assignments=[message for _, _, message in drawn])
     assert agent_service_pb2.SessionResponse.FromString(frame) == agent_service_pb2.SessionResponse(
         session_epoch=epoch, assign=assign
@@ -117,22 +116,21 @@ def test_frames_are_bounded_and_keep_the_order() -> None:
     push = PushAssign(1, "a", "t", 1, 1, body, (), False, "default", "", Trace(), "", 0, 0, 0)
     big = push._replace(body=task_pb2.TaskSpec(title="x" * 400_000).SerializeToString())
     sends: list[Any] = [push, push, push, big, PushRevoke(1, "a", "t", 1, 1), push]
-    read = [agent_service_pb2.SessionResponse.FromString(frame) for frame in frames.frames(1, [(s, {}) for s in sends])]
+    read = [
+        agent_service_pb2.SessionResponse.FromString(frame) for frame in frames.frames(1, [(s, {}) for s in sends], {})
+    ]
     assert [frame.WhichOneof("frame") for frame in read] == ["assign", "assign", "assign", "revoke", "assign"]
     assert [len(frame.assign.assignments) for frame in read] == [2, 1, 1, 0, 1]
 
 
 def test_rare_pushes_read_back() -> None:
-    """Every other push becomes the frame that says the same; of an outbox's acknowledgements the last one counts."""
+    """Every other push becomes the frame that says the same; acknowledgements stand in one at the end."""
     ref = agent_service_pb2.AttemptRef(task_id="t", attempt=2, fence=9)
     resolution = task_pb2.Resolution(key="q", answer=task_pb2.Payload(data=b"1"))
     outcome = worker_message_pb2.Completed(result=task_pb2.Payload(data=b"2"))
     sends: list[Any] = [
         PushRevoke(5, "a", "t", 2, 9),
         PushCancel(5, "a", "t", 2, 9, "stop", True),
-        PushAck(5, "a", "box", 3),
-        PushAck(5, "a", "other", 1),
-        PushAck(5, "a", "box", 4),
         PushAnswer(5, "a", "t", 2, 9, "q", resolution.SerializeToString()),
         PushAnswer(5, "a", "t", 2, 9, "d", b"", "other", 7),
         PushControl(5, "a", "pause"),
@@ -140,31 +138,24 @@ def test_rare_pushes_read_back() -> None:
         PushControl(5, "a", "drain"),
         PushControl(5, "a", "drain", 2 * SECOND_US),
     ]
-    made = frames.frames(5, [(send, {"other": outcome.SerializeToString()}) for send in sends])
+    made = frames.frames(5, [(send, {"other": outcome.SerializeToString()}) for send in sends], {"box": 4, "other": 1})
     pb = agent_service_pb2
     by_task = task_pb2.Resolution(
         key="d", answer=outcome.result, dependency_state=task_pb2.TASK_STATE_SUCCEEDED, resolved_by="task:other"
     )
+    applied = [pb.OutboxApplied(outbox_id="box", applied_seq=4), pb.OutboxApplied(outbox_id="other", applied_seq=1)]
     drain = pb.Drain()
     drain.timeout.FromSeconds(2)
     assert [pb.SessionResponse.FromString(frame) for frame in made] == [
         pb.SessionResponse(session_epoch=5, revoke=pb.Revoke(refs=[ref])),
         pb.SessionResponse(session_epoch=5, cancel=pb.Cancel(refs=[ref], message="stop", fenced=True)),
-        pb.SessionResponse(
-            session_epoch=5,
-            ack=pb.Ack(
-                applied=[
-                    pb.OutboxApplied(outbox_id="box", applied_seq=4),
-                    pb.OutboxApplied(outbox_id="other", applied_seq=1),
-                ]
-            ),
-        ),
         pb.SessionResponse(session_epoch=5, answer=pb.Answer(ref=ref, resolution=resolution)),
         pb.SessionResponse(session_epoch=5, answer=pb.Answer(ref=ref, resolution=by_task)),
         pb.SessionResponse(session_epoch=5, pause=pb.Pause()),
         pb.SessionResponse(session_epoch=5, resume=pb.Resume()),
         pb.SessionResponse(session_epoch=5, drain=pb.Drain()),
         pb.SessionResponse(session_epoch=5, drain=drain),
+        pb.SessionResponse(session_epoch=5, ack=pb.Ack(applied=applied)),
     ]
 
 

@@ -39,6 +39,7 @@ class AgentSession:
         self.is_over = False
         self._urgent: deque[bytes] = deque()
         self._waiting: list[frames.Outbound] = []
+        self._applied: dict[str, int] = {}
         self._ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ack_is_due = False
@@ -47,10 +48,12 @@ class AgentSession:
         """Queue one push."""
         if self._tracer is not None and isinstance(send, PushAssign):
             send = self._tracer.traced(send)
-        self._waiting.append((send, outcomes))
         if not isinstance(send, PushAck):
+            self._waiting.append((send, outcomes))
             self._ready.set()
-        elif not self._ack_is_due:
+            return
+        self._applied[send.outbox_id] = send.applied_seq  # cumulative: the last one says it all
+        if not self._ack_is_due:
             self._ack_is_due = True
             self._loop.call_later(ACK_PATIENCE_S, self._ready.set)
 
@@ -77,7 +80,8 @@ class AgentSession:
         out = list(self._urgent)
         self._urgent.clear()
         waiting, self._waiting = self._waiting, []
-        out.extend(frames.frames(self.epoch, waiting))
+        applied, self._applied = self._applied, {}
+        out.extend(frames.frames(self.epoch, waiting, applied))
         return out
 
 

@@ -6,7 +6,7 @@ the loop's time per task. Rare pushes use the generated classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -15,7 +15,6 @@ from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import task_pb2, worker_message_pb2
 from outrider.wire import block, integer
 from outrider_coordinator.core.effects import (
-    PushAck,
     PushAnswer,
     PushAssign,
     PushCancel,
@@ -63,21 +62,23 @@ def lease(epoch: int, boottime_ns: int, lease_us: int) -> bytes:
     return pb.SessionResponse(session_epoch=epoch, lease=message).SerializeToString()
 
 
-def frames(epoch: int, waiting: Iterable[Outbound]) -> list[bytes]:
-    """Frames for pushes, in order; neighbours of one kind share a frame up to 256 KiB."""
+def frames(epoch: int, waiting: Iterable[Outbound], applied: Mapping[str, int]) -> list[bytes]:
+    """Frames for pushes, in order; neighbours of one kind share a frame up to 256 KiB.
+
+    ``applied`` says how far each outbox is to be acknowledged. That goes last: it holds from its commit on, and between
+    the pushes it would part the assignments of one step from those of the next.
+    """
     head = integer(_EPOCH, epoch)
     out: list[bytes] = []
     for kind, outbound in groupby(waiting, _kind):
         if kind is PushAssign:
             out.extend(_packed(head, _ASSIGN, [_assignment(send, outcomes) for send, outcomes in outbound]))
-        elif kind is PushAck:
-            # Cumulative: the last one of an outbox says it all.
-            latest: dict[str, Any] = {send.outbox_id: send for send, _ in outbound}  # type: ignore[union-attr]  # acks
-            out.extend(_packed(head, _ACK, [_applied(ack) for ack in latest.values()]))
         elif kind is PushRevoke:
             out.extend(_packed(head, _REVOKE, [block(_ITEMS, _ref(send)) for send, _ in outbound]))
         else:
             out.extend(head + _ALONE[kind](send, outcomes).SerializeToString() for send, outcomes in outbound)
+    if applied:
+        out.extend(_packed(head, _ACK, [_applied(outbox_id, seq) for outbox_id, seq in applied.items()]))
     return out
 
 
@@ -121,9 +122,8 @@ def _placed(prefetched: bool, namespace: str, run_id: str) -> bytes:
     return prefetch + space + (block(_RUN_ID, run_id.encode()) if run_id else b"")
 
 
-def _applied(ack: PushAck) -> bytes:
-    outbox_id = block(_OUTBOX_ID, ack.outbox_id.encode())
-    return block(_ITEMS, outbox_id + integer(_APPLIED_SEQ, ack.applied_seq))
+def _applied(outbox_id: str, seq: int) -> bytes:
+    return block(_ITEMS, block(_OUTBOX_ID, outbox_id.encode()) + integer(_APPLIED_SEQ, seq))
 
 
 def _message_ref(send: Any) -> pb.AttemptRef:
