@@ -1,12 +1,13 @@
 """From the wire to facts: every field of a request checked here, with its path in the error.
 
 Of a spec's policy only the fields that are set are looked at: most tasks set none, and asking for each in turn cost as
-much as everything else about a submission.
+much as everything else about a submission. Names that many tasks share are kept once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,11 +76,11 @@ class Converter:
         trace = request.trace if request.HasField("trace") else None
         return Submission(
             self.ids.next(),
-            request.namespace or "default",
+            sys.intern(request.namespace or "default"),
             spec,
             request_id,
             hashlib.blake2b(identity, digest_size=16).digest(),
-            request.client_id,
+            sys.intern(request.client_id),
             Trace(trace.traceparent, trace.tracestate) if trace else NO_TRACE,
             dependency_ids,
         )
@@ -113,7 +114,7 @@ class Converter:
         """The function's name or the program."""
         if spec.HasField("function"):
             function = spec.function
-            name = function.function
+            name = sys.intern(function.function)
             module, _, attribute = name.partition(":")
             if not (module and attribute):
                 raise invalid(f"{path}.function.function", f"{name!r} is not MODULE:NAME")
