@@ -31,6 +31,9 @@ def offered(agent: Agent, attempt: Attempt) -> None:
 def ended(state: State, effects: Effects, agent: Agent, attempt: Attempt, *, succeeded: bool, reason: Reason) -> None:
     """An attempt ended: judge the agent by it."""
     breaker = agent.breaker
+    if succeeded and breaker.state is BreakerState.CLOSED:
+        breaker.failures = 0
+        return
     if breaker.probe == attempt.key:
         breaker.probe = None
         state.placement_is_due = True

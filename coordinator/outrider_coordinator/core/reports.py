@@ -48,7 +48,8 @@ def _apply(state: State, effects: Effects, agent: Agent, outbox_id: str, seq: in
         return
     attempt.last_number = report.number
     if report.start is not None and report.terminal and not attempt.started_us:
-        _begin(state, effects, agent, task, attempt, *report.start)
+        # The states between are skipped: the end follows at once.
+        _begin(state, effects, task, attempt, *report.start)
     _HANDLERS.get(report.kind, _unknown)(state, effects, agent, task, attempt, report)
 
 
@@ -85,22 +86,21 @@ def _keep_as_evidence(
 
 
 def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
-    _begin(state, effects, agent, task, attempt, report.time_us, report.body)
+    if attempt is task.attempt:
+        if attempt.state is not AttemptState.STARTED:
+            move_attempt(attempt, AttemptState.STARTED)
+            slots.started(agent, attempt)
+        if not task.cancel_requested:
+            state.move(task, TaskState.RUNNING, effects)
+    _begin(state, effects, task, attempt, report.time_us, report.body)
 
 
-def _begin(
-    state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, time_us: int, started: bytes
-) -> None:
+def _begin(state: State, effects: Effects, task: Task, attempt: Attempt, time_us: int, started: bytes) -> None:
     """User code began: said by a Started, or by the message that ends an attempt so short that it needed none."""
-    is_current = attempt is task.attempt
-    if is_current and attempt.state is not AttemptState.STARTED:
-        move_attempt(attempt, AttemptState.STARTED)
-        slots.started(agent, attempt)
     attempt.started_us = time_us
     effects.attempts[attempt.key] = attempt
-    if is_current and not task.cancel_requested:
+    if attempt is task.attempt and task.state is not TaskState.CANCELLING:
         task.start_us = time_us
-        state.move(task, TaskState.RUNNING, effects)
     state.event(effects, EventType.TASK_STARTED, task, attempt, body=started)
 
 
