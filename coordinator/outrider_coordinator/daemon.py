@@ -43,7 +43,7 @@ from outrider_coordinator.clock import Clock
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc.agent_session import AgentService
-from outrider_coordinator.rpc.calls import Service
+from outrider_coordinator.rpc.calls import Service, registry_of
 from outrider_coordinator.rpc.convert import Converter, stored_spec
 from outrider_coordinator.rpc.fleet_service import FleetService
 from outrider_coordinator.rpc.ids import IdMaker
@@ -204,11 +204,12 @@ class _Daemon:
         converter = Converter(IdMaker(), self._settings.payload_bytes_max)
         tasks, runs, fleet = TaskService(engine, converter), RunService(engine, converter), FleetService(engine)
         server = grpc.aio.server(options=_options(self._settings))
-        task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server)
-        run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, server)
-        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+        registry = registry_of(server)
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, registry)
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, registry)
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, registry)
         sessions = AgentService(engine, tracer)
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, server)
+        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, registry)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         modules = (task_service_pb2, run_service_pb2, fleet_service_pb2, agent_service_pb2)

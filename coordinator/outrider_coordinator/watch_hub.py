@@ -119,11 +119,13 @@ class WatchHub:
             if table:
                 self._publish_by(key, table, events)
 
-    def _publish_by(self, key: int, table: dict[str, set[Subscription]], events: list[InsertEvent]) -> None:
+    def _publish_by(self, key: int, table: dict[Any, set[Subscription]], events: list[InsertEvent]) -> None:
         """One event after the other: a watcher of several tasks gets them in the order of the log."""
         for event in events:
-            for subscription in table.get(str(event[key]), ()):
-                if subscription.wanted.matches(event):
+            for subscription in table.get(event[key], ()):
+                wanted = subscription.wanted
+                # Clients that wait for results want one event of five: this looks at the others no further.
+                if (not wanted.types or event.type in wanted.types) and wanted.matches(event):
                     subscription.put(event)
 
     def publish_logs(self, logs: list[InsertLog]) -> None:

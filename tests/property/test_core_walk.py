@@ -71,10 +71,13 @@ class Walk:
         found = self.held(AttemptState.STARTED, AttemptState.OFFERED)
         if not found:
             return
+        agent, ref = found
+        carried = agent.held[ref] is AttemptState.OFFERED and self.random.random() < 0.7
+        start = (self.world.now_us - 1, b"began") if carried else None
         if self.random.random() < 0.6:
-            self.world.complete(*found)
+            self.world.complete(agent, ref, start=start)
         else:
-            self.world.fail(*found, self.random.choice(REASONS), self.random.random() < 0.8)
+            self.world.fail(agent, ref, self.random.choice(REASONS), self.random.random() < 0.8, start=start)
 
     def block(self) -> None:
         """A running attempt asks, or waits for another task."""
@@ -94,7 +97,7 @@ class Walk:
             return
         agent, ref = found
         task = self.world.state.tasks.get(ref.task_id)
-        waits = [wait for wait in task.waits.values() if wait.is_open] if task else []
+        waits = [wait for wait in task.waits if wait.is_open] if task else []
         if task is None or task.attempt is None or task.attempt.number != ref.attempt or not waits:
             self.world.fail(agent, ref)
             return

@@ -145,13 +145,20 @@ class World:
         """User code begins."""
         self.report(agent, ref, ReportKind.STARTED)
 
-    def complete(self, agent: ModelAgent, ref: Ref) -> None:
+    def complete(self, agent: ModelAgent, ref: Ref, **facts: Any) -> None:
         """The attempt succeeds."""
-        self.report(agent, ref, ReportKind.COMPLETED, body=b"done")
+        self.report(agent, ref, ReportKind.COMPLETED, body=b"done", **facts)
 
-    def fail(self, agent: ModelAgent, ref: Ref, reason: Reason = Reason.TASK_ERROR, recoverable: bool = True) -> None:
+    def fail(
+        self,
+        agent: ModelAgent,
+        ref: Ref,
+        reason: Reason = Reason.TASK_ERROR,
+        recoverable: bool = True,
+        **facts: Any,
+    ) -> None:
         """The attempt fails."""
-        self.report(agent, ref, ReportKind.FAILED, reason=reason, recoverable=recoverable, text="boom")
+        self.report(agent, ref, ReportKind.FAILED, reason=reason, recoverable=recoverable, text="boom", **facts)
 
     def block(self, agent: ModelAgent, ref: Ref, key: str, kind: str = "clarification", **facts: Any) -> None:
         """The attempt waits."""

@@ -35,11 +35,11 @@ def blocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: A
 
 def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """The attempt goes on."""
-    wait = task.waits.get(report.text)
+    wait = task.wait(report.text)
     if wait is not None and wait.is_open:
         wait.is_open = False
         effects.waits[task.id, wait.key] = wait
-    stopped = any(other.is_open and not other.keeps_running for other in task.waits.values())
+    stopped = any(other.is_open and not other.keeps_running for other in task.waits)
     if attempt.state is AttemptState.BLOCKED and not stopped:
         move_attempt(attempt, AttemptState.STARTED)
         slots.unpark(agent, attempt)
@@ -52,11 +52,11 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
 def answered(state: State, effects: Effects, event: Answered) -> None:
     """Somebody resolves a wait. Answering what is resolved already changes nothing and is no error."""
     task = state.tasks.get(event.task_id)
-    open_waits = [wait for wait in task.waits.values() if wait.is_open] if task else []
+    open_waits = [wait for wait in task.waits if wait.is_open] if task else []
     wait = next((wait for wait in open_waits if wait.key == event.key), None)
     if not event.key and len(open_waits) == 1:
         wait = open_waits[0]
-    if wait is None and task and event.key in task.waits:
+    if wait is None and task and task.wait(event.key):
         effects.sends.append(Reply(event.reply, event.key))
         return
     if wait is None or task is None:
@@ -72,7 +72,7 @@ def answered(state: State, effects: Effects, event: Answered) -> None:
 def dependency_ended(state: State, effects: Effects, task_id: str, key: str, ended: TaskState) -> None:
     """The task that a wait named has ended."""
     task = state.tasks.get(task_id)
-    wait = task.waits.get(key) if task else None
+    wait = task.wait(key) if task else None
     if task is not None and wait is not None and wait.is_open and not wait.is_resolved:
         wait.dependency_state = int(ended)
         effects.waits[task.id, key] = wait
@@ -82,7 +82,7 @@ def dependency_ended(state: State, effects: Effects, task_id: str, key: str, end
 def retry_time_came(state: State, effects: Effects, task_id: str, key: str) -> None:
     """An external wait's retry time is over: the attempt tries again."""
     task = state.tasks.get(task_id)
-    wait = task.waits.get(key) if task else None
+    wait = task.wait(key) if task else None
     if task is None or wait is None or not wait.is_open or wait.is_resolved or wait.retry_us > state.now_us:
         return
     name = key.encode()
@@ -114,20 +114,20 @@ def push_answer(state: State, effects: Effects, task: Task, wait: Wait) -> None:
 
 def attempt_ended(effects: Effects, task: Task) -> None:
     """The attempt is over: its unresolved waits are too; answers stay for the next attempt."""
-    for key, wait in list(task.waits.items()):
+    for wait in task.waits:
         if wait.is_open:
             wait.is_open = False
-            effects.waits[task.id, key] = wait
-        if not wait.is_resolved:
-            del task.waits[key]
+            effects.waits[task.id, wait.key] = wait
+    if task.waits:
+        task.waits = tuple(wait for wait in task.waits if wait.is_resolved)
 
 
 def _open(task: Task, facts: WaitFacts, body: bytes) -> Wait:
-    known = task.waits.get(facts.key)
+    known = task.wait(facts.key)
     wait = Wait(facts.key, facts.kind, body, facts.keeps_running, facts.required_task_id, facts.retry_us)
     if known is not None and facts.kind != "external":
         wait.resolution, wait.dependency_state = known.resolution, known.dependency_state
-    task.waits[facts.key] = wait
+    task.set_wait(wait)
     return wait
 
 

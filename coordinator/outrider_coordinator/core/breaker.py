@@ -31,6 +31,9 @@ def offered(agent: Agent, attempt: Attempt) -> None:
 def ended(state: State, effects: Effects, agent: Agent, attempt: Attempt, *, succeeded: bool, reason: Reason) -> None:
     """An attempt ended: judge the agent by it."""
     breaker = agent.breaker
+    if succeeded and breaker.state is BreakerState.CLOSED:
+        breaker.failures = 0
+        return
     if breaker.probe == attempt.key:
         breaker.probe = None
         state.placement_is_due = True
@@ -82,5 +85,5 @@ def _move(state: State, effects: Effects, agent: Agent, to: BreakerState, reason
     if to is BreakerState.CLOSED:
         breaker.failures = 0
     effects.agents[agent.id] = agent
-    state.event(effects, EventType.AGENT_BREAKER, agent_id=agent.id, reason=reason, text=to.name)
+    state.agent_event(effects, EventType.AGENT_BREAKER, agent.id, reason=reason, text=to.name)
     state.placement_is_due = True

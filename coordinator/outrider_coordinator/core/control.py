@@ -57,8 +57,9 @@ def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -
         return
     agent.last_heard_us = state.now_us
     for ref in event.refs:
-        attempt = agent.attempts.get((ref.task_id, ref.attempt))
-        if attempt is not None and attempt.fence == ref.fence and attempt.state is AttemptState.OFFERED:
+        task_id, number, fence = ref
+        attempt = agent.attempts.get((task_id, number))
+        if attempt is not None and attempt.fence == fence and attempt.state is AttemptState.OFFERED:
             move_attempt(attempt, AttemptState.ACCEPTED)
 
 
@@ -109,7 +110,7 @@ def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered
     if agent.admin is not admin:
         agent.admin = admin
         effects.agents[agent.id] = agent
-        state.event(effects, kind, agent_id=agent.id)
+        state.agent_event(effects, kind, agent.id)
     if agent.is_online:
         effects.sends.append(PushControl(agent.epoch, agent.id, event.order, event.timeout_us))
 

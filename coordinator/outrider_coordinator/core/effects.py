@@ -180,8 +180,8 @@ def rows(effects: Effects) -> list[records.Write]:
     Inserts come first: a `DeleteAgent` among them must not undo the put of an agent that came back in the same step.
     """
     writes: list[records.Write] = list(effects.inserts)
-    writes.extend(records.task_row(task) for task in effects.tasks.values())
-    writes.extend(records.attempt_row(attempt) for attempt in effects.attempts.values())
+    writes += [records.task_row(task) for task in effects.tasks.values()]
+    writes += [records.attempt_row(attempt) for attempt in effects.attempts.values()]
     writes.extend(records.wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
     writes.extend(records.run_row(run) for run in effects.runs.values())
     writes.extend(records.agent_row(agent) for agent in effects.agents.values())

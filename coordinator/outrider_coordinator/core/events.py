@@ -190,7 +190,8 @@ class ReportKind:
 class Report(NamedTuple):
     """One WorkerMessage. ``body`` is the serialized arm (TaskError for FAILED); ``raw`` the whole, kept as evidence.
 
-    ``wait`` is set for BLOCKED, ``text`` is the wait's key for UNBLOCKED and the error's message for FAILED.
+    ``wait`` is set for BLOCKED, ``text`` is the wait's key for UNBLOCKED and the error's message for FAILED. ``start``
+    is the time and the serialized Started that a terminal message carries when no Started came before it.
     """
 
     ref: Ref
@@ -203,7 +204,7 @@ class Report(NamedTuple):
     reason: Reason = Reason.NONE
     recoverable: bool = False
     wait: WaitFacts | None = None
-    stream: int = 0
+    start: tuple[int, bytes] | None = None
 
 
 @dataclass(slots=True)

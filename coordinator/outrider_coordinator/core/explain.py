@@ -117,7 +117,7 @@ def _held(state: State, task: Task) -> str:
         grace_s = task.spec.disconnect_grace_us / 1e6
         return f"{where}, which is out of contact; it goes elsewhere {grace_s:.0f} s after contact was lost"
     if task.state is TaskState.BLOCKED:
-        keys = ", ".join(f"{wait.kind} {wait.key!r}" for wait in task.waits.values() if wait.is_open)
+        keys = ", ".join(f"{wait.kind} {wait.key!r}" for wait in task.waits if wait.is_open)
         return f"{where} waits for {keys}"
     if task.state is TaskState.CANCELLING:
         return f"{where} is being killed"

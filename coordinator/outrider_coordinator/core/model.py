@@ -193,11 +193,11 @@ class Attempt:
     is_probe: bool = False
     revoke_sent: bool = False
     last_number: int = 0
+    #: Task id and number: unique in the fleet.
+    key: tuple[str, int] = field(init=False)
 
-    @property
-    def key(self) -> tuple[str, int]:
-        """Task id and number: unique in the fleet."""
-        return self.task_id, self.number
+    def __post_init__(self) -> None:
+        self.key = (self.task_id, self.number)
 
 
 @dataclass(slots=True)
@@ -224,6 +224,9 @@ class Wait:
 class Task:
     """A task that is not terminal yet; terminal ones live in the store only.
 
+    Most tasks wait for nothing and have one attempt: ``waiting_for`` is made when there is something to wait for, and
+    ``strays`` and ``waits`` are replaced when they change.
+
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known.
     """
@@ -242,7 +245,7 @@ class Task:
     digest: bytes = b""
     trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
-    waiting_for: set[str] = field(default_factory=set)
+    waiting_for: set[str] | None = None
     ready_us: int = 0
     attempts_made: int = 0
     attempts_counted: int = 0
@@ -250,8 +253,8 @@ class Task:
     start_us: int = 0
     end_us: int = 0
     attempt: Attempt | None = None
-    strays: list[Attempt] = field(default_factory=list)
-    waits: dict[str, Wait] = field(default_factory=dict)
+    strays: tuple[Attempt, ...] = ()
+    waits: tuple[Wait, ...] = ()
     progress: bytes = b""
     outcome: bytes = b""
     error: bytes = b""
@@ -266,6 +269,19 @@ class Task:
     def cancel_requested(self) -> bool:
         """Whether a committed cancel decides the outcome."""
         return self.state is TaskState.CANCELLING
+
+    def set_wait(self, wait: Wait) -> None:
+        """Add a wait, or put it in place of the one with its key."""
+        self.waits = (*(other for other in self.waits if other.key != wait.key), wait)
+
+    def wait(self, key: str) -> Wait | None:
+        """The wait with this key."""
+        return next((wait for wait in self.waits if wait.key == key), None)
+
+    def drop_stray(self, attempt: Attempt) -> None:
+        """Forget an earlier try, if it is one."""
+        if self.strays:
+            self.strays = tuple(stray for stray in self.strays if stray is not attempt)
 
 
 @dataclass(slots=True)

@@ -43,6 +43,11 @@ def end_task(
     Attempts still running are fenced. Dependents become ready or are skipped, in the order they were submitted.
     """
     _end_one(state, effects, task, to, reason, outcome, error, attempt)
+    if task.id in state.dependents:
+        _decide_dependents(state, effects, task)
+
+
+def _decide_dependents(state: State, effects: Effects, task: Task) -> None:
     ended = [task]
     while ended:
         done = ended.pop()
@@ -51,7 +56,8 @@ def end_task(
             if dependent is None or dependent.is_terminal:
                 continue
             if done.state is TaskState.SUCCEEDED:
-                dependent.waiting_for.discard(done.id)
+                if dependent.waiting_for:
+                    dependent.waiting_for.discard(done.id)
                 if not dependent.waiting_for:
                     make_ready(state, effects, dependent)
             else:
@@ -101,19 +107,31 @@ def _end_one(
     if to is TaskState.CANCELLED:
         error = error or task.error  # what the cancel said
     task.outcome, task.error, task.end_us = outcome, error, state.now_us
+    if task.attempt is not None or task.strays:
+        _fence_others(state, effects, task, attempt, to)
+    if task.waits:
+        _close_waits(effects, task)
+    state.ended_count += 1
+    state.event(effects, _EVENTS[to], task, attempt, reason=reason, body=error, outcome=outcome)
+    if task.id in state.waiters:
+        _wake_waiters(state, effects, task)
+    if task.run_id:
+        _count_in_run(state, effects, state.runs.get(task.run_id), to)
+
+
+def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt | None, to: TaskState) -> None:
+    """Tries that are still out decide nothing any more."""
     for live in (task.attempt, *task.strays):
         if live is not None and live is not attempt:
             fence(state, effects, live, f"task ended {to.name}")
-    task.attempt, task.strays = None, []
-    for wait in task.waits.values():
+    task.attempt, task.strays = None, ()
+
+
+def _close_waits(effects: Effects, task: Task) -> None:
+    for wait in task.waits:
         if wait.is_open:
             wait.is_open = False
             effects.waits[task.id, wait.key] = wait
-    state.ended_count += 1
-    state.event(effects, _EVENTS[to], task, attempt=attempt, reason=reason, body=error, outcome=outcome)
-    _wake_waiters(state, effects, task)
-    if task.run_id:
-        _count_in_run(state, effects, state.runs.get(task.run_id), to)
 
 
 def _wake_waiters(state: State, effects: Effects, task: Task) -> None:

@@ -21,8 +21,8 @@ from outrider_coordinator.core.model import (
     Task,
     TaskState,
 )
-from outrider_coordinator.core.queue import ClassKey, sort_key
-from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.queue import ClassKey
+from outrider_coordinator.core.state import State
 
 
 class Rule(NamedTuple):
@@ -32,6 +32,7 @@ class Rule(NamedTuple):
     text: str
 
 
+_assign = PushAssign._make
 _ABSENT = {
     Connectivity.SUSPECT: "it has not been heard for a while",
     Connectivity.LOST: "it is lost: out of contact for long",
@@ -91,125 +92,127 @@ def place(state: State, effects: Effects) -> None:
 
 @dataclass(slots=True)
 class Candidates:
-    """Open agents that match one class, as heaps by load. Entries age while other classes place; they are checked."""
+    """Open agents that match one class, as heaps by load; where loads have changed, by what they were before.
 
+    ``may_line_up`` says whether tasks of the class may be sent ahead of a free slot.
+    """
+
+    may_line_up: bool
     slots: list[tuple[float, str]] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, agent: Agent, *, slot: bool = True, line: bool = True) -> None:
-        """Let an agent be chosen, by the load it has now."""
-        for heap, load in (
-            (self.slots, _slot_load(agent) if slot else None),
-            (self.lines, _line_load(agent) if line else None),
-        ):
-            if load is not None:
-                heapq.heappush(heap, (load, agent.id))
-
-    def take(self, agents: dict[str, Agent], *, in_line: bool) -> Agent | None:
+    def best(self, agents: dict[str, Agent]) -> Agent | None:
         """The agent to offer to next: least of its slots in use, or the shortest line of prefetched attempts."""
-        agent = _pop(self.slots, agents, _slot_load)
-        return _pop(self.lines, agents, _line_load) if agent is None and in_line else agent
+        agent = _least(self.slots, agents, _slot_load)
+        return _least(self.lines, agents, _line_load) if agent is None and self.may_line_up else agent
 
 
-def _pop(
+def _least(
     heap: list[tuple[float, str]], agents: dict[str, Agent], load: Callable[[Agent], float | None]
 ) -> Agent | None:
+    """The first agent once loads that have changed are put right; those that can take nothing more are dropped."""
     while heap:
-        known, agent_id = heapq.heappop(heap)
-        now = load(agents[agent_id])
+        known, agent_id = heap[0]
+        agent = agents[agent_id]
+        now = load(agent)
         if now == known:
-            return agents[agent_id]
-        if now is not None and now > known:
-            heapq.heappush(heap, (now, agent_id))
+            return agent
+        if now is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (now, agent_id))
     return None
 
 
 def _slot_load(agent: Agent) -> float | None:
     """Share of the slots in use; None when no attempt may take one."""
-    return agent.slots_used / agent.slots if agent.free_slots and breaker.may_offer(agent) else None
+    return agent.slots_used / agent.slots if agent.slots_used < agent.slots and breaker.may_offer(agent) else None
 
 
 def _line_load(agent: Agent) -> float | None:
     """Attempts ahead of a slot; None when the agent's credit is used up."""
-    return len(agent.ahead) if len(agent.ahead) < agent.prefetch_credit and breaker.may_offer(agent) else None
+    length = len(agent.ahead)
+    return length if length < agent.prefetch_credit and breaker.may_offer(agent) else None
 
 
-def _candidates(agents: list[Agent], constraints: tuple[Constraint, ...]) -> Candidates:
-    candidates = Candidates()
+def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
+    candidates = Candidates(_is_short(state, key))
     for agent in agents:
-        if not constraints or mismatch(agent, constraints) is None:
-            candidates.add(agent)
+        if not key.constraints or mismatch(agent, key.constraints) is None:
+            for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
+                if load is not None:
+                    heapq.heappush(heap, (load, agent.id))
     return candidates
 
 
 def _place_queue(state: State, effects: Effects) -> None:
     open_agents = [agent for agent in state.agents.values() if closed_to_work(agent) is None]
-    heads = state.queue.heads()
+    if not open_agents:
+        return
+    queue, agents = state.queue, state.agents
+    heads = queue.heads()
     classes: dict[ClassKey, Candidates] = {}
-    while heads and open_agents:
-        _, key = heapq.heappop(heads)
-        task = state.queue.head(key)
-        if task is None:
-            continue
+    while heads:
+        (_, _, task_id), key = heads[0]
         candidates = classes.get(key)
         if candidates is None:
-            candidates = classes[key] = _candidates(open_agents, key.constraints)
-        agent = candidates.take(state.agents, in_line=_is_short(state, task))
+            candidates = classes[key] = _candidates(state, open_agents, key)
+        agent = candidates.best(agents)
         if agent is None:
+            heapq.heappop(heads)
             continue
-        state.queue.pop(key)
-        in_line = agent.free_slots == 0
-        offer(state, effects, task, agent, prefetched=in_line)
-        candidates.add(agent, slot=not in_line, line=in_line)
-        head = state.queue.head(key) if key in state.queue.heaps else None
-        if head is not None:
-            heapq.heappush(heads, (sort_key(head), key))
+        offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
+        head = queue.head(key)
+        if head is None:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (head, key))
 
 
 def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:
     """Make a new attempt: its row is written in this step, the assignment leaves after the commit."""
-    task.attempts_made += 1
-    attempt = Attempt(
-        task.id, task.attempts_made, agent.id, state.next_fence(), AttemptState.OFFERED, state.now_us, prefetched
-    )
+    number = task.attempts_made = task.attempts_made + 1
+    fence, now_us = state.next_fence(), state.now_us
+    attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     task.attempt = attempt
     breaker.offered(agent, attempt)
     slots.take(agent, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
-    state.event(effects, EventType.TASK_ASSIGNED, task, attempt=attempt)
-    state.set_timer(state.now_us + state.settings.accept_timeout_us, TimerKind.ACCEPT, task.id, str(attempt.number))
+    state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
+    state.offered(attempt)
+    spec = task.spec
     effects.sends.append(
-        PushAssign(
-            agent.epoch,
-            agent.id,
-            task.id,
-            attempt.number,
-            attempt.fence,
-            task.spec.body,
-            _inputs(state, task),
-            prefetched,
-            task.namespace,
-            task.run_id,
-            task.trace,
-            task.spec.title,
-            task.created_us,
-            task.ready_us,
-            state.now_us,
+        _assign(
+            (
+                agent.epoch,
+                agent.id,
+                task.id,
+                number,
+                fence,
+                spec.body,
+                _inputs(state, task) if task.dependency_ids else (),
+                prefetched,
+                task.namespace,
+                task.run_id,
+                task.trace,
+                spec.title,
+                task.created_us,
+                task.ready_us,
+                now_us,
+            )
         )
     )
 
 
-def accept_timed_out(state: State, effects: Effects, task_id: str, number: int) -> None:
+def accept_timed_out(state: State, effects: Effects, attempt: Attempt) -> None:
     """An offer was not accepted in time: ask for it back, and again until the agent says what became of it."""
-    task = state.tasks.get(task_id)
-    attempt = task.attempt if task else None
-    if attempt is None or attempt.number != number or attempt.state is not AttemptState.OFFERED:
+    task, agent = state.tasks.get(attempt.task_id), state.agents.get(attempt.agent_id)
+    if task is None or task.attempt is not attempt:
         return
-    agent = state.agents.get(attempt.agent_id)
     if agent is not None and agent.is_online:
-        effects.sends.append(PushRevoke(agent.epoch, agent.id, task_id, number, attempt.fence))
-        state.set_timer(state.now_us + state.settings.accept_timeout_us, TimerKind.ACCEPT, task_id, str(number))
+        effects.sends.append(PushRevoke(agent.epoch, agent.id, task.id, attempt.number, attempt.fence))
+        state.offered(attempt)
 
 
 def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
@@ -220,11 +223,11 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
     return tuple((keys.get(dependency_id, dependency_id), dependency_id) for dependency_id in task.dependency_ids)
 
 
-def _is_short(state: State, task: Task) -> bool:
-    """A plain function whose kind has always ended fast may wait in line on an agent."""
-    if not task.spec.is_function:
+def _is_short(state: State, key: ClassKey) -> bool:
+    """Plain functions whose kind has always ended fast may wait in line on an agent."""
+    if not key.is_function:
         return False
-    known = state.durations_us.get(task.spec.kind)
+    known = state.durations_us.get(key.kind)
     return known is not None and known <= state.settings.short_function_us
 
 

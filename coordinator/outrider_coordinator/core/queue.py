@@ -6,7 +6,8 @@ Tasks that the same agents could take stand in one class, so that a thousand tha
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,11 +37,37 @@ def sort_key(task: Task) -> Entry:
 
 
 @dataclass(slots=True)
+class Line:
+    """Entries of one class: most come in order and stand in ``fresh``, the others in a heap beside it."""
+
+    fresh: deque[Entry] = field(default_factory=deque)
+    late: list[Entry] = field(default_factory=list)
+
+    def push(self, entry: Entry) -> None:
+        """Add an entry."""
+        if not self.fresh or self.fresh[-1] < entry:
+            self.fresh.append(entry)
+        else:
+            heapq.heappush(self.late, entry)
+
+    def first(self, tasks: Container[str]) -> Entry | None:
+        """The first entry of these tasks; those of others that stand before it are dropped."""
+        fresh, late = self.fresh, self.late
+        while fresh and fresh[0][2] not in tasks:
+            fresh.popleft()
+        while late and late[0][2] not in tasks:
+            heapq.heappop(late)
+        if late and not (fresh and fresh[0] < late[0]):
+            return late[0]
+        return fresh[0] if fresh else None
+
+
+@dataclass(slots=True)
 class ReadyQueue:
-    """Heaps of QUEUED tasks by class. Entries of tasks that left the queue are dropped when they come up."""
+    """QUEUED tasks in lines by class. Entries of tasks that left the queue are dropped when they come up."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
-    heaps: dict[ClassKey, list[Entry]] = field(default_factory=dict)
+    lines: dict[ClassKey, Line] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -49,38 +76,26 @@ class ReadyQueue:
         """Add a QUEUED task."""
         assert task.state is TaskState.QUEUED
         self.tasks[task.id] = task
-        heapq.heappush(self.heaps.setdefault(class_key(task), []), sort_key(task))
+        key = class_key(task)
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = Line()
+        line.push(sort_key(task))
 
     def remove(self, task: Task) -> None:
         """Take a task out, wherever it stands; unknown ones are ignored."""
         self.tasks.pop(task.id, None)
 
-    def head(self, key: ClassKey) -> Task | None:
-        """The first task of a class, None when the class is empty (it is then forgotten)."""
-        heap = self.heaps[key]
-        while heap:
-            task = self.tasks.get(heap[0][2])
-            if task is not None and sort_key(task) == heap[0]:
-                return task
-            heapq.heappop(heap)
-        del self.heaps[key]
-        return None
-
-    def pop(self, key: ClassKey) -> Task:
-        """Take the first task of a class out."""
-        task = self.head(key)
-        assert task is not None
-        heapq.heappop(self.heaps[key])
-        del self.tasks[task.id]
-        return task
+    def head(self, key: ClassKey) -> Entry | None:
+        """The first entry of a class, None when the class is empty (it is then forgotten)."""
+        entry = self.lines[key].first(self.tasks)
+        if entry is None:
+            del self.lines[key]
+        return entry
 
     def heads(self) -> list[tuple[Entry, ClassKey]]:
         """The first entry of every class, as a heap."""
-        heads = []
-        for key in list(self.heaps):
-            task = self.head(key)
-            if task is not None:
-                heads.append((sort_key(task), key))
+        heads = [(entry, key) for key in list(self.lines) if (entry := self.head(key)) is not None]
         heapq.heapify(heads)
         return heads
 

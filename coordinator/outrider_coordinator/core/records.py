@@ -211,8 +211,42 @@ Write = (
 def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
-        return UpdateTask(
+        return UpdateTask._make(
+            (
+                task.id,
+                int(task.state),
+                int(task.reason),
+                task.ready_us,
+                task.attempts_made,
+                task.attempts_counted,
+                task.worker_deaths,
+                task.start_us,
+                task.end_us,
+                task.progress,
+                task.outcome,
+                task.error,
+            )
+        )
+    task.is_stored = True
+    spec = task.spec
+    return InsertTask._make(
+        (
             task.id,
+            task.namespace,
+            spec.body,
+            spec.kind,
+            spec.title,
+            spec.priority,
+            task.order,
+            task.run_id,
+            task.run_key,
+            task.client_id,
+            task.request_id,
+            task.digest,
+            task.trace.parent,
+            task.trace.state,
+            task.dependency_ids,
+            task.created_us,
             int(task.state),
             int(task.reason),
             task.ready_us,
@@ -225,57 +259,29 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.outcome,
             task.error,
         )
-    task.is_stored = True
-    spec = task.spec
-    return InsertTask(
-        task.id,
-        task.namespace,
-        spec.body,
-        spec.kind,
-        spec.title,
-        spec.priority,
-        task.order,
-        task.run_id,
-        task.run_key,
-        task.client_id,
-        task.request_id,
-        task.digest,
-        task.trace.parent,
-        task.trace.state,
-        task.dependency_ids,
-        task.created_us,
-        int(task.state),
-        int(task.reason),
-        task.ready_us,
-        task.attempts_made,
-        task.attempts_counted,
-        task.worker_deaths,
-        task.start_us,
-        task.end_us,
-        task.progress,
-        task.outcome,
-        task.error,
     )
 
 
 def attempt_row(attempt: Attempt) -> PutAttempt:
     """An attempt as it is now."""
-    return PutAttempt(
-        attempt.task_id,
-        attempt.number,
-        attempt.agent_id,
-        attempt.fence,
-        int(attempt.state),
-        attempt.prefetched,
-        attempt.counted,
-        attempt.offered_us,
-        attempt.started_us,
-        attempt.ended_us,
-        int(attempt.reason),
-        attempt.error,
-        attempt.holds_slot,
-        attempt.is_probe,
-        attempt.last_number,
+    return PutAttempt._make(
+        (
+            attempt.task_id,
+            attempt.number,
+            attempt.agent_id,
+            attempt.fence,
+            int(attempt.state),
+            attempt.prefetched,
+            attempt.counted,
+            attempt.offered_us,
+            attempt.started_us,
+            attempt.ended_us,
+            int(attempt.reason),
+            attempt.error,
+            attempt.holds_slot,
+            attempt.is_probe,
+            attempt.last_number,
+        )
     )
 
 

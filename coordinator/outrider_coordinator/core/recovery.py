@@ -44,7 +44,7 @@ def restore(
         state.add_task(task)
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
-        state.tasks[task_id].waits[wait.key] = wait
+        state.tasks[task_id].set_wait(wait)
     for attempt in attempts:
         _attach(state, attempt)
     for task in state.tasks.values():
@@ -61,7 +61,7 @@ def restore(
 def _attach(state: State, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
     if attempt.state is AttemptState.LOST:
-        task.strays.append(attempt)
+        task.strays = (*task.strays, attempt)
         return
     task.attempt = attempt
     if agent is None:
@@ -75,9 +75,9 @@ def _attach(state: State, attempt: Attempt) -> None:
 
 def _link(state: State, task: Task) -> None:
     if task.state is TaskState.PENDING:
+        task.waiting_for = {other for other in task.dependency_ids if other in state.tasks}
         for dependency_id in task.dependency_ids:
-            if dependency_id in state.tasks:
-                task.waiting_for.add(dependency_id)
+            if dependency_id in task.waiting_for:
                 state.dependents.setdefault(dependency_id, []).append(task.id)
         if not task.waiting_for:
             state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
@@ -85,7 +85,7 @@ def _link(state: State, task: Task) -> None:
         state.queue.push(task)
     if task.spec.queue_timeout_us and task.attempts_made == 0:
         state.set_timer(task.created_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
-    for wait in task.waits.values():
+    for wait in task.waits:
         if wait.is_open and not wait.is_resolved:
             _rearm(state, task, wait)
 

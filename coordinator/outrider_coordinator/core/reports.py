@@ -5,7 +5,7 @@ from __future__ import annotations
 from outrider_coordinator.core import blockage, breaker, slots
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
-from outrider_coordinator.core.model import Agent, Attempt, AttemptState, EventType, Reason, Task, TaskState
+from outrider_coordinator.core.model import TERMINAL, Agent, Attempt, AttemptState, EventType, Reason, Task, TaskState
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.records import InsertEvidence, InsertLog
 from outrider_coordinator.core.retry import attempt_failed
@@ -25,8 +25,7 @@ def received(state: State, effects: Effects, event: ReportsReceived) -> None:
         message = f"outbox {event.outbox_id}: seq {event.first_seq} after {applied}; reconnect and replay"
         effects.sends.append(EndSession(agent.epoch, agent.id, Refused("INVALID_REQUEST", message)))
         return
-    for offset, report in enumerate(event.reports):
-        seq = event.first_seq + offset
+    for seq, report in enumerate(event.reports, event.first_seq):
         if seq > applied:
             _apply(state, effects, agent, event.outbox_id, seq, report)
             applied = seq
@@ -39,15 +38,18 @@ def received(state: State, effects: Effects, event: ReportsReceived) -> None:
 
 
 def _apply(state: State, effects: Effects, agent: Agent, outbox_id: str, seq: int, report: Report) -> None:
-    attempt = agent.attempts.get((report.ref.task_id, report.ref.attempt))
-    task = state.tasks.get(report.ref.task_id)
-    if attempt is None and task is not None:
+    task_id, number, _ = report.ref
+    attempt, task = agent.attempts.get((task_id, number)), state.tasks.get(task_id)
+    if attempt is None and task is not None and task.strays:
         attempt = next((stray for stray in task.strays if _is(stray, agent, report)), None)
     cause = _refusal(attempt, task, report)
     if cause or attempt is None or task is None:
         _keep_as_evidence(state, effects, agent, outbox_id, seq, report, cause)
         return
     attempt.last_number = report.number
+    if report.start is not None and report.terminal and not attempt.started_us:
+        # The states between are skipped: the end follows at once.
+        _begin(state, effects, task, attempt, *report.start)
     _HANDLERS.get(report.kind, _unknown)(state, effects, agent, task, attempt, report)
 
 
@@ -56,7 +58,7 @@ def _is(attempt: Attempt, agent: Agent, report: Report) -> bool:
 
 
 def _refusal(attempt: Attempt | None, task: Task | None, report: Report) -> str:
-    if attempt is None or task is None or task.is_terminal:
+    if attempt is None or task is None or task.state in TERMINAL:
         return "no open attempt"
     if attempt.fence != report.ref.fence:
         return "foreign fence"
@@ -84,16 +86,22 @@ def _keep_as_evidence(
 
 
 def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
-    is_current = attempt is task.attempt
-    if is_current and attempt.state is not AttemptState.STARTED:
-        move_attempt(attempt, AttemptState.STARTED)
-        slots.started(agent, attempt)
-    attempt.started_us = report.time_us
+    if attempt is task.attempt:
+        if attempt.state is not AttemptState.STARTED:
+            move_attempt(attempt, AttemptState.STARTED)
+            slots.started(agent, attempt)
+        if not task.cancel_requested:
+            state.move(task, TaskState.RUNNING, effects)
+    _begin(state, effects, task, attempt, report.time_us, report.body)
+
+
+def _begin(state: State, effects: Effects, task: Task, attempt: Attempt, time_us: int, started: bytes) -> None:
+    """User code began: said by a Started, or by the message that ends an attempt so short that it needed none."""
+    attempt.started_us = time_us
     effects.attempts[attempt.key] = attempt
-    if is_current and not task.cancel_requested:
-        task.start_us = report.time_us
-        state.move(task, TaskState.RUNNING, effects)
-    state.event(effects, EventType.TASK_STARTED, task, attempt=attempt, body=report.body)
+    if attempt is task.attempt and task.state is not TaskState.CANCELLING:
+        task.start_us = time_us
+    state.event(effects, EventType.TASK_STARTED, task, attempt, body=started)
 
 
 def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
@@ -129,8 +137,8 @@ def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt
     if attempt is task.attempt:
         task.attempt = None
         task.attempts_counted += 1
-    elif attempt in task.strays:
-        task.strays.remove(attempt)
+    else:
+        task.drop_stray(attempt)
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
     else:

@@ -93,7 +93,7 @@ def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, atte
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
-    task.strays.append(attempt)
+    task.strays = (*task.strays, attempt)
     task.attempts_counted += was_started
     _decide(state, effects, task, attempt, Reason.AGENT_LOST, attempt.error, message, recoverable=True)
 
@@ -129,8 +129,8 @@ def _close(
     if task.attempt is attempt:
         task.attempt = None
         blockage.attempt_ended(effects, task)
-    elif attempt in task.strays:
-        task.strays.remove(attempt)
+    else:
+        task.drop_stray(attempt)
 
 
 def _decide(

@@ -48,7 +48,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     if agent is None:
         agent = Agent(event.agent_id, event.machine_id)
         state.agents[agent.id] = agent
-        state.event(effects, EventType.AGENT_ADDED, agent_id=agent.id)
+        state.agent_event(effects, EventType.AGENT_ADDED, agent.id)
     elif agent.epoch:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
@@ -76,8 +76,7 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
             continue
         if attempt.started_us:
             stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it")
-            if attempt in task.strays:
-                task.strays.remove(attempt)
+            task.drop_stray(attempt)
         else:
             attempt_returned(state, effects, agent, task, attempt, AttemptState.LOST, "never reached its agent")
 
@@ -92,7 +91,7 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
         _take_back_offers(state, effects, agent)
     if goodbye and not agent.attempts:
         agent.connectivity = Connectivity.LEFT
-        state.event(effects, EventType.AGENT_LEFT, agent_id=agent.id)
+        state.agent_event(effects, EventType.AGENT_LEFT, agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
     effects.agents[agent.id] = agent
@@ -109,7 +108,7 @@ def _take_back_offers(state: State, effects: Effects, agent: Agent) -> None:
 def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:
     """Contact is lost: each attempt may stay for its own grace from now on."""
     agent.connectivity, agent.suspect_us = Connectivity.SUSPECT, since_us
-    state.event(effects, EventType.AGENT_SUSPECT, agent_id=agent.id)
+    state.agent_event(effects, EventType.AGENT_SUSPECT, agent.id)
     for attempt in agent.attempts.values():
         task = state.tasks[attempt.task_id]
         due_us = since_us + task.spec.disconnect_grace_us
@@ -153,7 +152,7 @@ def lost_after(state: State, effects: Effects, agent: Agent) -> None:
     if agent.connectivity is Connectivity.SUSPECT and (agent.suspect_us + state.settings.lost_after_us <= state.now_us):
         agent.connectivity = Connectivity.LOST
         effects.agents[agent.id] = agent
-        state.event(effects, EventType.AGENT_LOST, agent_id=agent.id)
+        state.agent_event(effects, EventType.AGENT_LOST, agent.id)
         for key, attempt in list(agent.attempts.items()):
             message = f"agent {agent.id} is lost"
             stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message)
@@ -172,7 +171,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     for outbox in [outbox for outbox in effects.outboxes if outbox[0] == agent.id]:
         del effects.outboxes[outbox]
     effects.inserts.append(DeleteAgent(agent.id))
-    state.event(effects, EventType.AGENT_REMOVED, agent_id=agent.id)
+    state.agent_event(effects, EventType.AGENT_REMOVED, agent.id)
 
 
 def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
@@ -202,7 +201,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     effects.agents[agent.id] = agent
     _watch_for_silence(state, agent)
     if came_back:
-        state.event(effects, EventType.AGENT_ONLINE, agent_id=agent.id)
+        state.agent_event(effects, EventType.AGENT_ONLINE, agent.id)
 
 
 def _watch_for_silence(state: State, agent: Agent) -> None:
@@ -247,7 +246,7 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
     """A stray that still runs is taken back when nothing replaced it yet, and fenced otherwise."""
-    task.strays.remove(attempt)
+    task.drop_stray(attempt)
     if task.attempt is not None:
         fence(state, effects, attempt, "went elsewhere")
         return VERDICT_FENCE
@@ -273,6 +272,6 @@ def _send_again(state: State, effects: Effects, agent: Agent) -> None:
             effects.sends.append(
                 PushCancel(agent.epoch, agent.id, task.id, attempt.number, attempt.fence, "cancel requested")
             )
-        for wait in task.waits.values():
+        for wait in task.waits:
             if wait.is_open and wait.is_resolved and task.attempt is attempt:
                 push_answer(state, effects, task, wait)

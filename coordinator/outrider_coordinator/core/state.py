@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -10,6 +11,7 @@ from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import (
     Agent,
     Attempt,
+    AttemptState,
     CoreSettings,
     EventType,
     Reason,
@@ -20,9 +22,12 @@ from outrider_coordinator.core.model import (
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
-from outrider_coordinator.core.transitions import move_task
+from outrider_coordinator.core.transitions import TASK_STEPS
 
 KINDS_MAX = 10_000
+
+_QUEUED = TaskState.QUEUED
+_event = InsertEvent._make
 
 
 class TimerKind(IntEnum):
@@ -30,7 +35,6 @@ class TimerKind(IntEnum):
 
     READY = 1
     QUEUE_TIMEOUT = 2
-    ACCEPT = 3
     GRACE = 4
     WAIT = 5
     SILENCE = 6
@@ -47,7 +51,8 @@ class State:
 
     ``tasks`` are those not terminal yet. ``dependents`` maps a task to those that depend on it, ``waiters`` to the
     (task id, wait key) pairs of attempts that wait for its end. ``durations_us`` holds a moving average of the
-    running time per kind of work.
+    running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
+    time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
     """
 
     settings: CoreSettings
@@ -63,7 +68,8 @@ class State:
     waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)
     timers: list[Timer] = field(default_factory=list)
-    counts: dict[TaskState, int] = field(default_factory=dict)
+    offers: deque[tuple[int, Attempt]] = field(default_factory=deque)
+    counts: list[int] = field(default_factory=lambda: [0] * (max(TaskState) + 1))
     order_next: int = 1
     cursor_next: int = 1
     fence_next: int = 1
@@ -74,12 +80,25 @@ class State:
 
     def count(self, task_state: TaskState) -> int:
         """Tasks in memory in this state."""
-        return self.counts.get(task_state, 0)
+        return self.counts[task_state]
 
     def set_timer(self, due_us: int, kind: TimerKind, key: str, key2: str = "") -> None:
         """Ask for a timer; it is never cancelled, whoever handles it checks whether it still matters."""
         heapq.heappush(self.timers, (due_us, self.timer_next, kind, key, key2))
         self.timer_next += 1
+
+    def offered(self, attempt: Attempt) -> None:
+        """Doubt after the accept timeout whether an offer arrived."""
+        self.offers.append((self.now_us + self.settings.accept_timeout_us, attempt))
+
+    def take_doubtful_offers(self) -> list[Attempt]:
+        """Offers that nothing was heard of in time; those that something was heard of are forgotten."""
+        doubtful, offers = [], self.offers
+        while offers and (offers[0][1].state is not AttemptState.OFFERED or offers[0][0] <= self.now_us):
+            attempt = offers.popleft()[1]
+            if attempt.state is AttemptState.OFFERED:
+                doubtful.append(attempt)
+        return doubtful
 
     def take_due_timers(self) -> list[Timer]:
         """Timers due by now, in order."""
@@ -101,19 +120,20 @@ class State:
     def add_task(self, task: Task) -> None:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
-        self.counts[task.state] = self.counts.get(task.state, 0) + 1
+        self.counts[task.state] += 1
 
     def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
         """Take a task to another state, keeping counts and queue true."""
-        if task.state is to:
+        was = task.state
+        if was is to:
             return
-        self.counts[task.state] -= 1
-        if task.state is TaskState.QUEUED:
+        assert to in TASK_STEPS[was], f"task {task.id}: {was.name} -> {to.name} is no step"
+        task.state, task.reason = to, reason
+        self.counts[was] -= 1
+        self.counts[to] += 1
+        if was is _QUEUED:
             self.queue.remove(task)
-        move_task(task, to)
-        task.reason = reason
-        self.counts[to] = self.counts.get(to, 0) + 1
-        if to is TaskState.QUEUED:
+        elif to is _QUEUED:
             self.queue.push(task)
             self.placement_is_due = True
         effects.tasks[task.id] = task
@@ -122,39 +142,51 @@ class State:
         self,
         effects: Effects,
         kind: EventType,
-        task: Task | None = None,
-        *,
+        task: Task,
         attempt: Attempt | None = None,
-        agent_id: str = "",
+        *,
         reason: Reason = Reason.NONE,
         text: str = "",
         body: bytes = b"",
         outcome: bytes = b"",
     ) -> None:
         """Append to the event log; the cursor is given here, so cursor order is step order and commit order."""
+        cursor = self.cursor_next
+        self.cursor_next = cursor + 1
+        number, agent_id = (0, "") if attempt is None else (attempt.number, attempt.agent_id)
         effects.events.append(
-            InsertEvent(
-                self.cursor_next,
-                int(kind),
-                self.now_us,
-                task.namespace if task else "",
-                task.id if task else "",
-                task.run_id if task else "",
-                task.client_id if task else "",
-                attempt.number if attempt else 0,
-                attempt.agent_id if attempt else agent_id,
-                int(reason),
-                text,
-                body,
-                outcome,
+            _event(
+                (
+                    cursor,
+                    int(kind),
+                    self.now_us,
+                    task.namespace,
+                    task.id,
+                    task.run_id,
+                    task.client_id,
+                    number,
+                    agent_id,
+                    int(reason),
+                    text,
+                    body,
+                    outcome,
+                )
             )
         )
-        self.cursor_next += 1
 
     def run_event(self, effects: Effects, kind: EventType, run: Run) -> None:
         """Append an event about a run."""
         effects.events.append(
             InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, run_id=run.id, client_id=run.client_id)
+        )
+        self.cursor_next += 1
+
+    def agent_event(
+        self, effects: Effects, kind: EventType, agent_id: str, *, reason: Reason = Reason.NONE, text: str = ""
+    ) -> None:
+        """Append an event about an agent."""
+        effects.events.append(
+            InsertEvent(self.cursor_next, int(kind), self.now_us, agent_id=agent_id, reason=int(reason), text=text)
         )
         self.cursor_next += 1
 

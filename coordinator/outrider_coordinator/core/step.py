@@ -52,6 +52,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _apply(state, effects, event)
     for timer in state.take_due_timers():
         _fire(state, effects, timer)
+    for attempt in state.take_doubtful_offers():
+        accept_timed_out(state, effects, attempt)
     if state.placement_is_due:
         place(state, effects)
     effects.sends.extend(effects.acks.values())
@@ -61,7 +63,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
 
 def next_due_us(state: State) -> int | None:
     """When the next timer is due, None when there is none."""
-    return state.timers[0][0] if state.timers else None
+    dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
+    return min(dues, default=None)
 
 
 def _apply(state: State, effects: Effects, event: Event) -> None:
@@ -112,8 +115,6 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             make_ready(state, effects, task)
         case TimerKind.QUEUE_TIMEOUT:
             control.queue_timed_out(state, effects, key)
-        case TimerKind.ACCEPT:
-            accept_timed_out(state, effects, key, int(key2))
         case TimerKind.GRACE:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:

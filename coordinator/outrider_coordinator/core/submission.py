@@ -16,25 +16,39 @@ def tasks_submitted(state: State, effects: Effects, event: TasksSubmitted) -> No
     if missing:
         effects.sends.append(Reply(event.reply, NeedTasks(missing)))
         return
-    answers: list[Accepted | Refused | None] = []
+    answers: list[Refused | None] | list[Accepted | Refused] = _refusals(state, event) if event.atomic else []
+    if not any(answers):
+        answers = [_answer(state, effects, event, submission) for submission in event.submissions]
+    effects.sends.append(Reply(event.reply, answers))
+
+
+def _answer(state: State, effects: Effects, event: TasksSubmitted, submission: Submission) -> Accepted | Refused:
+    """Take one task, unless it is known or there is no room."""
+    known = _known(state, event, submission) if submission.request_id else None
+    if known is not None:
+        return _again(known, submission.digest, submission.request_id)
+    if len(state.tasks) >= state.settings.queue_depth_max:
+        return _full(state)
+    _accept(state, effects, submission, event.ended)
+    return Accepted(submission.task_id)
+
+
+def _refusals(state: State, event: TasksSubmitted) -> list[Refused | None]:
+    """What would be refused, changing nothing: one entry per submission."""
+    refusals: list[Refused | None] = []
     room = state.settings.queue_depth_max - len(state.tasks)
     seen: dict[tuple[str, str], tuple[str, bytes]] = {}
     for submission in event.submissions:
-        answer = _known(state, event, submission, seen)
-        if answer is None and room <= 0:
+        key = (submission.namespace, submission.request_id)
+        known = (_known(state, event, submission) or seen.get(key)) if submission.request_id else None
+        answer = _again(known, submission.digest, submission.request_id) if known is not None else None
+        if known is None and room <= 0:
             answer = _full(state)
-        if answer is None:
+        elif known is None:
             room -= 1
-            seen[submission.namespace, submission.request_id] = (submission.task_id, submission.digest)
-        answers.append(answer)
-    if event.atomic and any(isinstance(answer, Refused) for answer in answers):
-        answers = [answer if isinstance(answer, Refused) else None for answer in answers]
-    else:
-        for position, submission in enumerate(event.submissions):
-            if answers[position] is None:
-                _accept(state, effects, submission, event.ended)
-                answers[position] = Accepted(submission.task_id)
-    effects.sends.append(Reply(event.reply, answers))
+            seen[key] = (submission.task_id, submission.digest)
+        refusals.append(answer if isinstance(answer, Refused) else None)
+    return refusals
 
 
 def run_submitted(state: State, effects: Effects, event: RunSubmitted) -> None:
@@ -83,17 +97,12 @@ def _missing(state: State, event: TasksSubmitted) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def _known(
-    state: State,
-    event: TasksSubmitted,
-    submission: Submission,
-    seen: dict[tuple[str, str], tuple[str, bytes]],
-) -> Accepted | Refused | None:
-    if not submission.request_id:
-        return None
-    key = (submission.namespace, submission.request_id)
-    known = state.requests.find(*key) or event.known_requests.get(key) or seen.get(key)
-    return _again(known, submission.digest, submission.request_id) if known else None
+def _known(state: State, event: TasksSubmitted, submission: Submission) -> tuple[str, bytes] | None:
+    """Id and digest of what was accepted under the same request id."""
+    known = state.requests.find(submission.namespace, submission.request_id)
+    if known is None and event.known_requests:
+        known = event.known_requests.get((submission.namespace, submission.request_id))
+    return known
 
 
 def _again(known: tuple[str, bytes], digest: bytes, request_id: str) -> Accepted | Refused:
@@ -165,6 +174,8 @@ def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState
     for dependency_id in task.dependency_ids:
         dependency = state.tasks.get(dependency_id)
         if dependency is not None and not dependency.is_terminal:
+            if task.waiting_for is None:
+                task.waiting_for = set()
             task.waiting_for.add(dependency_id)
             state.dependents.setdefault(dependency_id, []).append(task.id)
             continue

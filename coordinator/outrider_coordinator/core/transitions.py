@@ -1,4 +1,4 @@
-"""The one table of legal steps of tasks and attempts, and the only functions that take them.
+"""The one table of legal steps of tasks and attempts; `State.move` takes those of tasks, `move_attempt` the others.
 
 States may be skipped forward (an outcome can be the first thing that is heard of an attempt); nothing leaves a
 terminal state. Invariant I1 rests here.
@@ -6,7 +6,7 @@ terminal state. Invariant I1 rests here.
 
 from __future__ import annotations
 
-from outrider_coordinator.core.model import TERMINAL, Attempt, AttemptState, Task, TaskState
+from outrider_coordinator.core.model import TERMINAL, Attempt, AttemptState, TaskState
 
 _LIVE_TASK = frozenset(
     (
@@ -52,14 +52,8 @@ ATTEMPT_STEPS: dict[AttemptState, frozenset[AttemptState]] = {
 }
 
 
-def move_task(task: Task, to: TaskState) -> None:
-    """Take one step. Raises AssertionError on a step that the table does not have: a fault of ours."""
-    assert to in TASK_STEPS[task.state], f"task {task.id}: {task.state.name} -> {to.name} is no step"
-    task.state = to
-
-
 def move_attempt(attempt: Attempt, to: AttemptState) -> None:
-    """Take one step; staying is no step and is allowed for LOST alone. Raises AssertionError as `move_task`."""
+    """Take one step. Raises AssertionError on a step that the table does not have: a fault of ours."""
     assert to in ATTEMPT_STEPS[attempt.state], (
         f"attempt {attempt.task_id}/{attempt.number}: {attempt.state.name} -> {to.name} is no step"
     )

@@ -21,7 +21,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.model import SECOND_US, HostFacts
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import convert, frames
-from outrider_coordinator.rpc.calls import Context, Service, asked, draining, raised, streaming
+from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming
 from outrider_coordinator.telemetry import DispatchTracer
 
 LEASE_MIN_US = 15 * SECOND_US
@@ -37,8 +37,9 @@ class AgentSession:
         self._tracer = tracer
         self.error: errors.OutriderError | None = None
         self.is_over = False
-        self._urgent: deque[pb.SessionResponse] = deque()
+        self._urgent: deque[bytes] = deque()
         self._waiting: list[frames.Outbound] = []
+        self._applied: dict[str, int] = {}
         self._ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ack_is_due = False
@@ -47,14 +48,16 @@ class AgentSession:
         """Queue one push."""
         if self._tracer is not None and isinstance(send, PushAssign):
             send = self._tracer.traced(send)
-        self._waiting.append((send, outcomes))
         if not isinstance(send, PushAck):
+            self._waiting.append((send, outcomes))
             self._ready.set()
-        elif not self._ack_is_due:
+            return
+        self._applied[send.outbox_id] = send.applied_seq  # cumulative: the last one says it all
+        if not self._ack_is_due:
             self._ack_is_due = True
             self._loop.call_later(ACK_PATIENCE_S, self._ready.set)
 
-    def push_frame(self, frame: pb.SessionResponse) -> None:
+    def push_frame(self, frame: bytes) -> None:
         """Queue a frame that goes before everything else: Welcome and Lease."""
         self._urgent.append(frame)
         self._ready.set()
@@ -69,15 +72,16 @@ class AgentSession:
         self.is_over = True
         self._ready.set()
 
-    async def next_frames(self) -> list[pb.SessionResponse]:
-        """Everything that waits, as frames; empty when the session is over."""
+    async def next_frames(self) -> list[bytes]:
+        """Everything that waits, as serialized SessionResponses; empty when the session is over."""
         await self._ready.wait()
         self._ready.clear()
         self._ack_is_due = False
         out = list(self._urgent)
         self._urgent.clear()
         waiting, self._waiting = self._waiting, []
-        out.extend(frames.frames(self.epoch, waiting))
+        applied, self._applied = self._applied, {}
+        out.extend(frames.frames(self.epoch, waiting, applied))
         return out
 
 
@@ -97,10 +101,9 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
         for epoch, session in self._engine.sessions.items():
             session.end(EndSession(epoch, "", Refused(why.reason, why.message)))
 
+    @encoded
     @streaming
-    async def Session(
-        self, request: AsyncIterator[pb.SessionRequest], context: Context
-    ) -> AsyncIterator[pb.SessionResponse]:
+    async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[bytes]:
         """One session from Hello to its end."""
         first = await anext(aiter(request), None)
         if first is None or first.WhichOneof("frame") != "hello":

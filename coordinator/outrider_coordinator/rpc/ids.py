@@ -22,5 +22,5 @@ class IdMaker:
             digits = os.urandom(8 * _IDS_PER_FETCH).hex()
             self._random = [digits[start : start + 16] for start in range(0, len(digits), 16)]
         now = (time.time_ns() // 1_000_000) << 16
-        self._last = max(self._last + 1, now)
-        return f"{self._last:016x}{self._random.pop()}"
+        self._last = last = now if now > self._last else self._last + 1
+        return f"{last:016x}{self._random.pop()}"

@@ -1,4 +1,4 @@
-"""From records to the wire: tasks, runs, agents and events as clients read them."""
+"""From records to the wire: tasks, runs and agents as clients read them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from outrider.v1 import (
     agent_service_pb2,
-    event_pb2,
     fleet_service_pb2,
     run_service_pb2,
     task_pb2,
@@ -15,8 +14,8 @@ from outrider.v1 import (
     worker_message_pb2,
 )
 from outrider_coordinator.core import explain
-from outrider_coordinator.core.model import SECOND_US, Agent, EventType, TaskState
-from outrider_coordinator.core.records import InsertEvent, PutAttempt
+from outrider_coordinator.core.model import SECOND_US, Agent, TaskState
+from outrider_coordinator.core.records import PutAttempt
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
 
 
@@ -152,42 +151,6 @@ def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Age
     if with_workers:
         message.workers.extend(agent_service_pb2.WorkerInfo.FromString(body) for body in facts.workers)
     return message
-
-
-def event(record: InsertEvent, *, include_results: bool) -> event_pb2.Event:
-    """One entry of the event log."""
-    message = event_pb2.Event(
-        cursor=record.cursor,
-        type=event_pb2.EventType.ValueType(record.type),
-        create_time=timestamp(record.time_us),
-        namespace=record.namespace,
-        task_id=record.task_id,
-        run_id=record.run_id,
-        attempt=record.attempt,
-        agent_id=record.agent_id,
-        reason=task_pb2.TaskReason.ValueType(record.reason),
-        text=record.text,
-    )
-    _detail(message, record)
-    if record.type == EventType.TASK_SUCCEEDED and include_results:
-        message.completed.MergeFromString(record.outcome or b"")
-    return message
-
-
-def _detail(message: event_pb2.Event, record: InsertEvent) -> None:
-    """The detail that belongs to the type; errors belong to every other type that has a body."""
-    if not record.body:
-        return
-    if record.type == EventType.TASK_STARTED:
-        message.started.MergeFromString(record.body)
-    elif record.type == EventType.TASK_PROGRESS:
-        message.progress.MergeFromString(record.body)
-    elif record.type == EventType.TASK_BLOCKED:
-        message.blocked.MergeFromString(record.body)
-    elif record.type == EventType.TASK_UNBLOCKED:
-        message.unblocked.MergeFromString(record.body)
-    else:
-        message.error.MergeFromString(record.body)
 
 
 def explanation(task_id: str, facts: explain.Explanation) -> task_service_pb2.ExplainResponse:

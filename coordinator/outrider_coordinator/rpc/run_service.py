@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from outrider import errors
-from outrider.v1 import run_service_pb2, run_service_pb2_grpc, task_service_pb2
+from outrider.v1 import run_service_pb2, run_service_pb2_grpc
 from outrider_coordinator.core import graph
 from outrider_coordinator.core.events import CancelRequested, RunSubmitted
 from outrider_coordinator.core.model import EventType, Trace
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import render
-from outrider_coordinator.rpc.calls import Context, Service, asked, raised, run_id_of, streaming, unary
+from outrider_coordinator.rpc import client_frames, render
+from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter
-from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, events, watched
+from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, watched
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import RunRecord
 
@@ -101,10 +101,9 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         runs = [render.run(record, with_tasks=False) for record in records[:size]]
         return run_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
 
+    @encoded
     @streaming
-    async def WatchRun(
-        self, request: run_service_pb2.WatchRunRequest, context: Context
-    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    async def WatchRun(self, request: run_service_pb2.WatchRunRequest, context: Context) -> AsyncIterator[bytes]:
         """Events of a run; ends by itself after RUN_ENDED."""
         namespace = request.namespace or "default"
         record = await self._record(namespace, request.run_id)
@@ -112,9 +111,9 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         after = request.after_cursor if request.HasField("after_cursor") else 0
         async for item in watched(self._engine, wanted, after):
             if isinstance(item, int):
-                yield run_service_pb2.WatchRunResponse(caught_up=task_service_pb2.CaughtUp(cursor=item))
+                yield client_frames.caught_up(item)
                 continue
-            yield run_service_pb2.WatchRunResponse(events=events(item, request.include_results))
+            yield client_frames.events(item, include_results=request.include_results)
             if any(event.type == EventType.RUN_ENDED for event in item):
                 return
 

@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from google.rpc import code_pb2
-
 from outrider import errors
-from outrider.v1 import event_pb2, task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
+from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
 from outrider_coordinator.core import explain
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import Answered, CancelRequested, Submission, TasksSubmitted
 from outrider_coordinator.core.model import TERMINAL, TaskState
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import render
-from outrider_coordinator.rpc.calls import Context, Service, asked, raised, streaming, task_id_of, unary
+from outrider_coordinator.rpc import client_frames, render
+from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, streaming, task_id_of, unary
 from outrider_coordinator.rpc.convert import Converter, invalid
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import TaskRecord
@@ -64,14 +62,15 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             raise refused
         return task_service_pb2.SubmitBatchResponse(tasks=[_accepted(answer) for answer in answers])
 
+    @encoded
     @streaming
     async def SubmitStream(
         self, request: AsyncIterator[task_service_pb2.SubmitStreamRequest], context: Context
-    ) -> AsyncIterator[task_service_pb2.SubmitStreamResponse]:
+    ) -> AsyncIterator[bytes]:
         """Accept tasks as they come; frames are answered in order, several may be under way."""
-        answers: asyncio.Queue[asyncio.Task[task_service_pb2.SubmitStreamResponse] | None] = asyncio.Queue(64)
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(64)
 
-        async def answer_to(frame: task_service_pb2.SubmitStreamRequest) -> task_service_pb2.SubmitStreamResponse:
+        async def answer_to(frame: task_service_pb2.SubmitStreamRequest) -> bytes:
             with self.answering():
                 return await self._answer(frame)
 
@@ -87,23 +86,23 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         finally:
             reader.cancel()
 
-    async def _answer(self, frame: task_service_pb2.SubmitStreamRequest) -> task_service_pb2.SubmitStreamResponse:
+    async def _answer(self, frame: task_service_pb2.SubmitStreamRequest) -> bytes:
         requests = frame.submissions.tasks
-        answers: list[Answer] = []
+        refused: dict[int, errors.OutriderError] = {}
         submissions: list[Submission] = []
-        for request in requests:
+        for position, request in enumerate(requests):
             try:
                 submissions.append(self._converter.submission(request))
-                answers.append(Accepted(""))
             except errors.OutriderError as error:
-                answers.append(error)
+                refused[position] = error
         try:
-            decided = iter(await self.accept(submissions) if submissions else ())
+            answers: list[Answer] = await self.accept(submissions) if submissions else []
         except errors.OutriderError as error:
-            decided = iter([error] * len(submissions))
-        whole = [answer if isinstance(answer, errors.OutriderError) else next(decided) for answer in answers]
-        results = [_result(request.request_id, answer) for request, answer in zip(requests, whole, strict=True)]
-        return task_service_pb2.SubmitStreamResponse(results=task_service_pb2.SubmissionResults(results=results))
+            answers = [error] * len(submissions)
+        if refused:
+            decided = iter(answers)
+            answers = [refused.get(position) or next(decided) for position in range(len(requests))]
+        return client_frames.results([request.request_id for request in requests], answers)
 
     async def accept(self, submissions: list[Submission], *, atomic: bool = False) -> list[Any]:
         """Give tasks to the core; an `Accepted` or an error each. Unknown dependencies are looked up first."""
@@ -206,10 +205,9 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         key = await asked(self._engine, lambda reply: Answered(task_id, request.key, resolution, reply))
         return task_service_pb2.AnswerResponse(key=key)
 
+    @encoded
     @streaming
-    async def Watch(
-        self, request: task_service_pb2.WatchRequest, context: Context
-    ) -> AsyncIterator[task_service_pb2.WatchResponse]:
+    async def Watch(self, request: task_service_pb2.WatchRequest, context: Context) -> AsyncIterator[bytes]:
         """Events from a cursor, then live."""
         wanted = EventFilter(
             request.namespace or "default",
@@ -222,9 +220,9 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         after = request.after_cursor if request.HasField("after_cursor") else None
         async for item in watched(self._engine, wanted, after):
             if isinstance(item, int):
-                yield task_service_pb2.WatchResponse(caught_up=task_service_pb2.CaughtUp(cursor=item))
+                yield client_frames.caught_up(item)
             else:
-                yield task_service_pb2.WatchResponse(events=events(item, request.include_results))
+                yield client_frames.events(item, include_results=request.include_results)
 
     @unary
     async def Explain(
@@ -299,22 +297,7 @@ async def watched(engine: Engine, wanted: EventFilter, after: int | None) -> Asy
         raise invalid("after_cursor", str(unknown)) from None
 
 
-def events(records: list[InsertEvent], include_results: bool) -> task_service_pb2.Events:
-    """A frame of events."""
-    messages: list[event_pb2.Event] = [render.event(item, include_results=include_results) for item in records]
-    return task_service_pb2.Events(events=messages)
-
-
 def _accepted(answer: Any) -> task_service_pb2.SubmitResponse:
     if isinstance(answer, errors.OutriderError):
         raise answer
     return task_service_pb2.SubmitResponse(task_id=answer.id, created=answer.created)
-
-
-def _result(request_id: str, answer: Any) -> task_service_pb2.SubmissionResult:
-    if isinstance(answer, errors.OutriderError):
-        refused = task_service_pb2.SubmissionRefused(
-            code=code_pb2.Code.Value(answer.code), reason=answer.reason, message=answer.message
-        )
-        return task_service_pb2.SubmissionResult(request_id=request_id, refused=refused)
-    return task_service_pb2.SubmissionResult(request_id=request_id, accepted=_accepted(answer))
