@@ -43,8 +43,10 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     prefetch_credit: Annotated[
         int,
-        setting("Short functions taken beyond free slots, so that workers never idle for a round trip.", ge=0, le=4096),
-    ] = 512
+        setting(
+            "Short functions taken beyond free slots, so that workers never idle for a round trip.", ge=0, le=16_384
+        ),
+    ] = 2048
     worker_queue_max: Annotated[
         int, setting("Of these, how many wait inside one worker; what a crash can disturb.", ge=1, le=256)
     ] = 32

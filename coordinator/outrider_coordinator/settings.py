@@ -78,6 +78,15 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     short_function_ms: Annotated[
         float, setting("Functions this short are sent ahead of a free slot, to keep workers busy.", unit="ms", ge=0)
     ] = 50.0
+    line_ms: Annotated[
+        float,
+        setting(
+            "How long the line of such functions on an agent may be, by what they usually take: more would make what "
+            "is urgent wait for what is not.",
+            unit="ms",
+            ge=0,
+        ),
+    ] = 250.0
     log_level: Annotated[str, setting("DEBUG, INFO, WARNING or ERROR.")] = "INFO"
 
 
@@ -101,6 +110,7 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         breaker_reset_us=_us(settings.breaker_reset_s),
         breaker_probe_successes=settings.breaker_probe_successes,
         short_function_us=int(settings.short_function_ms * 1000),
+        line_us=int(settings.line_ms * 1000),
     )
 
 

@@ -317,6 +317,20 @@ def test_short_functions_are_sent_ahead_and_long_ones_are_not() -> None:
     assert len(agent.held) == 5
 
 
+def test_a_line_is_no_longer_than_its_time() -> None:
+    """Functions of 40 ms wait in line for a quarter of a second of each slot, not as many as the credit allows."""
+    world = World()
+    agent = world.connect("a", slots=2, prefetch_credit=100)
+    (first,) = world.submit()
+    ref = world.ref(agent, first)
+    world.start(agent, ref)
+    world.wait(0.04)
+    world.complete(agent, ref)
+    world.submit(50)
+    running, half_a_second_of_work = 2, 13
+    assert len(agent.held) == running + half_a_second_of_work
+
+
 def test_an_expired_queue_timeout_ends_the_task() -> None:
     """A task that did not start within its queue timeout ends EXPIRED."""
     world = World()

@@ -403,3 +403,4 @@ class CoreSettings:
     poison_limit: int = 3
     lost_attempts_max: int = 3
     short_function_us: int = 50_000
+    line_us: int = 250_000

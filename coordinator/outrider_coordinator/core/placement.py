@@ -94,17 +94,21 @@ def place(state: State, effects: Effects) -> None:
 class Candidates:
     """Open agents that match one class, as heaps by load; where loads have changed, by what they were before.
 
-    ``may_line_up`` says whether tasks of the class may be sent ahead of a free slot.
+    ``line_max`` is how many attempts per slot may wait in line on an agent before one of the class joins them; 0 for
+    none.
     """
 
-    may_line_up: bool
+    line_max: float
     slots: list[tuple[float, str]] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)
 
     def best(self, agents: dict[str, Agent]) -> Agent | None:
         """The agent to offer to next: least of its slots in use, or the shortest line of prefetched attempts."""
         agent = _least(self.slots, agents, _slot_load)
-        return _least(self.lines, agents, _line_load) if agent is None and self.may_line_up else agent
+        if agent is not None or not self.line_max:
+            return agent
+        agent = _least(self.lines, agents, _line_load)
+        return agent if agent is not None and self.lines[0][0] < self.line_max else None
 
 
 def _least(
@@ -130,13 +134,13 @@ def _slot_load(agent: Agent) -> float | None:
 
 
 def _line_load(agent: Agent) -> float | None:
-    """Attempts ahead of a slot; None when the agent's credit is used up."""
+    """Attempts in line per slot; None when the agent's credit is used up."""
     length = len(agent.ahead)
-    return length if length < agent.prefetch_credit and breaker.may_offer(agent) else None
+    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent) else None
 
 
 def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
-    candidates = Candidates(_is_short(state, key))
+    candidates = Candidates(_line_max(state, key))
     for agent in agents:
         if not key.constraints or mismatch(agent, key.constraints) is None:
             for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
@@ -223,12 +227,12 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
     return tuple((keys.get(dependency_id, dependency_id), dependency_id) for dependency_id in task.dependency_ids)
 
 
-def _is_short(state: State, key: ClassKey) -> bool:
-    """Plain functions whose kind has always ended fast may wait in line on an agent."""
-    if not key.is_function:
-        return False
-    known = state.durations_us.get(key.kind)
-    return known is not None and known <= state.settings.short_function_us
+def _line_max(state: State, key: ClassKey) -> float:
+    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time."""
+    known = state.durations_us.get(key.kind) if key.is_function else None
+    if known is None or known > state.settings.short_function_us:
+        return 0.0
+    return state.settings.line_us / max(1.0, known)
 
 
 def _rebalance(state: State, effects: Effects) -> None:
