@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 #: Above these nothing more is admitted: rows that are not durable yet, and rows that cannot be read yet.
 UNCOMMITTED_ROWS_MAX, UNAPPLIED_ROWS_MAX = 100_000, 200_000
 Result = TypeVar("Result")
+_NO_OUTCOMES: dict[str, bytes] = {}
 
 
 class Session(Protocol):
@@ -81,6 +82,7 @@ class Engine:
         self._inbox: list[Event] = []
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_us = 0
         self._releases: ReleaseQueue[Write, Committed] = ReleaseQueue()
         self._writer = StoreThread(store, self._committed, self._make_room, self._fail)
         self._readers = ThreadPoolExecutor(1, "reader")
@@ -160,13 +162,19 @@ class Engine:
         self._commit_if_idle()
 
     def _arm_timer(self) -> None:
+        """See to it that a step comes when the next timer is due; one that comes too early does no harm."""
         due_us = next_due_us(self.state)
+        if due_us is None or (self._timer is not None and self._timer_us <= due_us):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if due_us is not None:
-            delay_s = max(0.0, (due_us - self.clock.now_us()) / 1e6)
-            self._timer = self._loop.call_later(delay_s, self.post, Ticked())
+        self._timer_us = due_us
+        delay_s = max(0.0, (due_us - self.clock.now_us()) / 1e6)
+        self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.post(Ticked())
 
     def _commit_if_idle(self) -> None:
         batch = self._releases.next_commit()
@@ -239,7 +247,7 @@ class Engine:
             self._loading[epoch] = deque((send,))
             self._start_load(self._load_and_push(epoch))
         elif epoch in self.sessions:
-            self.sessions[epoch].push(send, {})
+            self.sessions[epoch].push(send, _NO_OUTCOMES)
 
     async def _load_and_push(self, epoch: int) -> None:
         queue = self._loading[epoch]
@@ -274,7 +282,7 @@ class Engine:
 def _needs(send: Send) -> tuple[str, ...]:
     """Tasks whose outcome a push carries."""
     if isinstance(send, PushAssign):
-        return tuple(task_id for _, task_id in send.inputs)
+        return tuple(task_id for _, task_id in send.inputs) if send.inputs else ()
     if isinstance(send, PushAnswer) and send.dependency_id:
         return (send.dependency_id,)
     return ()
