@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,9 +14,6 @@ from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.endings import SUCCEEDED, DependencyFailed, TaskCancelled
 from outrider.worker.messages import Blocked, Input, LogOutput, Progress, Resolve, Run
 from outrider.worker.waits import Waits
-
-if TYPE_CHECKING:
-    from outrider.worker.active import Active
 
 STREAM_LOG = 3
 LOG_CHUNK_BYTES = 64 * 1024
@@ -153,10 +150,18 @@ class Attempt:
             raise TaskCancelled
 
 
+class Running(Protocol):
+    """What runs, and makes its `Attempt` when user code first asks for it."""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The same one every time."""
+
+
 class Current:
     """Stands for the attempt that runs in this process; outside a task every use says so."""
 
-    _active: Active | None = None
+    _active: Running | None = None
 
     def __getattr__(self, name: str) -> Any:
         active = self._active
@@ -164,7 +169,7 @@ class Current:
             raise RuntimeError(f"outrider.worker.current.{name} works only inside a task that Outrider runs")
         return getattr(active.attempt, name)
 
-    def bind(self, active: Active | None) -> None:
+    def bind(self, active: Running | None) -> None:
         """Let `current` stand for this attempt."""
         self._active = active
 

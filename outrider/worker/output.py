@@ -11,13 +11,10 @@ import os
 import select
 import sys
 import threading
-from typing import TYPE_CHECKING, TextIO
+from typing import Protocol, TextIO
 
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.messages import LogOutput
-
-if TYPE_CHECKING:
-    from outrider.worker.active import Active
 
 CHUNK_BYTES = 64 * 1024
 ATTEMPT_BYTES_MAX = 4 * 1024 * 1024
@@ -46,12 +43,20 @@ class AttemptOutput:
             self.dropped_bytes += len(data) - len(kept)
 
 
+class Printing(Protocol):
+    """What prints, and has an `AttemptOutput` from its first byte on."""
+
+    @property
+    def output(self) -> AttemptOutput:
+        """The same one every time."""
+
+
 class Capture:
     """Takes over descriptors 1 and 2 of this process. What is printed between attempts goes to the old stderr."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._active: Active | None = None
+        self._active: Printing | None = None
         self._old_stderr = os.dup(2)
         self._streams = {_replace(1): STDOUT, _replace(2): STDERR}
         self._poll = select.poll()
@@ -65,7 +70,7 @@ class Capture:
         sys.stderr = _text(2)
         threading.Thread(target=self._follow, name="outrider-output", daemon=True).start()
 
-    def begin(self, active: Active) -> None:
+    def begin(self, active: Printing) -> None:
         """Output belongs to this attempt from now on."""
         self._active = active
 
