@@ -115,9 +115,13 @@ class Engine:
         """Wait while too much is uncommitted: callers of submits and reports ask this first."""
         await self._room.wait()
 
-    async def read(self, reading: Callable[[], Result]) -> Result:
-        """Run a blocking read of the store on the reader thread: it sees everything that was released by now."""
-        await self._writer.applied()
+    async def read(self, reading: Callable[[], Result], *, at_once: bool = False) -> Result:
+        """Run a blocking read of the store on the reader thread: it sees everything that was released by now.
+
+        ``at_once`` is for what was committed long ago: more than `UNAPPLIED_ROWS_MAX` rows, or before this start.
+        """
+        if not at_once:
+            await self._writer.applied()
         return await self._loop.run_in_executor(self._readers, reading)
 
     async def flush(self) -> None:

@@ -228,6 +228,16 @@ async def test_an_agent_that_is_removed_and_comes_back_at_once_is_kept(world: Wo
     assert [order.refused.reason for order in agent.ended] == ["AGENT_REMOVED"]
 
 
+async def test_a_look_into_the_past_waits_for_nothing(world: World, store: GatedStore) -> None:
+    """What was committed long ago is read at once, beside a commit that takes its time."""
+    store.gate.clear()
+    world.submit()
+    await commit_begins(store)
+    assert await asyncio.wait_for(world.engine.read(store.reader.cursors, at_once=True), 10) == (1, 0)
+    store.gate.set()
+    assert await asyncio.wait_for(world.engine.read(store.reader.cursors), 10) == (1, 2)
+
+
 async def test_a_cursor_of_another_store_is_an_invalid_request(world: World) -> None:
     """A client that resumes after a cursor from elsewhere is told which field is wrong."""
     with pytest.raises(errors.InvalidRequest, match="after_cursor: cursor 9 was never given out here") as refused:

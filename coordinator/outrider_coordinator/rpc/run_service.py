@@ -67,7 +67,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         if not request_id or requests.is_complete or requests.find(namespace, request_id):
             return None
         reader = self._engine.store.reader
-        return await self._engine.read(lambda: reader.request(namespace, request_id, of_run=True))
+        return await self._engine.read(lambda: reader.request(namespace, request_id, of_run=True), at_once=True)
 
     async def _record(self, namespace: str, prefix: str) -> RunRecord:
         run_id = await run_id_of(self._engine, namespace, prefix)

@@ -121,7 +121,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             ended |= await self._ended(answer.task_ids)
 
     async def _known_requests(self, submissions: list[Submission]) -> dict[tuple[str, str], tuple[str, bytes]]:
-        """Request ids that only the store knows, after a restart."""
+        """Request ids that only the store knows: those of before this start, and those that memory let go."""
         requests = self._engine.state.requests
         if requests.is_complete:
             return {}
@@ -135,7 +135,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             found = {key: self._engine.store.reader.request(*key) for key in wanted}
             return {key: value for key, value in found.items() if value is not None}
 
-        return await self._engine.read(read) if wanted else {}
+        return await self._engine.read(read, at_once=True) if wanted else {}
 
     async def _ended(self, task_ids: tuple[str, ...]) -> dict[str, TaskState]:
         states = await self._engine.read(lambda: self._engine.store.reader.task_states(task_ids))
