@@ -23,7 +23,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from outrider import discovery, views
 from outrider.aio import CONNECT_TIMEOUT_S, FLUSH_TIMEOUT_S, chunks
 from outrider.channel import TlsFiles
-from outrider.errors import OutriderError
+from outrider.errors import OutriderError, Unreachable
 from outrider.graph import GraphBuilder
 from outrider.transport import operations
 from outrider.transport.connection import Connection
@@ -47,6 +47,8 @@ class _Link:
     def __init__(self, address: str, tls: TlsFiles | None, namespace: str, timeout_s: float) -> None:
         self.thread = LoopThread()
         self.callbacks = ThreadPoolExecutor(1, "outrider-callbacks")
+        # Reentrant, because a signal handler may close what its thread is closing.
+        self._closing = threading.RLock()
         try:
             self.connection = self.thread.run(_opened(address, tls, namespace, timeout_s))
         except BaseException:
@@ -54,14 +56,23 @@ class _Link:
             raise
 
     def close(self) -> None:
-        self.thread.run(self.connection.close(FLUSH_TIMEOUT_S))
-        self.thread.stop()
-        self.callbacks.shutdown(wait=False)
+        """Once; whoever comes second waits for the first."""
+        with self._closing, contextlib.suppress(RuntimeError, Unreachable):  # closed before, or by a signal handler
+            try:
+                self.thread.run(self.connection.close(FLUSH_TIMEOUT_S))
+            finally:
+                self.thread.stop()
+                self.callbacks.shutdown(wait=False)
 
     def call_back(self, callback: Callable[[Any], None], value: Any) -> None:
         """Run a callback of the user, after those before it; its exceptions are logged."""
-        with contextlib.suppress(RuntimeError):  # the client was closed meanwhile
+        try:
             self.callbacks.submit(_guarded, callback, value)
+        except RuntimeError:
+            # Closed, so there is no thread for it; but somebody may wait for what it does. Not on the loop's thread:
+            # there the program is ending, and a callback could wait for that very thread.
+            if not self.thread.is_current():
+                _guarded(callback, value)
 
 
 async def _opened(address: str, tls: TlsFiles | None, namespace: str, timeout_s: float) -> Connection:
@@ -169,7 +180,7 @@ class TaskHandle(Generic[Value]):
         self._ticket.when_accepted(accepted)
 
     def add_done_callback(self, callback: Callable[[TaskHandle[Value]], None]) -> None:
-        """Call back, once, in a thread of the client, when it has ended."""
+        """Call back, once, in a thread of the client, when it has ended; at once, here, when the client is closed."""
         self._ticket.when_ended(functools.partial(self._link.call_back, callback, self))
 
     def cancel(self, message: str = "") -> bool:
@@ -309,8 +320,7 @@ class Client(Submitter):
     def close(self) -> None:
         """Wait for submits under way (at most 10 s), then disconnect. Tasks go on."""
         atexit.unregister(self.close)
-        if self._link.thread.loop.is_running():
-            self._link.close()
+        self._link.close()
 
     def task(self, task_id: str) -> TaskHandle[Any]:
         """A handle for a task that somebody submitted, by id or unique prefix. Raises `NotFound`."""

@@ -23,6 +23,7 @@ from outrider.channel import TlsFiles, connect_aio
 from outrider.transport.backoff import CAP_S, FINAL, Backoff
 from outrider.transport.encoding import RequestEncoder
 from outrider.transport.follow import frames
+from outrider.transport.open_calls import OpenCalls
 from outrider.transport.progress import ProgressReports
 from outrider.transport.submissions import Submission, Submissions, submit_stream
 from outrider.transport.submit_spans import OpenSpan, SubmitTracer
@@ -75,9 +76,12 @@ class Connection:
         self._runs_under_way = 0
         self._cursor = 0
         self._background: set[asyncio.Task[Any]] = set()
+        #: What callers wait for; what runs in the background is cancelled instead.
+        self.open_calls = OpenCalls()
         self._ready = asyncio.Event()
         self._lost: errors.OutriderError | None = None
         self.is_closed = False
+        self._is_over = False
         self._numbers = itertools.count(1)
         self._tracer = SubmitTracer()
 
@@ -105,11 +109,20 @@ class Connection:
         if self.is_closed:
             return
         self.is_closed = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.submissions.settled(), flush_s or 0.001)
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.submissions.settled(), flush_s or 0.001)
+        finally:
+            # Also when whoever closes is cancelled: nobody else would end the rest.
+            await self._end()
+
+    async def _end(self) -> None:
+        self._is_over = True
+        while self._background:
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+        await self.open_calls.close()
         self.submissions.fail_all(errors.Unreachable("the client was closed before the coordinator took this task"))
         self._lose(errors.Unreachable("the client was closed before this ended; the task itself goes on"))
         await self.channel.close()
@@ -123,6 +136,8 @@ class Connection:
         task = self.loop.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        if self._is_over:
+            task.cancel()  # nobody else would end it
         return task
 
     # --- submissions
@@ -330,7 +345,7 @@ class Connection:
             watch: AsyncIterator[task_service_pb2.WatchResponse] = self.tasks.Watch(request)
             return watch
 
-        return frames(open_watch, after, self.address)
+        return self.open_calls.each(lambda: frames(open_watch, after, self.address))
 
     async def run_events(self, run_id: str) -> AsyncIterator[event_pb2.Event]:
         """Events of a run from its beginning; ends with the run."""
@@ -342,12 +357,18 @@ class Connection:
             watch: AsyncIterator[run_service_pb2.WatchRunResponse] = self.runs.WatchRun(request)
             return watch
 
-        async for frame in frames(open_watch, 0, self.address, has_end=True):
+        async for frame in self.open_calls.each(lambda: frames(open_watch, 0, self.address, has_end=True)):
             for event in frame.events.events:
                 yield event
 
     async def call(self, method: Callable[..., Any], request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """A unary call, repeated while the coordinator is away; raises the error that the coordinator raised."""
+        """A unary call, repeated while the coordinator is away; raises the error that the coordinator raised.
+
+        Raises RuntimeError after `close`, and `Unreachable` when closed meanwhile.
+        """
+        return await self.open_calls.answer(functools.partial(self._call, method, request, timeout_s))
+
+    async def _call(self, method: Callable[..., Any], request: Any, timeout_s: float) -> Any:
         backoff, end_s = Backoff(), self.loop.time() + timeout_s
         while True:
             left_s = max(0.001, end_s - self.loop.time())

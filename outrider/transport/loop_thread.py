@@ -1,4 +1,8 @@
-"""An event loop in a thread of its own, for programs that have none."""
+"""An event loop in a thread of its own, for programs that have none.
+
+Invariant: every coroutine that was taken is run to its end, or cancelled when the loop stops, before the loop is
+closed; after that none is taken. So nobody waits for what will never be run, whenever the loop stops.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,9 @@ class LoopThread:
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
         self.loop.set_exception_handler(_report)
+        # Reentrant, because collecting a generator of `iterate` takes it, and that may happen wherever it is held.
+        self._taking = threading.RLock()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="outrider-client", daemon=True)
         self._thread.start()
 
@@ -32,6 +39,9 @@ class LoopThread:
         try:
             self.loop.run_forever()
         finally:
+            with self._taking:
+                self._is_stopped = True
+            # What was taken until now stands before this in the loop's queue, so there it is a task that can be ended.
             self.loop.run_until_complete(_end_all())
             self.loop.close()
 
@@ -40,11 +50,9 @@ class LoopThread:
 
         Raises RuntimeError after `stop`, and `Unreachable` when stopped meanwhile.
         """
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        except RuntimeError:
-            coroutine.close()
-            raise RuntimeError("the client is closed") from None
+        future = self._take(coroutine)
+        if future is None:
+            raise RuntimeError("the client is closed")
         try:
             return future.result()
         except futures.CancelledError:
@@ -53,8 +61,16 @@ class LoopThread:
             future.cancel()
             raise
 
+    def _take(self, coroutine: Coroutine[Any, Any, Result]) -> futures.Future[Result] | None:
+        """Hand it to the loop; None when the loop has stopped."""
+        with self._taking:
+            if not self._is_stopped:
+                return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        coroutine.close()
+        return None
+
     def iterate(self, items: AsyncGenerator[Result, None]) -> Iterator[Result]:
-        """The items, each fetched when asked for; leaving early ends the generator too."""
+        """The items, each fetched when asked for; leaving early ends the generator too. Raises as `run`."""
 
         async def following() -> Any:
             return await anext(items, _END)
@@ -64,11 +80,12 @@ class LoopThread:
                 yield item
         finally:
             # Not waited for: a generator may be collected on any thread, also on the loop's own.
-            ending = _ended(items)
-            try:
-                asyncio.run_coroutine_threadsafe(ending, self.loop)
-            except RuntimeError:
-                ending.close()
+            # A loop that has stopped ends all generators itself.
+            self._take(_ended(items))
+
+    def is_current(self) -> bool:
+        """Whether the caller is on the loop's own thread."""
+        return threading.current_thread() is self._thread
 
     def stop(self) -> None:
         """End what still runs, the loop and its thread."""
@@ -83,10 +100,11 @@ async def _ended(items: AsyncGenerator[Any, None]) -> None:
 
 async def _end_all() -> None:
     """Cancel what callers in other threads still wait for."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    own = {asyncio.current_task()}
+    while tasks := asyncio.all_tasks() - own:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 

@@ -67,7 +67,7 @@ async def logs(
     """Captured output of the latest attempt, in order; following ends with the task."""
     request = task_service_pb2.ReadLogsRequest(namespace=connection.namespace, task_id=task_id, follow=follow)
     try:
-        async for response in connection.tasks.ReadLogs(request):
+        async for response in connection.open_calls.each(lambda: connection.tasks.ReadLogs(request)):
             for chunk in response.chunks:
                 yield chunk.log
     except grpc.aio.AioRpcError as error:

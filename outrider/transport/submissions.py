@@ -9,6 +9,7 @@ ask for `has_room` first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -93,7 +94,8 @@ class Submissions:
             self._wake.set()
         elif not self._is_woken:
             self._is_woken = True
-            self._loop.call_soon_threadsafe(self._wake.set)
+            with contextlib.suppress(RuntimeError):  # closed meanwhile, which has failed the ticket
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     @property
     def backlog(self) -> int:
@@ -139,11 +141,12 @@ class Submissions:
     def fail_all(self, failure: errors.OutriderError) -> None:
         """Nothing more will be sent: tell everybody who waits."""
         self._failure = failure
-        left = [*self._unanswered.values(), *self._waiting, *self._doubles, *self._delayed]
+        left = [*self._unanswered.values(), *self._doubles, *self._delayed]
         self._delayed.clear()
         self._doubles.clear()
         self._unanswered.clear()
-        self._waiting.clear()
+        while self._waiting:  # one by one, because other threads may put meanwhile
+            left.append(self._waiting.popleft())
         for submission in left:
             submission.ticket.fail(failure)
         self._make_room()

@@ -242,3 +242,25 @@ async def test_opening_and_closing(running: Cluster) -> None:
         await left
     with pytest.raises(RuntimeError, match="the client is closed"):
         await client.submit(double, 1)
+
+
+async def test_a_close_wakes_readers_and_calls(running: Cluster, gate: Gate) -> None:
+    """Events and followed logs that wait when the client closes raise why, and nothing is cancelled that was not."""
+    async with aio.Client(running.address) as client:
+        handle = await client.submit(pass_gate, str(gate.path))
+        await in_state(handle, TaskState.RUNNING)
+        readers = [drained(handle.events()), drained(handle.logs(follow=True)), handle.result()]
+        tasks = [asyncio.create_task(reader) for reader in readers]
+        await asyncio.sleep(0)  # each has begun
+    for task in tasks:
+        with pytest.raises(errors.Unreachable, match="the client was closed"):
+            await asyncio.wait_for(task, TIMEOUT_S)
+    for call in (handle.cancel, handle.explain):
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await call()
+
+
+async def drained(items: AsyncIterator[object]) -> None:
+    """Read to the end."""
+    async for _ in items:
+        pass

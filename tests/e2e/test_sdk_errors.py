@@ -187,6 +187,21 @@ def test_a_closed_client_says_so(running: Cluster, client: outrider.Client, tmp_
     gate.close()
 
 
+def test_a_callback_that_comes_after_the_close_is_called(
+    running: Cluster, client: outrider.Client, tmp_path: Path
+) -> None:
+    """Nobody waits for a callback for ever: with the client's threads gone it is called at once."""
+    gate = Gate(tmp_path)
+    with running.connect() as other:
+        handle = other.submit(pass_gate, str(gate.path))
+    told: list[outrider.TaskHandle[None]] = []
+    handle.add_done_callback(told.append)
+    assert told == [handle]
+    gate.open()
+    assert client.task(handle.id).result(TIMEOUT_S) is None
+    gate.close()
+
+
 def raised_by(events: Iterator[object]) -> BaseException:
     """What ends an iterator."""
     try:
