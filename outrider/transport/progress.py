@@ -8,19 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 from outrider import errors
 from outrider.v1 import event_pb2, task_pb2, task_service_pb2
-
-if TYPE_CHECKING:
-    from outrider.transport.connection import Connection
 
 FIRST_TERMINAL, LAST_TERMINAL = event_pb2.EVENT_TYPE_TASK_SUCCEEDED, event_pb2.EVENT_TYPE_TASK_SKIPPED
 TYPES = (event_pb2.EVENT_TYPE_TASK_PROGRESS, *range(FIRST_TERMINAL, LAST_TERMINAL + 1))
 
 Callback = Callable[[task_pb2.Progress], None]
+
+
+class Watching(Protocol):
+    """What this needs of a connection; `transport.connection` says more of each."""
+
+    @property
+    def namespace(self) -> str:
+        """Whose tasks these are."""
+
+    @property
+    def tasks(self) -> Any:
+        """The stub of TaskService."""
+
+    def is_foreign(self, task_id: str) -> bool:
+        """Whether the watch of our own tasks does not have it."""
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> object:
+        """Run in the background."""
+
+    async def call(self, method: Any, request: Any) -> Any:
+        """One call, repeated while the coordinator is away."""
+
+    def watch(
+        self, task_ids: list[str], types: tuple[int, ...], after: int | None, *, own: bool = False
+    ) -> AsyncIterator[task_service_pb2.WatchResponse]:
+        """Frames with events, resumed after breaks."""
 
 
 class _Subscriber:
@@ -47,7 +70,7 @@ class _Subscriber:
 class ProgressReports:
     """Who wants to hear of which task."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Watching) -> None:
         self._connection = connection
         self._subscribers: dict[str, list[_Subscriber]] = {}
         self._own_watch: asyncio.Event | None = None
