@@ -4,7 +4,9 @@ Owns the walk over /proc. A marker is the start of one ``NAME=value`` entry that
 that double-forks and calls setsid still has it. Used by the keeper and the link, so it knows neither gRPC nor asyncio,
 and only the standard library.
 
-Invariant: a signal goes only to the very process whose environment was read, never to another one that got its pid.
+Invariants: a signal goes only to the very process whose environment was read, never to another one that got its pid;
+what attempts started is signalled before the worker that looks after it, so that a sweep which is itself killed
+half-way leaves nothing without somebody who ends it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ _PAUSE_S = 0.02
 
 
 def keeper_markers(instance_id: str) -> tuple[bytes, ...]:
-    """Markers of everything that a keeper process has started."""
-    return (f"{KEEPER_VARIABLE}={instance_id}\0".encode(), f"{ATTEMPT_VARIABLE}={instance_id}-".encode())
+    """Markers of everything that a keeper process has started: of what its attempts did first, then of its workers."""
+    return (f"{ATTEMPT_VARIABLE}={instance_id}-".encode(), f"{KEEPER_VARIABLE}={instance_id}\0".encode())
 
 
 def attempt_markers(attempt_key: str) -> tuple[bytes, ...]:
@@ -33,8 +35,9 @@ def attempt_markers(attempt_key: str) -> tuple[bytes, ...]:
 
 
 def find(markers: tuple[bytes, ...]) -> list[int]:
-    """Pids of the living processes with one of the markers, the caller's own left out."""
-    return [pid for pid in _pids() if _is_marked(pid, markers)]
+    """Pids of the living processes with one of the markers, in the order of these; the caller's own is left out."""
+    places = ((_place(pid, markers), pid) for pid in _pids())
+    return [pid for place, pid in sorted(places) if place < len(markers)]
 
 
 def send(markers: tuple[bytes, ...], number: signal.Signals, *, spare: Callable[[int], bool] | None = None) -> int:
@@ -53,7 +56,7 @@ def signal_marked(pid: int, markers: tuple[bytes, ...], number: signal.Signals) 
     except OSError:
         return False
     try:
-        if not _is_marked(pid, markers):
+        if _place(pid, markers) == len(markers):
             return False
         signal.pidfd_send_signal(descriptor, number)
         return True
@@ -64,9 +67,15 @@ def signal_marked(pid: int, markers: tuple[bytes, ...], number: signal.Signals) 
 
 
 def kill_all(markers: tuple[bytes, ...], timeout_s: float) -> int:
-    """SIGKILL until no process with a marker is left, for at most ``timeout_s``; returns how many are left."""
+    """SIGKILL until no process with a marker is left, for at most ``timeout_s``; returns how many are left.
+
+    Looks twice before it believes that: the environment of a process that is becoming another program is empty for a
+    moment.
+    """
     deadline_s = time.monotonic() + timeout_s
-    while send(markers, signal.SIGKILL):
+    looks_without = 0
+    while looks_without < 2:
+        looks_without = 0 if send(markers, signal.SIGKILL) else looks_without + 1
         if time.monotonic() > deadline_s:
             return len(find(markers))
         time.sleep(_PAUSE_S)
@@ -79,12 +88,14 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in names if name.isdigit() and int(name) != own)
 
 
-def _is_marked(pid: int, markers: tuple[bytes, ...]) -> bool:
+def _place(pid: int, markers: tuple[bytes, ...]) -> int:
+    """Which of the markers a process has, counted from 0, the first if several; their number if none."""
     try:
         # A plain read: this runs for every process of the machine.
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - half the cost of Path.read_bytes
             environment = b"\0" + file.read()
     except OSError:
         # Gone, or another user's: neither is ours. A zombie has no environment and counts as gone.
-        return False
-    return any(b"\0" + marker in environment for marker in markers)
+        return len(markers)
+    found = (place for place, marker in enumerate(markers) if b"\0" + marker in environment)
+    return next(found, len(markers))

@@ -31,10 +31,11 @@ class Active:
         "key",
         "run",
         "span",
+        "starting",
         "stop_message",
     )
 
-    def __init__(self, run: Run, channel: KeeperChannel) -> None:
+    def __init__(self, run: Run, channel: KeeperChannel, starting: threading.Lock) -> None:
         self.run = run
         self.key = run.key
         #: None without a trace; begins when the attempt does.
@@ -45,6 +46,8 @@ class Active:
         self.is_interruptible = False
         #: Process group of its command, 0 for none.
         self.group = 0
+        #: The worker's: held from before a command is started until its group is known here.
+        self.starting = starting
         self._channel = channel
         self._attempt: Attempt | None = None
         self._output: AttemptOutput | None = None

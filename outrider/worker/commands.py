@@ -71,10 +71,11 @@ class _Command:
     def execute(self, extra: dict[str, str]) -> bytes:
         """Run it to its end; ``extra`` is added to its environment."""
         try:
-            process = self._start(extra)
+            with self._active.starting:
+                process = self._start(extra)
+                self._active.group = process.pid
         except (OSError, ValueError) as error:
             raise AttemptFailed(INVALID_WORK, self._cannot_start(error)) from None
-        self._active.group = process.pid
         self._channel.send(Started(self._run.key, now_ns(), process.pid, self._run.traceparent))
         if self._active.is_stopped:
             self._active.signal_group(signal.SIGTERM)

@@ -39,6 +39,9 @@ from outrider.worker.messages import (
 )
 from outrider.worker.output import Capture
 
+#: How long the end of the socket waits for a command that is being started, so that it can end that too.
+STARTING_S = 1.0
+
 
 class Runner:
     """The worker. `serve` returns when the keeper lets it go."""
@@ -53,6 +56,7 @@ class Runner:
         #: What has arrived and neither begun nor been given back; leaving it decides which of the two.
         self._waiting: dict[int, Active] = {}
         self._active: Active | None = None
+        self._starting = threading.Lock()
         self._main_thread = threading.get_ident()
 
     def serve(self) -> None:
@@ -71,7 +75,7 @@ class Runner:
 
     def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Run):
-            active = self._waiting[message.key] = Active(message, self._channel)
+            active = self._waiting[message.key] = Active(message, self._channel, self._starting)
             self._inbox.put(active)
         elif isinstance(message, Stop):
             self._stop(message)
@@ -97,10 +101,14 @@ class Runner:
 
     def _gone(self) -> None:
         """The keeper is no more: leave nothing behind."""
-        active = self._active
-        if active is not None:
-            active.signal_group(signal.SIGKILL)
-        os._exit(1)
+        # Never released: from here on no command is started, and one that is being started is known.
+        self._starting.acquire(timeout=STARTING_S)
+        try:
+            active = self._active
+            if active is not None:
+                active.signal_group(signal.SIGKILL)
+        finally:
+            os._exit(1)
 
     # --- the main thread
 

@@ -17,9 +17,9 @@ Message = TypeVar("Message")
 
 
 class Worker:
-    """One worker; close it in the end."""
+    """One worker; close it in the end. ``module`` is what runs: the worker itself, or a test's way into it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, module: str = "outrider.worker") -> None:
         self._directory = directory
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(20)
@@ -27,7 +27,7 @@ class Worker:
         os.ftruncate(page_fd, messages.RUNNING_PAGE_BYTES)
         self.page = mmap.mmap(page_fd, messages.RUNNING_PAGE_BYTES)
         descriptors = (theirs.fileno(), page_fd)
-        command = [sys.executable, "-m", "outrider.worker", "--fd", str(descriptors[0]), "--running-fd", str(page_fd)]
+        command = [sys.executable, "-m", module, "--fd", str(descriptors[0]), "--running-fd", str(page_fd)]
         self.process = subprocess.Popen(
             command, cwd=directory, pass_fds=descriptors, stdin=subprocess.DEVNULL, start_new_session=True
         )

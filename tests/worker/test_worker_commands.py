@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,8 @@ import pytest
 
 from outrider.worker import messages
 from outrider.worker.endings import CANCEL_REQUESTED, INVALID_WORK, TASK_ERROR
+from support.agent_process import is_gone
+from support.waiting import eventually
 from support.worker_harness import Worker
 
 TASK = f"{sys.executable} -m outrider.worker.task_command"
@@ -88,3 +93,41 @@ def test_outrider_task_speaks_for_the_attempt(worker: Worker) -> None:
     blocked = worker.until(messages.Blocked)[1]
     worker.send(messages.Resolve(1, blocked.wait_key, b"left", "text/plain"))
     assert b"left" in worker.until(messages.Completed)[1].data
+
+
+#: The worker, in which a command's start returns only when the end of the socket has been noticed.
+SLOW_START = """
+import subprocess, sys, threading
+from outrider.worker import __main__ as entry
+from outrider.worker.runner import Runner
+
+noticed, start = threading.Event(), subprocess.Popen
+
+class Noticing(Runner):
+    def _gone(self):
+        noticed.set()
+        super()._gone()
+
+def slow(argv, **options):
+    process = start(argv, **options)
+    noticed.wait(20)
+    return process
+
+subprocess.Popen, entry.Runner = slow, Noticing
+entry.main(sys.argv[1:])
+"""
+
+
+def test_a_command_that_is_being_started_ends_with_the_keeper(tmp_path: Path) -> None:
+    """The end of the socket comes when the program runs already and the worker does not know its group yet."""
+    (tmp_path / "slow_start.py").write_text(SLOW_START)
+    worker = Worker(tmp_path, "slow_start")
+    assert isinstance(worker.next(), messages.Ready)
+    worker.run(1, shell(f"echo $$ > {tmp_path}/pid; exec sleep 1000"))
+    pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    worker.close()
+    try:
+        eventually(lambda: is_gone(pid), 2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
