@@ -60,6 +60,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     made = Secured(tmp_path_factory.mktemp("tls"))
     with made.daemons as daemons:
         daemons.agent("a", 2, *made.agent_flags, address=made.address)
+        eventually(lambda: secured_agents(made) == ["a"])
         yield made
 
 
