@@ -23,7 +23,8 @@ from outrider_coordinator.core.events import (
     Submission,
     TasksSubmitted,
 )
-from outrider_coordinator.core.model import CoreSettings, Spec
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.step import new_state, step
 

@@ -44,10 +44,11 @@ from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc.agent_session import AgentService
 from outrider_coordinator.rpc.calls import Service, registry_of
-from outrider_coordinator.rpc.convert import Converter, stored_spec
+from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.fleet_service import FleetService
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.run_service import RunService
+from outrider_coordinator.rpc.specs import SpecReader, stored_spec
 from outrider_coordinator.rpc.task_service import TaskService
 from outrider_coordinator.settings import CoordinatorSettings, core_settings, default_state_directory
 from outrider_coordinator.store.errors import StoreFailed, StoreRefused
@@ -201,7 +202,7 @@ class _Daemon:
 
     async def _server(self, engine: Engine) -> tuple[grpc.aio.Server, _Drain]:
         tracer = DispatchTracer(self._exporter, engine.clock.now_us) if self._exporter else None
-        converter = Converter(IdMaker(), self._settings.payload_bytes_max)
+        converter = Converter(IdMaker(), SpecReader(self._settings.payload_bytes_max))
         tasks, runs, fleet = TaskService(engine, converter), RunService(engine, converter), FleetService(engine)
         server = grpc.aio.server(options=_options(self._settings))
         registry = registry_of(server)

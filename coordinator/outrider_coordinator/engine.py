@@ -31,9 +31,9 @@ from outrider_coordinator.core.effects import (
     rows,
 )
 from outrider_coordinator.core.events import Event, OutcomesLoaded, Ticked
-from outrider_coordinator.core.model import TERMINAL, TaskState
 from outrider_coordinator.core.records import InsertEvent, InsertLog, Write
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import next_due_us, step
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.store.sqlite import SqliteStore

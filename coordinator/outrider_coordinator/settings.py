@@ -10,7 +10,8 @@ import msgspec
 
 from outrider.errors import InvalidRequest
 from outrider.settings import setting
-from outrider_coordinator.core.model import SECOND_US, CoreSettings
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US
 
 
 def default_state_directory() -> str:

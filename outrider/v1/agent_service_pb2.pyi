@@ -164,6 +164,26 @@ class Hello(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     AGENT_ID_FIELD_NUMBER: _builtins.int
     MACHINE_ID_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
@@ -179,6 +199,9 @@ class Hello(_message.Message):
     COORDINATOR_EPOCH_FIELD_NUMBER: _builtins.int
     PARKED_MAX_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    TASK_TYPES_FIELD_NUMBER: _builtins.int
+    RUNNERS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Name of the agent, unique in the fleet: `^[a-z0-9][a-z0-9._-]{0,62}$`."""
     machine_id: _builtins.str
@@ -215,6 +238,18 @@ class Hello(_message.Message):
     def outboxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutboxRange]:
         """Every outbox on disk, the current one last."""
 
+    @_builtins.property
+    def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What tasks may take of this machine, by name: `cpu` (cores), `memory` (bytes), `gpu`, others."""
+
+    @_builtins.property
+    def task_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Task types it offers by name."""
+
+    @_builtins.property
+    def runners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runners it offers by name."""
+
     def __init__(
         self,
         *,
@@ -233,10 +268,13 @@ class Hello(_message.Message):
         coordinator_epoch: _builtins.int = ...,
         parked_max: _builtins.int = ...,
         host: _builtins.str = ...,
+        resources: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        task_types: _abc.Iterable[_builtins.str] | None = ...,
+        runners: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "coordinator_epoch", b"coordinator_epoch", "held", b"held", "host", b"host", "instance_id", b"instance_id", "instance_start_ms", b"instance_start_ms", "labels", b"labels", "machine_id", b"machine_id", "outboxes", b"outboxes", "parked_max", b"parked_max", "prefetch_credit", b"prefetch_credit", "slots", b"slots", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "coordinator_epoch", b"coordinator_epoch", "held", b"held", "host", b"host", "instance_id", b"instance_id", "instance_start_ms", b"instance_start_ms", "labels", b"labels", "machine_id", b"machine_id", "outboxes", b"outboxes", "parked_max", b"parked_max", "prefetch_credit", b"prefetch_credit", "resources", b"resources", "runners", b"runners", "slots", b"slots", "store_id", b"store_id", "task_types", b"task_types", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,6 +637,7 @@ class Welcome(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """Stands in every later frame of this session, both ways."""
     coordinator_epoch: _builtins.int
@@ -619,6 +658,10 @@ class Welcome(_message.Message):
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often to send Heartbeat."""
 
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration:
+        """How long after the boot time echoed in a Lease an exclusive attempt may run without another one."""
+
     def __init__(
         self,
         *,
@@ -629,10 +672,11 @@ class Welcome(_message.Message):
         verdicts: _abc.Iterable[Global___HeldVerdict] | None = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
         paused: _builtins.bool = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "lease_duration", b"lease_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "coordinator_epoch", b"coordinator_epoch", "heartbeat_interval", b"heartbeat_interval", "paused", b"paused", "session_epoch", b"session_epoch", "store_id", b"store_id", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "coordinator_epoch", b"coordinator_epoch", "heartbeat_interval", b"heartbeat_interval", "lease_duration", b"lease_duration", "paused", b"paused", "session_epoch", b"session_epoch", "store_id", b"store_id", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -683,6 +727,7 @@ class Assignment(_message.Message):
     PREFETCHED_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    REMAINING_DURATION_FIELD_NUMBER: _builtins.int
     prefetched: _builtins.bool
     """A short function sent ahead of a free slot; the agent may queue it in a worker."""
     namespace: _builtins.str
@@ -705,6 +750,10 @@ class Assignment(_message.Message):
     def trace(self) -> _task_pb2.TraceContext:
         """Parent of the agent's spans: the coordinator's `dispatch` span."""
 
+    @_builtins.property
+    def remaining_duration(self) -> _duration_pb2.Duration:
+        """What is left of the task's deadline when this was sent; absent when it has none."""
+
     def __init__(
         self,
         *,
@@ -715,10 +764,11 @@ class Assignment(_message.Message):
         prefetched: _builtins.bool = ...,
         namespace: _builtins.str = ...,
         run_id: _builtins.str = ...,
+        remaining_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "remaining_duration", b"remaining_duration", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "namespace", b"namespace", "prefetched", b"prefetched", "ref", b"ref", "run_id", b"run_id", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "namespace", b"namespace", "prefetched", b"prefetched", "ref", b"ref", "remaining_duration", b"remaining_duration", "run_id", b"run_id", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -782,10 +832,13 @@ class Cancel(_message.Message):
     GRACE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     FENCED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """Why, one line."""
     fenced: _builtins.bool
     """True when another attempt decided the task: stop without reporting."""
+    reason: _task_pb2.TaskReason.ValueType
+    """Reason of the failure that the attempt reports; unspecified means CANCEL_REQUESTED."""
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
         """Attempts the agent holds; one it does not know is ignored."""
@@ -801,10 +854,11 @@ class Cancel(_message.Message):
         grace: _duration_pb2.Duration | None = ...,
         message: _builtins.str = ...,
         fenced: _builtins.bool = ...,
+        reason: _task_pb2.TaskReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grace", b"grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fenced", b"fenced", "grace", b"grace", "message", b"message", "refs", b"refs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fenced", b"fenced", "grace", b"grace", "message", b"message", "reason", b"reason", "refs", b"refs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

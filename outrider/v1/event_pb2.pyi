@@ -56,10 +56,18 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """Terminal: EXPIRED."""
     EVENT_TYPE_TASK_SKIPPED: _EventType.ValueType  # 14
     """Terminal: SKIPPED."""
+    EVENT_TYPE_TASK_PREEMPTED: _EventType.ValueType  # 15
+    """An attempt is being stopped so that the task can go on elsewhere or later: the reason says why."""
+    EVENT_TYPE_TASK_DEADLOCK: _EventType.ValueType  # 16
+    """A wait of a task can never end; the text names the cycle."""
     EVENT_TYPE_RUN_SUBMITTED: _EventType.ValueType  # 30
     """A run was accepted."""
     EVENT_TYPE_RUN_ENDED: _EventType.ValueType  # 31
     """Every task of a run is terminal."""
+    EVENT_TYPE_RUN_EXTENDED: _EventType.ValueType  # 32
+    """Tasks were added to a run."""
+    EVENT_TYPE_RUN_MILESTONE: _EventType.ValueType  # 33
+    """A run reached a milestone, named in the text."""
     EVENT_TYPE_AGENT_ADDED: _EventType.ValueType  # 50
     """An agent registered for the first time."""
     EVENT_TYPE_AGENT_REMOVED: _EventType.ValueType  # 51
@@ -80,6 +88,22 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """Finishes what it has and leaves."""
     EVENT_TYPE_AGENT_BREAKER: _EventType.ValueType  # 59
     """The agent's circuit breaker changed state."""
+    EVENT_TYPE_AGENT_TYPE_BREAKER: _EventType.ValueType  # 60
+    """The circuit breaker of an agent for one task type changed state; the text names type and state."""
+    EVENT_TYPE_AGENT_OUTBOX_GAP: _EventType.ValueType  # 61
+    """An agent came back without a piece of its outbox (a restored backup); the text names it."""
+    EVENT_TYPE_AGENT_QUARANTINED: _EventType.ValueType  # 62
+    """Two instances of one agent keep superseding each other: it gets no work until an operator resumes it."""
+    EVENT_TYPE_SYSTEM_BREAKER: _EventType.ValueType  # 70
+    """The circuit breaker of an outside system changed state; the text names system and state."""
+    EVENT_TYPE_FLEET_ALARM: _EventType.ValueType  # 71
+    """Much of the fleet went silent at once: verdicts and reruns are held back."""
+    EVENT_TYPE_FLEET_RECOVERED: _EventType.ValueType  # 72
+    """The alarm is over."""
+    EVENT_TYPE_SCHEDULE_FIRED: _EventType.ValueType  # 80
+    """A schedule submitted work."""
+    EVENT_TYPE_SCHEDULE_SKIPPED: _EventType.ValueType  # 81
+    """A schedule's time passed without work being submitted; the text says why."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What happened. Task events name the state that was entered."""
@@ -114,10 +138,18 @@ EVENT_TYPE_TASK_EXPIRED: EventType.ValueType  # 13
 """Terminal: EXPIRED."""
 EVENT_TYPE_TASK_SKIPPED: EventType.ValueType  # 14
 """Terminal: SKIPPED."""
+EVENT_TYPE_TASK_PREEMPTED: EventType.ValueType  # 15
+"""An attempt is being stopped so that the task can go on elsewhere or later: the reason says why."""
+EVENT_TYPE_TASK_DEADLOCK: EventType.ValueType  # 16
+"""A wait of a task can never end; the text names the cycle."""
 EVENT_TYPE_RUN_SUBMITTED: EventType.ValueType  # 30
 """A run was accepted."""
 EVENT_TYPE_RUN_ENDED: EventType.ValueType  # 31
 """Every task of a run is terminal."""
+EVENT_TYPE_RUN_EXTENDED: EventType.ValueType  # 32
+"""Tasks were added to a run."""
+EVENT_TYPE_RUN_MILESTONE: EventType.ValueType  # 33
+"""A run reached a milestone, named in the text."""
 EVENT_TYPE_AGENT_ADDED: EventType.ValueType  # 50
 """An agent registered for the first time."""
 EVENT_TYPE_AGENT_REMOVED: EventType.ValueType  # 51
@@ -138,6 +170,22 @@ EVENT_TYPE_AGENT_DRAINING: EventType.ValueType  # 58
 """Finishes what it has and leaves."""
 EVENT_TYPE_AGENT_BREAKER: EventType.ValueType  # 59
 """The agent's circuit breaker changed state."""
+EVENT_TYPE_AGENT_TYPE_BREAKER: EventType.ValueType  # 60
+"""The circuit breaker of an agent for one task type changed state; the text names type and state."""
+EVENT_TYPE_AGENT_OUTBOX_GAP: EventType.ValueType  # 61
+"""An agent came back without a piece of its outbox (a restored backup); the text names it."""
+EVENT_TYPE_AGENT_QUARANTINED: EventType.ValueType  # 62
+"""Two instances of one agent keep superseding each other: it gets no work until an operator resumes it."""
+EVENT_TYPE_SYSTEM_BREAKER: EventType.ValueType  # 70
+"""The circuit breaker of an outside system changed state; the text names system and state."""
+EVENT_TYPE_FLEET_ALARM: EventType.ValueType  # 71
+"""Much of the fleet went silent at once: verdicts and reruns are held back."""
+EVENT_TYPE_FLEET_RECOVERED: EventType.ValueType  # 72
+"""The alarm is over."""
+EVENT_TYPE_SCHEDULE_FIRED: EventType.ValueType  # 80
+"""A schedule submitted work."""
+EVENT_TYPE_SCHEDULE_SKIPPED: EventType.ValueType  # 81
+"""A schedule's time passed without work being submitted; the text says why."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final

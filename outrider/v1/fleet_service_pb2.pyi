@@ -136,6 +136,46 @@ class Agent(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ResourcesUsedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     CONNECTIVITY_FIELD_NUMBER: _builtins.int
     ADMIN_FIELD_NUMBER: _builtins.int
@@ -158,6 +198,12 @@ class Agent(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     NO_WORK_REASON_FIELD_NUMBER: _builtins.int
     OUTBOX_PENDING_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    RESOURCES_USED_FIELD_NUMBER: _builtins.int
+    TASK_TYPES_FIELD_NUMBER: _builtins.int
+    RUNNERS_FIELD_NUMBER: _builtins.int
+    TYPE_BREAKERS_FIELD_NUMBER: _builtins.int
+    BREAKER_RESET_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique name."""
     connectivity: Global___AgentConnectivity.ValueType
@@ -210,6 +256,30 @@ class Agent(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[_agent_service_pb2.WorkerInfo]:
         """Only in GetAgent."""
 
+    @_builtins.property
+    def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What tasks may take of it, by name."""
+
+    @_builtins.property
+    def resources_used(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of these, what live attempts have taken."""
+
+    @_builtins.property
+    def task_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Task types it offers."""
+
+    @_builtins.property
+    def runners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runners it offers."""
+
+    @_builtins.property
+    def type_breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TypeBreaker]:
+        """Breakers for single task types that are not CLOSED."""
+
+    @_builtins.property
+    def breaker_reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When an OPEN breaker lets a probe through; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -235,14 +305,229 @@ class Agent(_message.Message):
         workers: _abc.Iterable[_agent_service_pb2.WorkerInfo] | None = ...,
         no_work_reason: _builtins.str = ...,
         outbox_pending: _builtins.int = ...,
+        resources: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        resources_used: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        task_types: _abc.Iterable[_builtins.str] | None = ...,
+        runners: _abc.Iterable[_builtins.str] | None = ...,
+        type_breakers: _abc.Iterable[Global___TypeBreaker] | None = ...,
+        breaker_reset_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_heard_time", b"last_heard_time", "session_start_time", b"session_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker_reset_time", b"breaker_reset_time", "last_heard_time", b"last_heard_time", "session_start_time", b"session_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "breaker", b"breaker", "connectivity", b"connectivity", "cpu_fraction", b"cpu_fraction", "failed_count", b"failed_count", "host", b"host", "id", b"id", "labels", b"labels", "last_heard_time", b"last_heard_time", "load_average", b"load_average", "memory_fraction", b"memory_fraction", "no_work_reason", b"no_work_reason", "outbox_pending", b"outbox_pending", "parked", b"parked", "prefetched", b"prefetched", "session_start_time", b"session_start_time", "slots", b"slots", "slots_used", b"slots_used", "status", b"status", "succeeded_count", b"succeeded_count", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "breaker", b"breaker", "breaker_reset_time", b"breaker_reset_time", "connectivity", b"connectivity", "cpu_fraction", b"cpu_fraction", "failed_count", b"failed_count", "host", b"host", "id", b"id", "labels", b"labels", "last_heard_time", b"last_heard_time", "load_average", b"load_average", "memory_fraction", b"memory_fraction", "no_work_reason", b"no_work_reason", "outbox_pending", b"outbox_pending", "parked", b"parked", "prefetched", b"prefetched", "resources", b"resources", "resources_used", b"resources_used", "runners", b"runners", "session_start_time", b"session_start_time", "slots", b"slots", "slots_used", b"slots_used", "status", b"status", "succeeded_count", b"succeeded_count", "task_types", b"task_types", "type_breakers", b"type_breakers", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class TypeBreaker(_message.Message):
+    """The circuit breaker of an agent for one task type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """TaskSpec.type, or what stands in for it."""
+    state: Global___BreakerState.ValueType
+    """Whether work of this type is given to the agent."""
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When OPEN lets a probe through; absent otherwise."""
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        state: Global___BreakerState.ValueType = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time", "state", b"state", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TypeBreaker: _TypeAlias = TypeBreaker  # noqa: Y015
+
+@_typing.final
+class SystemBreaker(_message.Message):
+    """The circuit breaker of an outside system that tasks declare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    CANARY_TASK_ID_FIELD_NUMBER: _builtins.int
+    HELD_COUNT_FIELD_NUMBER: _builtins.int
+    system: _builtins.str
+    """As in TaskSpec.systems."""
+    state: Global___BreakerState.ValueType
+    """Whether tasks that declare it are started."""
+    canary_task_id: _builtins.str
+    """Task that is seeing whether it works again; empty when none is."""
+    held_count: _builtins.int
+    """Tasks held back by it."""
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When OPEN lets one task through to see; absent otherwise."""
+
+    def __init__(
+        self,
+        *,
+        system: _builtins.str = ...,
+        state: Global___BreakerState.ValueType = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+        canary_task_id: _builtins.str = ...,
+        held_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_task_id", b"canary_task_id", "held_count", b"held_count", "reset_time", b"reset_time", "state", b"state", "system", b"system"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SystemBreaker: _TypeAlias = SystemBreaker  # noqa: Y015
+
+@_typing.final
+class ListSystemsRequest(_message.Message):
+    """All systems."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSystemsRequest: _TypeAlias = ListSystemsRequest  # noqa: Y015
+
+@_typing.final
+class ListSystemsResponse(_message.Message):
+    """All systems."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def systems(self) -> _containers.RepeatedCompositeFieldContainer[Global___SystemBreaker]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        systems: _abc.Iterable[Global___SystemBreaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["systems", b"systems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSystemsResponse: _TypeAlias = ListSystemsResponse  # noqa: Y015
+
+@_typing.final
+class ExplainAgentRequest(_message.Message):
+    """Names the agent that is idle and should not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainAgentRequest: _TypeAlias = ExplainAgentRequest  # noqa: Y015
+
+@_typing.final
+class TaskVerdict(_message.Message):
+    """One group of waiting tasks that the agent does not get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Task that is next of its group."""
+    task_count: _builtins.int
+    """Tasks that the same rule keeps from it, this one included."""
+    rule: _builtins.str
+    """UPPER_SNAKE rule, as in AgentVerdict."""
+    text: _builtins.str
+    """One line for people."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        task_count: _builtins.int = ...,
+        rule: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule", "task_count", b"task_count", "task_id", b"task_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskVerdict: _TypeAlias = TaskVerdict  # noqa: Y015
+
+@_typing.final
+class ExplainAgentResponse(_message.Message):
+    """Why an agent gets no work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    CLOSED_BY_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    """One sentence that says it all."""
+    @_builtins.property
+    def closed_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rules that keep all work from it, one line each; empty when it may work."""
+
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskVerdict]:
+        """What waits and does not go to it; at most 100."""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What would change it, one line each."""
+
+    def __init__(
+        self,
+        *,
+        summary: _builtins.str = ...,
+        closed_by: _abc.Iterable[_builtins.str] | None = ...,
+        tasks: _abc.Iterable[Global___TaskVerdict] | None = ...,
+        suggestions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_by", b"closed_by", "suggestions", b"suggestions", "summary", b"summary", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainAgentResponse: _TypeAlias = ExplainAgentResponse  # noqa: Y015
 
 @_typing.final
 class ListAgentsRequest(_message.Message):
@@ -520,21 +805,29 @@ Global___RemoveAgentResponse: _TypeAlias = RemoveAgentResponse  # noqa: Y015
 
 @_typing.final
 class ResetBreakerRequest(_message.Message):
-    """Whose breaker to close."""
+    """Whose breaker to close; exactly one of agent_id and system is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AGENT_ID_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Name of the agent."""
+    task_type: _builtins.str
+    """Only its breaker for this task type; empty means all of them."""
+    system: _builtins.str
+    """Name of an outside system."""
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        system: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "system", b"system", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,7 +842,7 @@ class ResetBreakerResponse(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> Global___Agent:
-        """Without workers."""
+        """Without workers; absent for a system."""
 
     def __init__(
         self,
@@ -604,6 +897,7 @@ class GetCoordinatorResponse(_message.Message):
     COMMIT_DURATION_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_MAX_FIELD_NUMBER: _builtins.int
+    FLEET_ALARM_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Product version."""
     store_id: _builtins.str
@@ -634,6 +928,8 @@ class GetCoordinatorResponse(_message.Message):
     """True once the daemon was told to stop."""
     queue_depth_max: _builtins.int
     """Most tasks that may be open at once."""
+    fleet_alarm: _builtins.bool
+    """True while much of the fleet is silent and verdicts are held back."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When this process began."""
@@ -662,10 +958,11 @@ class GetCoordinatorResponse(_message.Message):
         commit_duration: _duration_pb2.Duration | None = ...,
         draining: _builtins.bool = ...,
         queue_depth_max: _builtins.int = ...,
+        fleet_alarm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_duration", b"commit_duration", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_known", b"agents_known", "agents_online", b"agents_online", "blocked_count", b"blocked_count", "commit_duration", b"commit_duration", "coordinator_epoch", b"coordinator_epoch", "draining", b"draining", "ended_count", b"ended_count", "last_cursor", b"last_cursor", "pending_count", b"pending_count", "queue_depth_max", b"queue_depth_max", "queued_count", b"queued_count", "running_count", b"running_count", "slots_total", b"slots_total", "slots_used", b"slots_used", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_known", b"agents_known", "agents_online", b"agents_online", "blocked_count", b"blocked_count", "commit_duration", b"commit_duration", "coordinator_epoch", b"coordinator_epoch", "draining", b"draining", "ended_count", b"ended_count", "fleet_alarm", b"fleet_alarm", "last_cursor", b"last_cursor", "pending_count", b"pending_count", "queue_depth_max", b"queue_depth_max", "queued_count", b"queued_count", "running_count", b"running_count", "slots_total", b"slots_total", "slots_used", b"slots_used", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

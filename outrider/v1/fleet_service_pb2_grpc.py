@@ -70,6 +70,16 @@ class FleetServiceStub(object):
                 request_serializer=outrider_dot_v1_dot_fleet__service__pb2.ResetBreakerRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ResetBreakerResponse.FromString,
                 _registered_method=True)
+        self.ExplainAgent = channel.unary_unary(
+                '/outrider.v1.FleetService/ExplainAgent',
+                request_serializer=outrider_dot_v1_dot_fleet__service__pb2.ExplainAgentRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ExplainAgentResponse.FromString,
+                _registered_method=True)
+        self.ListSystems = channel.unary_unary(
+                '/outrider.v1.FleetService/ListSystems',
+                request_serializer=outrider_dot_v1_dot_fleet__service__pb2.ListSystemsRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ListSystemsResponse.FromString,
+                _registered_method=True)
         self.GetCoordinator = channel.unary_unary(
                 '/outrider.v1.FleetService/GetCoordinator',
                 request_serializer=outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorRequest.SerializeToString,
@@ -125,7 +135,21 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResetBreaker(self, request, context):
-        """Closes an agent's circuit breaker. NOT_FOUND.
+        """Closes an agent's circuit breakers, or that of an outside system. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainAgent(self, request, context):
+        """Why an agent gets no work: rule by rule, and task by task for what waits. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSystems(self, request, context):
+        """Circuit breakers of outside systems that are not CLOSED, or have seen failures.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,6 +199,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ResetBreaker,
                     request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ResetBreakerRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_fleet__service__pb2.ResetBreakerResponse.SerializeToString,
+            ),
+            'ExplainAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainAgent,
+                    request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ExplainAgentRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_fleet__service__pb2.ExplainAgentResponse.SerializeToString,
+            ),
+            'ListSystems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSystems,
+                    request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ListSystemsRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_fleet__service__pb2.ListSystemsResponse.SerializeToString,
             ),
             'GetCoordinator': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCoordinator,
@@ -372,6 +406,60 @@ class FleetService(object):
             '/outrider.v1.FleetService/ResetBreaker',
             outrider_dot_v1_dot_fleet__service__pb2.ResetBreakerRequest.SerializeToString,
             outrider_dot_v1_dot_fleet__service__pb2.ResetBreakerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.FleetService/ExplainAgent',
+            outrider_dot_v1_dot_fleet__service__pb2.ExplainAgentRequest.SerializeToString,
+            outrider_dot_v1_dot_fleet__service__pb2.ExplainAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSystems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.FleetService/ListSystems',
+            outrider_dot_v1_dot_fleet__service__pb2.ListSystemsRequest.SerializeToString,
+            outrider_dot_v1_dot_fleet__service__pb2.ListSystemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

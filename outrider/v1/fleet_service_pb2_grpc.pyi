@@ -48,7 +48,11 @@ class FleetServiceStub:
     online and `force` is not set).
     """
     ResetBreaker: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ResetBreakerRequest, _fleet_service_pb2.ResetBreakerResponse]
-    """Closes an agent's circuit breaker. NOT_FOUND."""
+    """Closes an agent's circuit breakers, or that of an outside system. NOT_FOUND."""
+    ExplainAgent: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainAgentRequest, _fleet_service_pb2.ExplainAgentResponse]
+    """Why an agent gets no work: rule by rule, and task by task for what waits. NOT_FOUND."""
+    ListSystems: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListSystemsRequest, _fleet_service_pb2.ListSystemsResponse]
+    """Circuit breakers of outside systems that are not CLOSED, or have seen failures."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetCoordinatorRequest, _fleet_service_pb2.GetCoordinatorResponse]
     """The coordinator itself: version, epoch, how much it has to do."""
 
@@ -72,7 +76,11 @@ class FleetServiceAsyncStub(FleetServiceStub):
     online and `force` is not set).
     """
     ResetBreaker: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ResetBreakerRequest, _fleet_service_pb2.ResetBreakerResponse]  # type: ignore[assignment]
-    """Closes an agent's circuit breaker. NOT_FOUND."""
+    """Closes an agent's circuit breakers, or that of an outside system. NOT_FOUND."""
+    ExplainAgent: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainAgentRequest, _fleet_service_pb2.ExplainAgentResponse]  # type: ignore[assignment]
+    """Why an agent gets no work: rule by rule, and task by task for what waits. NOT_FOUND."""
+    ListSystems: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListSystemsRequest, _fleet_service_pb2.ListSystemsResponse]  # type: ignore[assignment]
+    """Circuit breakers of outside systems that are not CLOSED, or have seen failures."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetCoordinatorRequest, _fleet_service_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
     """The coordinator itself: version, epoch, how much it has to do."""
 
@@ -135,7 +143,23 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.ResetBreakerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.ResetBreakerResponse, _abc.Awaitable[_fleet_service_pb2.ResetBreakerResponse]]:
-        """Closes an agent's circuit breaker. NOT_FOUND."""
+        """Closes an agent's circuit breakers, or that of an outside system. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ExplainAgent(
+        self,
+        request: _fleet_service_pb2.ExplainAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ExplainAgentResponse, _abc.Awaitable[_fleet_service_pb2.ExplainAgentResponse]]:
+        """Why an agent gets no work: rule by rule, and task by task for what waits. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListSystems(
+        self,
+        request: _fleet_service_pb2.ListSystemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListSystemsResponse, _abc.Awaitable[_fleet_service_pb2.ListSystemsResponse]]:
+        """Circuit breakers of outside systems that are not CLOSED, or have seen failures."""
 
     @_abc_1.abstractmethod
     def GetCoordinator(

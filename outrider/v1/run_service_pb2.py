@@ -27,45 +27,61 @@ from outrider.v1 import task_pb2 as outrider_dot_v1_dot_task__pb2
 from outrider.v1 import task_service_pb2 as outrider_dot_v1_dot_task__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1doutrider/v1/run_service.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16outrider/v1/task.proto\x1a\x1eoutrider/v1/task_service.proto\"O\n\x07RunTask\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12\x12\n\nafter_keys\x18\x03 \x03(\t\"R\n\x07RunSpec\x12\r\n\x05title\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12#\n\x05tasks\x18\x03 \x03(\x0b\x32\x14.outrider.v1.RunTask\"B\n\nStateCount\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xb4\x02\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12$\n\x05state\x18\x05 \x01(\x0e\x32\x15.outrider.v1.RunState\x12\'\n\x06\x63ounts\x18\x06 \x03(\x0b\x32\x17.outrider.v1.StateCount\x12\x12\n\ntask_count\x18\x07 \x01(\r\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08task_ids\x18\n \x03(\x0b\x32\x16.outrider.v1.RunTaskId\")\n\tRunTaskId\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"\x99\x01\n\x10SubmitRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12!\n\x03run\x18\x03 \x01(\x0b\x32\x14.outrider.v1.RunSpec\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12(\n\x05trace\x18\x05 \x01(\x0b\x32\x19.outrider.v1.TraceContext\"C\n\x11SubmitRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.outrider.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"2\n\rGetRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"/\n\x0eGetRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.outrider.v1.Run\"^\n\x0fListRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tid_prefix\x18\x04 \x01(\t\"K\n\x10ListRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.outrider.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"y\n\x0fWatchRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x19\n\x0c\x61\x66ter_cursor\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0finclude_results\x18\x04 \x01(\x08\x42\x0f\n\r_after_cursor\"\x8f\x01\n\x10WatchRunResponse\x12%\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x13.outrider.v1.EventsH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.outrider.v1.CaughtUpH\x00\x12\x1f\n\x03gap\x18\x03 \x01(\x0b\x32\x10.outrider.v1.GapH\x00\x42\x07\n\x05\x66rame\"F\n\x10\x43\x61ncelRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\",\n\x11\x43\x61ncelRunResponse\x12\x17\n\x0f\x63\x61ncelled_count\x18\x01 \x01(\r*\x83\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_ACTIVE\x10\x01\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x04\x32\xfb\x02\n\nRunService\x12J\n\tSubmitRun\x12\x1d.outrider.v1.SubmitRunRequest\x1a\x1e.outrider.v1.SubmitRunResponse\x12\x41\n\x06GetRun\x12\x1a.outrider.v1.GetRunRequest\x1a\x1b.outrider.v1.GetRunResponse\x12G\n\x08ListRuns\x12\x1c.outrider.v1.ListRunsRequest\x1a\x1d.outrider.v1.ListRunsResponse\x12I\n\x08WatchRun\x12\x1c.outrider.v1.WatchRunRequest\x1a\x1d.outrider.v1.WatchRunResponse0\x01\x12J\n\tCancelRun\x12\x1d.outrider.v1.CancelRunRequest\x1a\x1e.outrider.v1.CancelRunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1doutrider/v1/run_service.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16outrider/v1/task.proto\x1a\x1eoutrider/v1/task_service.proto\"\x96\x01\n\x07RunTask\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12\x12\n\nafter_keys\x18\x03 \x03(\t\x12#\n\x05\x61\x66ter\x18\x04 \x03(\x0b\x32\x14.outrider.v1.RunEdge\x12\r\n\x05phase\x18\x05 \x01(\r\x12\x11\n\tmilestone\x18\x06 \x01(\t\"K\n\x07RunEdge\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x33\n\tcondition\x18\x02 \x01(\x0e\x32 .outrider.v1.DependencyCondition\"\xb3\x01\n\x07RunSpec\x12\r\n\x05title\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12#\n\x05tasks\x18\x03 \x03(\x0b\x32\x14.outrider.v1.RunTask\x12\x35\n\x0e\x66\x61ilure_policy\x18\x04 \x01(\x0e\x32\x1d.outrider.v1.RunFailurePolicy\x12\x14\n\x0cmax_parallel\x18\x05 \x01(\r\x12\x12\n\nsequential\x18\x06 \x01(\x08\"\x8d\x02\n\x0bRunProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompleted_count\x18\x02 \x01(\r\x12\x19\n\x11in_progress_count\x18\x03 \x01(\r\x12\x15\n\rpending_count\x18\x04 \x01(\r\x12\x15\n\rblocked_count\x18\x05 \x01(\r\x12\x15\n\ragents_active\x18\x06 \x01(\r\x12\x36\n\x12\x65stimated_end_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07speedup\x18\x08 \x01(\x01\x12*\n\nmilestones\x18\t \x03(\x0b\x32\x16.outrider.v1.Milestone\"v\n\tMilestone\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ntask_count\x18\x02 \x01(\r\x12\x17\n\x0fsucceeded_count\x18\x03 \x01(\r\x12.\n\nreach_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\nStateCount\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xdb\x03\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12$\n\x05state\x18\x05 \x01(\x0e\x32\x15.outrider.v1.RunState\x12\'\n\x06\x63ounts\x18\x06 \x03(\x0b\x32\x17.outrider.v1.StateCount\x12\x12\n\ntask_count\x18\x07 \x01(\r\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08task_ids\x18\n \x03(\x0b\x32\x16.outrider.v1.RunTaskId\x12*\n\x08progress\x18\x0b \x01(\x0b\x32\x18.outrider.v1.RunProgress\x12\x17\n\x0fretry_of_run_id\x18\x0c \x01(\t\x12\x35\n\x0e\x66\x61ilure_policy\x18\r \x01(\x0e\x32\x1d.outrider.v1.RunFailurePolicy\x12\x14\n\x0cmax_parallel\x18\x0e \x01(\r\x12\x13\n\x0bschedule_id\x18\x0f \x01(\t\")\n\tRunTaskId\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"\xac\x01\n\x10SubmitRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12!\n\x03run\x18\x03 \x01(\x0b\x32\x14.outrider.v1.RunSpec\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12(\n\x05trace\x18\x05 \x01(\x0b\x32\x19.outrider.v1.TraceContext\x12\x11\n\tsubmitter\x18\x06 \x01(\t\"C\n\x11SubmitRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.outrider.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"2\n\rGetRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"/\n\x0eGetRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.outrider.v1.Run\"^\n\x0fListRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tid_prefix\x18\x04 \x01(\t\"K\n\x10ListRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.outrider.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"y\n\x0fWatchRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x19\n\x0c\x61\x66ter_cursor\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0finclude_results\x18\x04 \x01(\x08\x42\x0f\n\r_after_cursor\"\x8f\x01\n\x10WatchRunResponse\x12%\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x13.outrider.v1.EventsH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.outrider.v1.CaughtUpH\x00\x12\x1f\n\x03gap\x18\x03 \x01(\x0b\x32\x10.outrider.v1.GapH\x00\x42\x07\n\x05\x66rame\"F\n\x10\x43\x61ncelRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"H\n\x0fRetryRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"B\n\x10RetryRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.outrider.v1.Run\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\x85\x01\n\x0f\x41\x64\x64TasksRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12#\n\x05tasks\x18\x04 \x03(\x0b\x32\x14.outrider.v1.RunTask\x12\x16\n\x0eparent_task_id\x18\x05 \x01(\t\"M\n\x10\x41\x64\x64TasksResponse\x12(\n\x08task_ids\x18\x01 \x03(\x0b\x32\x16.outrider.v1.RunTaskId\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\",\n\x11\x43\x61ncelRunResponse\x12\x17\n\x0f\x63\x61ncelled_count\x18\x01 \x01(\r*y\n\x10RunFailurePolicy\x12\"\n\x1eRUN_FAILURE_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRUN_FAILURE_POLICY_CONTINUE\x10\x01\x12 \n\x1cRUN_FAILURE_POLICY_FAIL_FAST\x10\x02*\x83\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_ACTIVE\x10\x01\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x02\x12\x14\n\x10RUN_STATE_FAILED\x10\x03\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x04\x32\x8d\x04\n\nRunService\x12J\n\tSubmitRun\x12\x1d.outrider.v1.SubmitRunRequest\x1a\x1e.outrider.v1.SubmitRunResponse\x12\x41\n\x06GetRun\x12\x1a.outrider.v1.GetRunRequest\x1a\x1b.outrider.v1.GetRunResponse\x12G\n\x08ListRuns\x12\x1c.outrider.v1.ListRunsRequest\x1a\x1d.outrider.v1.ListRunsResponse\x12I\n\x08WatchRun\x12\x1c.outrider.v1.WatchRunRequest\x1a\x1d.outrider.v1.WatchRunResponse0\x01\x12J\n\tCancelRun\x12\x1d.outrider.v1.CancelRunRequest\x1a\x1e.outrider.v1.CancelRunResponse\x12G\n\x08RetryRun\x12\x1c.outrider.v1.RetryRunRequest\x1a\x1d.outrider.v1.RetryRunResponse\x12G\n\x08\x41\x64\x64Tasks\x12\x1c.outrider.v1.AddTasksRequest\x1a\x1d.outrider.v1.AddTasksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.run_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1609
-  _globals['_RUNSTATE']._serialized_end=1740
-  _globals['_RUNTASK']._serialized_start=135
-  _globals['_RUNTASK']._serialized_end=214
-  _globals['_RUNSPEC']._serialized_start=216
-  _globals['_RUNSPEC']._serialized_end=298
-  _globals['_STATECOUNT']._serialized_start=300
-  _globals['_STATECOUNT']._serialized_end=366
-  _globals['_RUN']._serialized_start=369
-  _globals['_RUN']._serialized_end=677
-  _globals['_RUNTASKID']._serialized_start=679
-  _globals['_RUNTASKID']._serialized_end=720
-  _globals['_SUBMITRUNREQUEST']._serialized_start=723
-  _globals['_SUBMITRUNREQUEST']._serialized_end=876
-  _globals['_SUBMITRUNRESPONSE']._serialized_start=878
-  _globals['_SUBMITRUNRESPONSE']._serialized_end=945
-  _globals['_GETRUNREQUEST']._serialized_start=947
-  _globals['_GETRUNREQUEST']._serialized_end=997
-  _globals['_GETRUNRESPONSE']._serialized_start=999
-  _globals['_GETRUNRESPONSE']._serialized_end=1046
-  _globals['_LISTRUNSREQUEST']._serialized_start=1048
-  _globals['_LISTRUNSREQUEST']._serialized_end=1142
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1144
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1219
-  _globals['_WATCHRUNREQUEST']._serialized_start=1221
-  _globals['_WATCHRUNREQUEST']._serialized_end=1342
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1345
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1488
-  _globals['_CANCELRUNREQUEST']._serialized_start=1490
-  _globals['_CANCELRUNREQUEST']._serialized_end=1560
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1562
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1606
-  _globals['_RUNSERVICE']._serialized_start=1743
-  _globals['_RUNSERVICE']._serialized_end=2122
+  _globals['_RUNFAILUREPOLICY']._serialized_start=2790
+  _globals['_RUNFAILUREPOLICY']._serialized_end=2911
+  _globals['_RUNSTATE']._serialized_start=2914
+  _globals['_RUNSTATE']._serialized_end=3045
+  _globals['_RUNTASK']._serialized_start=136
+  _globals['_RUNTASK']._serialized_end=286
+  _globals['_RUNEDGE']._serialized_start=288
+  _globals['_RUNEDGE']._serialized_end=363
+  _globals['_RUNSPEC']._serialized_start=366
+  _globals['_RUNSPEC']._serialized_end=545
+  _globals['_RUNPROGRESS']._serialized_start=548
+  _globals['_RUNPROGRESS']._serialized_end=817
+  _globals['_MILESTONE']._serialized_start=819
+  _globals['_MILESTONE']._serialized_end=937
+  _globals['_STATECOUNT']._serialized_start=939
+  _globals['_STATECOUNT']._serialized_end=1005
+  _globals['_RUN']._serialized_start=1008
+  _globals['_RUN']._serialized_end=1483
+  _globals['_RUNTASKID']._serialized_start=1485
+  _globals['_RUNTASKID']._serialized_end=1526
+  _globals['_SUBMITRUNREQUEST']._serialized_start=1529
+  _globals['_SUBMITRUNREQUEST']._serialized_end=1701
+  _globals['_SUBMITRUNRESPONSE']._serialized_start=1703
+  _globals['_SUBMITRUNRESPONSE']._serialized_end=1770
+  _globals['_GETRUNREQUEST']._serialized_start=1772
+  _globals['_GETRUNREQUEST']._serialized_end=1822
+  _globals['_GETRUNRESPONSE']._serialized_start=1824
+  _globals['_GETRUNRESPONSE']._serialized_end=1871
+  _globals['_LISTRUNSREQUEST']._serialized_start=1873
+  _globals['_LISTRUNSREQUEST']._serialized_end=1967
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1969
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2044
+  _globals['_WATCHRUNREQUEST']._serialized_start=2046
+  _globals['_WATCHRUNREQUEST']._serialized_end=2167
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2170
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2313
+  _globals['_CANCELRUNREQUEST']._serialized_start=2315
+  _globals['_CANCELRUNREQUEST']._serialized_end=2385
+  _globals['_RETRYRUNREQUEST']._serialized_start=2387
+  _globals['_RETRYRUNREQUEST']._serialized_end=2459
+  _globals['_RETRYRUNRESPONSE']._serialized_start=2461
+  _globals['_RETRYRUNRESPONSE']._serialized_end=2527
+  _globals['_ADDTASKSREQUEST']._serialized_start=2530
+  _globals['_ADDTASKSREQUEST']._serialized_end=2663
+  _globals['_ADDTASKSRESPONSE']._serialized_start=2665
+  _globals['_ADDTASKSRESPONSE']._serialized_end=2742
+  _globals['_CANCELRUNRESPONSE']._serialized_start=2744
+  _globals['_CANCELRUNRESPONSE']._serialized_end=2788
+  _globals['_RUNSERVICE']._serialized_start=3048
+  _globals['_RUNSERVICE']._serialized_end=3573
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RunFailurePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunFailurePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunFailurePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_FAILURE_POLICY_UNSPECIFIED: _RunFailurePolicy.ValueType  # 0
+    """As CONTINUE."""
+    RUN_FAILURE_POLICY_CONTINUE: _RunFailurePolicy.ValueType  # 1
+    """Tasks that do not depend on it go on."""
+    RUN_FAILURE_POLICY_FAIL_FAST: _RunFailurePolicy.ValueType  # 2
+    """What has not ended is cancelled, what runs is stopped."""
+
+class RunFailurePolicy(_RunFailurePolicy, metaclass=_RunFailurePolicyEnumTypeWrapper):
+    """What a failed task means for the rest of its run."""
+
+RUN_FAILURE_POLICY_UNSPECIFIED: RunFailurePolicy.ValueType  # 0
+"""As CONTINUE."""
+RUN_FAILURE_POLICY_CONTINUE: RunFailurePolicy.ValueType  # 1
+"""Tasks that do not depend on it go on."""
+RUN_FAILURE_POLICY_FAIL_FAST: RunFailurePolicy.ValueType  # 2
+"""What has not ended is cancelled, what runs is stopped."""
+Global___RunFailurePolicy: _TypeAlias = RunFailurePolicy  # noqa: Y015
+
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -63,8 +87,15 @@ class RunTask(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     AFTER_KEYS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    MILESTONE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Unique within the run, 1 to 128 characters."""
+    phase: _builtins.int
+    """Tasks of a phase start once every task of all lower phases has ended. Absent means phase 0."""
+    milestone: _builtins.str
+    """Reached when this task and all others with the same milestone have succeeded; empty means none."""
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:
         """The work itself, as for a task submitted alone."""
@@ -73,20 +104,53 @@ class RunTask(_message.Message):
     def after_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys of the tasks that must succeed first; their results are its inputs."""
 
+    @_builtins.property
+    def after(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunEdge]:
+        """Further tasks that must end first, each with its condition."""
+
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
         spec: _task_pb2.TaskSpec | None = ...,
         after_keys: _abc.Iterable[_builtins.str] | None = ...,
+        after: _abc.Iterable[Global___RunEdge] | None = ...,
+        phase: _builtins.int = ...,
+        milestone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_keys", b"after_keys", "key", b"key", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "after_keys", b"after_keys", "key", b"key", "milestone", b"milestone", "phase", b"phase", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunTask: _TypeAlias = RunTask  # noqa: Y015
+
+@_typing.final
+class RunEdge(_message.Message):
+    """That one task of a run comes after another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The one that must end first."""
+    condition: _task_pb2.DependencyCondition.ValueType
+    """How it must end; unspecified means SUCCESS."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        condition: _task_pb2.DependencyCondition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunEdge: _TypeAlias = RunEdge  # noqa: Y015
 
 @_typing.final
 class RunSpec(_message.Message):
@@ -97,10 +161,19 @@ class RunSpec(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_FIELD_NUMBER: _builtins.int
+    SEQUENTIAL_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """One line for people; empty means a title made from the id."""
     description: _builtins.str
     """Longer text for people."""
+    failure_policy: Global___RunFailurePolicy.ValueType
+    """What a failed task means for the others."""
+    max_parallel: _builtins.int
+    """Most tasks of the run with a live attempt at once; 0 means no bound."""
+    sequential: _builtins.bool
+    """One after the other in the order given: as if each came after the one before it, whatever its end."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunTask]:
         """At least one, at most 10,000."""
@@ -111,14 +184,111 @@ class RunSpec(_message.Message):
         title: _builtins.str = ...,
         description: _builtins.str = ...,
         tasks: _abc.Iterable[Global___RunTask] | None = ...,
+        failure_policy: Global___RunFailurePolicy.ValueType = ...,
+        max_parallel: _builtins.int = ...,
+        sequential: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "tasks", b"tasks", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "failure_policy", b"failure_policy", "max_parallel", b"max_parallel", "sequential", b"sequential", "tasks", b"tasks", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunSpec: _TypeAlias = RunSpec  # noqa: Y015
+
+@_typing.final
+class RunProgress(_message.Message):
+    """How far a run is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    COMPLETED_COUNT_FIELD_NUMBER: _builtins.int
+    IN_PROGRESS_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_COUNT_FIELD_NUMBER: _builtins.int
+    BLOCKED_COUNT_FIELD_NUMBER: _builtins.int
+    AGENTS_ACTIVE_FIELD_NUMBER: _builtins.int
+    ESTIMATED_END_TIME_FIELD_NUMBER: _builtins.int
+    SPEEDUP_FIELD_NUMBER: _builtins.int
+    MILESTONES_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """Share of the tasks' weights that is done, 0 to 1; a running task counts with its reported progress."""
+    completed_count: _builtins.int
+    """Tasks that are terminal."""
+    in_progress_count: _builtins.int
+    """Tasks that are ASSIGNED, RUNNING or CANCELLING."""
+    pending_count: _builtins.int
+    """Tasks that are PENDING or QUEUED."""
+    blocked_count: _builtins.int
+    """Tasks that are BLOCKED."""
+    agents_active: _builtins.int
+    """Agents with a live attempt of the run."""
+    speedup: _builtins.float
+    """Time the tasks have run in all, divided by the time since the first start; 0 before that."""
+    @_builtins.property
+    def estimated_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is likely to end, from what work of these types has taken; absent while nothing is known."""
+
+    @_builtins.property
+    def milestones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Milestone]:
+        """In the order of the tasks."""
+
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float = ...,
+        completed_count: _builtins.int = ...,
+        in_progress_count: _builtins.int = ...,
+        pending_count: _builtins.int = ...,
+        blocked_count: _builtins.int = ...,
+        agents_active: _builtins.int = ...,
+        estimated_end_time: _timestamp_pb2.Timestamp | None = ...,
+        speedup: _builtins.float = ...,
+        milestones: _abc.Iterable[Global___Milestone] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_end_time", b"estimated_end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_active", b"agents_active", "blocked_count", b"blocked_count", "completed_count", b"completed_count", "estimated_end_time", b"estimated_end_time", "fraction", b"fraction", "in_progress_count", b"in_progress_count", "milestones", b"milestones", "pending_count", b"pending_count", "speedup", b"speedup"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunProgress: _TypeAlias = RunProgress  # noqa: Y015
+
+@_typing.final
+class Milestone(_message.Message):
+    """A named point of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_COUNT_FIELD_NUMBER: _builtins.int
+    REACH_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As submitted."""
+    task_count: _builtins.int
+    """Tasks that it needs."""
+    succeeded_count: _builtins.int
+    """Of these, how many have succeeded."""
+    @_builtins.property
+    def reach_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was reached; absent before that."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        task_count: _builtins.int = ...,
+        succeeded_count: _builtins.int = ...,
+        reach_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reach_time", b"reach_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reach_time", b"reach_time", "succeeded_count", b"succeeded_count", "task_count", b"task_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Milestone: _TypeAlias = Milestone  # noqa: Y015
 
 @_typing.final
 class StateCount(_message.Message):
@@ -162,6 +332,11 @@ class Run(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     TASK_IDS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RETRY_OF_RUN_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Time-ordered id, 32 hexadecimal digits."""
     namespace: _builtins.str
@@ -174,6 +349,14 @@ class Run(_message.Message):
     """Where it is."""
     task_count: _builtins.int
     """Tasks in all."""
+    retry_of_run_id: _builtins.str
+    """Run that this one does again in part; empty when it is new work."""
+    failure_policy: Global___RunFailurePolicy.ValueType
+    """As submitted."""
+    max_parallel: _builtins.int
+    """As submitted."""
+    schedule_id: _builtins.str
+    """Schedule that submitted it; empty when none did."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCount]:
         """Tasks per state, only states that occur."""
@@ -190,6 +373,10 @@ class Run(_message.Message):
     def task_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunTaskId]:
         """Key and id of every task, in the order submitted; only in GetRun and SubmitRun."""
 
+    @_builtins.property
+    def progress(self) -> Global___RunProgress:
+        """How far it is; only in GetRun. From memory while it is ACTIVE."""
+
     def __init__(
         self,
         *,
@@ -203,10 +390,15 @@ class Run(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         task_ids: _abc.Iterable[Global___RunTaskId] | None = ...,
+        progress: Global___RunProgress | None = ...,
+        retry_of_run_id: _builtins.str = ...,
+        failure_policy: Global___RunFailurePolicy.ValueType = ...,
+        max_parallel: _builtins.int = ...,
+        schedule_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "id", b"id", "namespace", b"namespace", "state", b"state", "task_count", b"task_count", "task_ids", b"task_ids", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "failure_policy", b"failure_policy", "id", b"id", "max_parallel", b"max_parallel", "namespace", b"namespace", "progress", b"progress", "retry_of_run_id", b"retry_of_run_id", "schedule_id", b"schedule_id", "state", b"state", "task_count", b"task_count", "task_ids", b"task_ids", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,12 +441,15 @@ class SubmitRunRequest(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    SUBMITTER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     request_id: _builtins.str
     """Makes a retry safe, as in SubmitRequest; it covers the whole graph."""
     client_id: _builtins.str
     """As SubmitRequest.client_id, for every task."""
+    submitter: _builtins.str
+    """As SubmitRequest.submitter, for every task."""
     @_builtins.property
     def run(self) -> Global___RunSpec:
         """The graph."""
@@ -271,10 +466,11 @@ class SubmitRunRequest(_message.Message):
         run: Global___RunSpec | None = ...,
         client_id: _builtins.str = ...,
         trace: _task_pb2.TraceContext | None = ...,
+        submitter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "namespace", b"namespace", "request_id", b"request_id", "run", b"run", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "namespace", b"namespace", "request_id", b"request_id", "run", b"run", "submitter", b"submitter", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,6 +719,132 @@ class CancelRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelRunRequest: _TypeAlias = CancelRunRequest  # noqa: Y015
+
+@_typing.final
+class RetryRunRequest(_message.Message):
+    """Names the run to do again where it did not succeed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty means `default`."""
+    run_id: _builtins.str
+    """Full id or unique prefix of a run that is over."""
+    request_id: _builtins.str
+    """As SubmitRunRequest.request_id."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRunRequest: _TypeAlias = RetryRunRequest  # noqa: Y015
+
+@_typing.final
+class RetryRunResponse(_message.Message):
+    """The new run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False when request_id named a run accepted earlier."""
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """With task_ids."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRunResponse: _TypeAlias = RetryRunResponse  # noqa: Y015
+
+@_typing.final
+class AddTasksRequest(_message.Message):
+    """Tasks for a run that is not over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty means `default`."""
+    run_id: _builtins.str
+    """Full id or unique prefix."""
+    request_id: _builtins.str
+    """As SubmitRunRequest.request_id."""
+    parent_task_id: _builtins.str
+    """Running task of the run that adds them, for the record; empty when a person does."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunTask]:
+        """New keys; edges may name tasks that are there already, also ended ones."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        tasks: _abc.Iterable[Global___RunTask] | None = ...,
+        parent_task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "parent_task_id", b"parent_task_id", "request_id", b"request_id", "run_id", b"run_id", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddTasksRequest: _TypeAlias = AddTasksRequest  # noqa: Y015
+
+@_typing.final
+class AddTasksResponse(_message.Message):
+    """They are on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False when request_id named tasks added earlier."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunTaskId]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[Global___RunTaskId] | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddTasksResponse: _TypeAlias = AddTasksResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunResponse(_message.Message):

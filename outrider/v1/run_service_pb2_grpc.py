@@ -60,6 +60,16 @@ class RunServiceStub(object):
                 request_serializer=outrider_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/outrider.v1.RunService/RetryRun',
+                request_serializer=outrider_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.AddTasks = channel.unary_unary(
+                '/outrider.v1.RunService/AddTasks',
+                request_serializer=outrider_dot_v1_dot_run__service__pb2.AddTasksRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_run__service__pb2.AddTasksResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer(object):
@@ -102,6 +112,21 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryRun(self, request, context):
+        """Submits what did not succeed again, as a new run that names the old one; what succeeded is not done again, and its
+        results are inputs as before. NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is active, or all of it succeeded).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddTasks(self, request, context):
+        """Adds tasks to a run that is not over. Errors as SubmitRun, and FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is over).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +154,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=outrider_dot_v1_dot_run__service__pb2.CancelRunRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_run__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=outrider_dot_v1_dot_run__service__pb2.RetryRunRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_run__service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'AddTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddTasks,
+                    request_deserializer=outrider_dot_v1_dot_run__service__pb2.AddTasksRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_run__service__pb2.AddTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +302,60 @@ class RunService(object):
             '/outrider.v1.RunService/CancelRun',
             outrider_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
             outrider_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.RunService/RetryRun',
+            outrider_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+            outrider_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.RunService/AddTasks',
+            outrider_dot_v1_dot_run__service__pb2.AddTasksRequest.SerializeToString,
+            outrider_dot_v1_dot_run__service__pb2.AddTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

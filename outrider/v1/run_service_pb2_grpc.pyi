@@ -45,6 +45,12 @@ class RunServiceStub:
     """Events of a run's tasks from a cursor, then live; ends by itself after RUN_ENDED. NOT_FOUND, ABORTED (WATCH_TOO_SLOW)."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
     """Cancels every task of the run that is not terminal. NOT_FOUND."""
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RetryRunRequest, _run_service_pb2.RetryRunResponse]
+    """Submits what did not succeed again, as a new run that names the old one; what succeeded is not done again, and its
+    results are inputs as before. NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is active, or all of it succeeded).
+    """
+    AddTasks: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.AddTasksRequest, _run_service_pb2.AddTasksResponse]
+    """Adds tasks to a run that is not over. Errors as SubmitRun, and FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is over)."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -63,6 +69,12 @@ class RunServiceAsyncStub(RunServiceStub):
     """Events of a run's tasks from a cursor, then live; ends by itself after RUN_ENDED. NOT_FOUND, ABORTED (WATCH_TOO_SLOW)."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels every task of the run that is not terminal. NOT_FOUND."""
+    RetryRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RetryRunRequest, _run_service_pb2.RetryRunResponse]  # type: ignore[assignment]
+    """Submits what did not succeed again, as a new run that names the old one; what succeeded is not done again, and its
+    results are inputs as before. NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is active, or all of it succeeded).
+    """
+    AddTasks: _aio.UnaryUnaryMultiCallable[_run_service_pb2.AddTasksRequest, _run_service_pb2.AddTasksResponse]  # type: ignore[assignment]
+    """Adds tasks to a run that is not over. Errors as SubmitRun, and FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is over)."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     """For clients. Errors as TaskService."""
@@ -108,5 +120,23 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.CancelRunResponse, _abc.Awaitable[_run_service_pb2.CancelRunResponse]]:
         """Cancels every task of the run that is not terminal. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _run_service_pb2.RetryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.RetryRunResponse, _abc.Awaitable[_run_service_pb2.RetryRunResponse]]:
+        """Submits what did not succeed again, as a new run that names the old one; what succeeded is not done again, and its
+        results are inputs as before. NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is active, or all of it succeeded).
+        """
+
+    @_abc_1.abstractmethod
+    def AddTasks(
+        self,
+        request: _run_service_pb2.AddTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.AddTasksResponse, _abc.Awaitable[_run_service_pb2.AddTasksResponse]]:
+        """Adds tasks to a run that is not over. Errors as SubmitRun, and FAILED_PRECONDITION (ILLEGAL_TRANSITION: it is over)."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

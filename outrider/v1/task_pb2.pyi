@@ -21,6 +21,98 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _PlacementStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacementStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_STRATEGY_UNSPECIFIED: _PlacementStrategy.ValueType  # 0
+    """The coordinator's default."""
+    PLACEMENT_STRATEGY_LEAST_LOADED: _PlacementStrategy.ValueType  # 1
+    """Fewest slots in use; host load and recent latency decide between equals."""
+    PLACEMENT_STRATEGY_ROUND_ROBIN: _PlacementStrategy.ValueType  # 2
+    """One after the other."""
+    PLACEMENT_STRATEGY_RANDOM: _PlacementStrategy.ValueType  # 3
+    """Any of them, from a seeded source."""
+    PLACEMENT_STRATEGY_PERFORMANCE: _PlacementStrategy.ValueType  # 4
+    """Where work of this type has been fastest and failed least."""
+    PLACEMENT_STRATEGY_TWO_CHOICES: _PlacementStrategy.ValueType  # 5
+    """The less loaded of two chosen at random: for very large fleets."""
+
+class PlacementStrategy(_PlacementStrategy, metaclass=_PlacementStrategyEnumTypeWrapper):
+    """How an agent is chosen among those that may take a task."""
+
+PLACEMENT_STRATEGY_UNSPECIFIED: PlacementStrategy.ValueType  # 0
+"""The coordinator's default."""
+PLACEMENT_STRATEGY_LEAST_LOADED: PlacementStrategy.ValueType  # 1
+"""Fewest slots in use; host load and recent latency decide between equals."""
+PLACEMENT_STRATEGY_ROUND_ROBIN: PlacementStrategy.ValueType  # 2
+"""One after the other."""
+PLACEMENT_STRATEGY_RANDOM: PlacementStrategy.ValueType  # 3
+"""Any of them, from a seeded source."""
+PLACEMENT_STRATEGY_PERFORMANCE: PlacementStrategy.ValueType  # 4
+"""Where work of this type has been fastest and failed least."""
+PLACEMENT_STRATEGY_TWO_CHOICES: PlacementStrategy.ValueType  # 5
+"""The less loaded of two chosen at random: for very large fleets."""
+Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
+
+class _WaitExpiry:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitExpiryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitExpiry.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_EXPIRY_UNSPECIFIED: _WaitExpiry.ValueType  # 0
+    """As FAIL."""
+    WAIT_EXPIRY_FAIL: _WaitExpiry.ValueType  # 1
+    """The attempt is stopped and the task fails with WAIT_EXPIRED."""
+    WAIT_EXPIRY_MOVE: _WaitExpiry.ValueType  # 2
+    """The attempt is stopped and the task goes to another agent, where earlier answers are known; no try is used up."""
+    WAIT_EXPIRY_KEEP: _WaitExpiry.ValueType  # 3
+    """It goes on waiting."""
+
+class WaitExpiry(_WaitExpiry, metaclass=_WaitExpiryEnumTypeWrapper):
+    """What happens when a wait lasts longer than its budget."""
+
+WAIT_EXPIRY_UNSPECIFIED: WaitExpiry.ValueType  # 0
+"""As FAIL."""
+WAIT_EXPIRY_FAIL: WaitExpiry.ValueType  # 1
+"""The attempt is stopped and the task fails with WAIT_EXPIRED."""
+WAIT_EXPIRY_MOVE: WaitExpiry.ValueType  # 2
+"""The attempt is stopped and the task goes to another agent, where earlier answers are known; no try is used up."""
+WAIT_EXPIRY_KEEP: WaitExpiry.ValueType  # 3
+"""It goes on waiting."""
+Global___WaitExpiry: _TypeAlias = WaitExpiry  # noqa: Y015
+
+class _DependencyCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_CONDITION_UNSPECIFIED: _DependencyCondition.ValueType  # 0
+    """As SUCCESS."""
+    DEPENDENCY_CONDITION_SUCCESS: _DependencyCondition.ValueType  # 1
+    """It SUCCEEDED; otherwise the task is SKIPPED with UPSTREAM_FAILED."""
+    DEPENDENCY_CONDITION_FAILURE: _DependencyCondition.ValueType  # 2
+    """It ended otherwise; when it SUCCEEDED the task is SKIPPED with CONDITION_NOT_MET."""
+    DEPENDENCY_CONDITION_ALWAYS: _DependencyCondition.ValueType  # 3
+    """It ended."""
+
+class DependencyCondition(_DependencyCondition, metaclass=_DependencyConditionEnumTypeWrapper):
+    """When a dependency's end lets a task start."""
+
+DEPENDENCY_CONDITION_UNSPECIFIED: DependencyCondition.ValueType  # 0
+"""As SUCCESS."""
+DEPENDENCY_CONDITION_SUCCESS: DependencyCondition.ValueType  # 1
+"""It SUCCEEDED; otherwise the task is SKIPPED with UPSTREAM_FAILED."""
+DEPENDENCY_CONDITION_FAILURE: DependencyCondition.ValueType  # 2
+"""It ended otherwise; when it SUCCEEDED the task is SKIPPED with CONDITION_NOT_MET."""
+DEPENDENCY_CONDITION_ALWAYS: DependencyCondition.ValueType  # 3
+"""It ended."""
+Global___DependencyCondition: _TypeAlias = DependencyCondition  # noqa: Y015
+
 class _TaskState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -115,6 +207,28 @@ class _TaskReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskReason
     """The agent refused the attempt (draining, full, unknown kind of work)."""
     TASK_REASON_AGENT_STOPPED: _TaskReason.ValueType  # 13
     """The agent's supervisor stopped the attempt when it shut down."""
+    TASK_REASON_STALLED: _TaskReason.ValueType  # 14
+    """Nothing was heard of the attempt for `stall_timeout`."""
+    TASK_REASON_DEADLINE_EXCEEDED: _TaskReason.ValueType  # 15
+    """`deadline` ran out."""
+    TASK_REASON_WAIT_EXPIRED: _TaskReason.ValueType  # 16
+    """A wait lasted longer than its budget."""
+    TASK_REASON_PREEMPTED: _TaskReason.ValueType  # 17
+    """A more urgent task took its slot."""
+    TASK_REASON_MOVED: _TaskReason.ValueType  # 18
+    """Stopped to go on elsewhere: a wait's policy says so, or its agent is drained."""
+    TASK_REASON_CONDITION_NOT_MET: _TaskReason.ValueType  # 19
+    """A dependency ended otherwise than its condition asks."""
+    TASK_REASON_RUN_FAILED: _TaskReason.ValueType  # 20
+    """Another task of the run failed and the run fails fast."""
+    TASK_REASON_MAY_HAVE_STARTED: _TaskReason.ValueType  # 21
+    """An `at_most_once` task may have started on an agent that lost it."""
+    TASK_REASON_FAILS_EVERYWHERE: _TaskReason.ValueType  # 22
+    """It failed on several agents: the task is at fault, not they."""
+    TASK_REASON_DEADLOCK: _TaskReason.ValueType  # 23
+    """A wait could never end: see the cycle in the message."""
+    TASK_REASON_LEASE_EXPIRED: _TaskReason.ValueType  # 24
+    """The lease of an `exclusive` attempt ran out."""
 
 class TaskReason(_TaskReason, metaclass=_TaskReasonEnumTypeWrapper):
     """Why a task, or one of its attempts, is in the state it is in."""
@@ -147,6 +261,28 @@ TASK_REASON_AGENT_REJECTED: TaskReason.ValueType  # 12
 """The agent refused the attempt (draining, full, unknown kind of work)."""
 TASK_REASON_AGENT_STOPPED: TaskReason.ValueType  # 13
 """The agent's supervisor stopped the attempt when it shut down."""
+TASK_REASON_STALLED: TaskReason.ValueType  # 14
+"""Nothing was heard of the attempt for `stall_timeout`."""
+TASK_REASON_DEADLINE_EXCEEDED: TaskReason.ValueType  # 15
+"""`deadline` ran out."""
+TASK_REASON_WAIT_EXPIRED: TaskReason.ValueType  # 16
+"""A wait lasted longer than its budget."""
+TASK_REASON_PREEMPTED: TaskReason.ValueType  # 17
+"""A more urgent task took its slot."""
+TASK_REASON_MOVED: TaskReason.ValueType  # 18
+"""Stopped to go on elsewhere: a wait's policy says so, or its agent is drained."""
+TASK_REASON_CONDITION_NOT_MET: TaskReason.ValueType  # 19
+"""A dependency ended otherwise than its condition asks."""
+TASK_REASON_RUN_FAILED: TaskReason.ValueType  # 20
+"""Another task of the run failed and the run fails fast."""
+TASK_REASON_MAY_HAVE_STARTED: TaskReason.ValueType  # 21
+"""An `at_most_once` task may have started on an agent that lost it."""
+TASK_REASON_FAILS_EVERYWHERE: TaskReason.ValueType  # 22
+"""It failed on several agents: the task is at fault, not they."""
+TASK_REASON_DEADLOCK: TaskReason.ValueType  # 23
+"""A wait could never end: see the cycle in the message."""
+TASK_REASON_LEASE_EXPIRED: TaskReason.ValueType  # 24
+"""The lease of an `exclusive` attempt ran out."""
 Global___TaskReason: _TypeAlias = TaskReason  # noqa: Y015
 
 class _AttemptState:
@@ -407,6 +543,190 @@ class LabelConstraint(_message.Message):
 Global___LabelConstraint: _TypeAlias = LabelConstraint  # noqa: Y015
 
 @_typing.final
+class AgentAffinity(_message.Message):
+    """How much a task would like to be on a named agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Name of the agent; one that does not exist changes nothing."""
+    weight: _builtins.int
+    """-100 (rather anywhere else) to 100 (rather than anywhere else); 0 is refused."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentAffinity: _TypeAlias = AgentAffinity  # noqa: Y015
+
+@_typing.final
+class Placement(_message.Message):
+    """Where a task should run, beside its label constraints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    AFFINITIES_FIELD_NUMBER: _builtins.int
+    AVOID_TAGS_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    STICKY_FIELD_NUMBER: _builtins.int
+    RUNNER_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    strategy: Global___PlacementStrategy.ValueType
+    """Among the agents that may take it; unspecified means the coordinator's default."""
+    spread: _builtins.bool
+    """Rather on the agent with the fewest live attempts of the same run, or of the same type outside a run; a wish."""
+    sticky: _builtins.bool
+    """Rather on the agent that ran the first of its dependencies; a wish."""
+    runner: _builtins.str
+    """Runner the agent must offer; empty means any agent."""
+    task_type: _builtins.str
+    """Task type the agent must offer; empty means any agent."""
+    @_builtins.property
+    def affinities(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentAffinity]:
+        """Wishes, not conditions; at most 32."""
+
+    @_builtins.property
+    def avoid_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rather not beside live attempts of tasks with one of these tags; a wish. At most 8."""
+
+    def __init__(
+        self,
+        *,
+        strategy: Global___PlacementStrategy.ValueType = ...,
+        affinities: _abc.Iterable[Global___AgentAffinity] | None = ...,
+        avoid_tags: _abc.Iterable[_builtins.str] | None = ...,
+        spread: _builtins.bool = ...,
+        sticky: _builtins.bool = ...,
+        runner: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affinities", b"affinities", "avoid_tags", b"avoid_tags", "runner", b"runner", "spread", b"spread", "sticky", b"sticky", "strategy", b"strategy", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Placement: _TypeAlias = Placement  # noqa: Y015
+
+@_typing.final
+class LimitClaim(_message.Message):
+    """A named limit that a task holds while it has a live attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Name of the limit: `file:src/app.py`, `api:anthropic`. 1 to 200 characters. One that nobody defined is a
+    read/write lock.
+    """
+    shared: _builtins.bool
+    """For a lock: true lets other shared claims hold it too."""
+    units: _builtins.int
+    """For a semaphore or a rate: units taken; 0 means 1."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        shared: _builtins.bool = ...,
+        units: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "shared", b"shared", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitClaim: _TypeAlias = LimitClaim  # noqa: Y015
+
+@_typing.final
+class WaitPolicy(_message.Message):
+    """How long one kind of wait may last, and what then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_DURATION_FIELD_NUMBER: _builtins.int
+    ON_EXPIRY_FIELD_NUMBER: _builtins.int
+    on_expiry: Global___WaitExpiry.ValueType
+    """What happens then."""
+    @_builtins.property
+    def budget_duration(self) -> _duration_pb2.Duration:
+        """From Blocked to its resolution; absent means no bound."""
+
+    def __init__(
+        self,
+        *,
+        budget_duration: _duration_pb2.Duration | None = ...,
+        on_expiry: Global___WaitExpiry.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_duration", b"budget_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_duration", b"budget_duration", "on_expiry", b"on_expiry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitPolicy: _TypeAlias = WaitPolicy  # noqa: Y015
+
+@_typing.final
+class WaitPolicies(_message.Message):
+    """How waits of a task's attempts are handled, by kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPENDENCY_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_FIELD_NUMBER: _builtins.int
+    CLARIFICATION_FIELD_NUMBER: _builtins.int
+    EXTENSION_MAX_DURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dependency(self) -> Global___WaitPolicy:
+        """Waits for another task or a named limit."""
+
+    @_builtins.property
+    def external(self) -> Global___WaitPolicy:
+        """Waits for an outside system."""
+
+    @_builtins.property
+    def complexity(self) -> Global___WaitPolicy:
+        """Waits for more time."""
+
+    @_builtins.property
+    def clarification(self) -> Global___WaitPolicy:
+        """Questions."""
+
+    @_builtins.property
+    def extension_max_duration(self) -> _duration_pb2.Duration:
+        """Running time granted without asking anybody when an attempt asks for more, in all; absent means none."""
+
+    def __init__(
+        self,
+        *,
+        dependency: Global___WaitPolicy | None = ...,
+        external: Global___WaitPolicy | None = ...,
+        complexity: Global___WaitPolicy | None = ...,
+        clarification: Global___WaitPolicy | None = ...,
+        extension_max_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "dependency", b"dependency", "extension_max_duration", b"extension_max_duration", "external", b"external"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "dependency", b"dependency", "extension_max_duration", b"extension_max_duration", "external", b"external"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitPolicies: _TypeAlias = WaitPolicies  # noqa: Y015
+
+@_typing.final
 class RetryPolicy(_message.Message):
     """How failed attempts are tried again. Only counted attempts use up `max_attempts`."""
 
@@ -450,6 +770,26 @@ class TaskSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ResourcesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TITLE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
@@ -466,6 +806,16 @@ class TaskSpec(_message.Message):
     DISCONNECT_GRACE_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    PLACEMENT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    SYSTEMS_FIELD_NUMBER: _builtins.int
+    STALL_TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEADLINE_DURATION_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    AT_MOST_ONCE_FIELD_NUMBER: _builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: _builtins.int
+    WAIT_POLICIES_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """One line for people; empty means a title made from the work itself."""
     description: _builtins.str
@@ -476,6 +826,12 @@ class TaskSpec(_message.Message):
     """Share of its run's overall progress; 0 means 1."""
     priority: _builtins.int
     """0 (last) to 10 (first); absent means 5. Named: LOW 2, NORMAL 5, HIGH 7, CRITICAL 10."""
+    exclusive: _builtins.bool
+    """Never two attempts at once, also when an agent is out of contact."""
+    at_most_once: _builtins.bool
+    """Once an attempt may have started, no other is ever started."""
+    preemptible: _builtins.bool
+    """A CRITICAL task may take its slot; it is then queued again and no try is used up."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Free words to filter by, at most 32."""
@@ -486,7 +842,9 @@ class TaskSpec(_message.Message):
 
     @_builtins.property
     def write_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Globs of what the task will write, for planners and reviewers; not enforced in this release."""
+        """Globs of what the task will write (`src/**/*.py`; `repo:` before one tells projects apart): tasks whose scopes
+        overlap never run at once. At most 64.
+        """
 
     @_builtins.property
     def function(self) -> Global___PythonFunction:
@@ -520,6 +878,38 @@ class TaskSpec(_message.Message):
     def queue_timeout(self) -> _duration_pb2.Duration:
         """Bound on the wait from submit to the first start; absent means none. On expiry the task is EXPIRED."""
 
+    @_builtins.property
+    def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What its attempt takes of an agent's resources while it runs, by name: `cpu` (cores), `memory` (bytes), `gpu`, or
+        the agent's own names. More than 0; at most 16.
+        """
+
+    @_builtins.property
+    def placement(self) -> Global___Placement:
+        """Where it should run."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitClaim]:
+        """Limits it holds while it has a live attempt, all or none; at most 32."""
+
+    @_builtins.property
+    def systems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Outside systems it needs (`api:anthropic`): held back while one of them is known to fail. At most 16."""
+
+    @_builtins.property
+    def stall_timeout(self) -> _duration_pb2.Duration:
+        """An attempt that reports nothing for so long is stalled: it is stopped and the try counts. Paused while BLOCKED;
+        absent means none.
+        """
+
+    @_builtins.property
+    def deadline_duration(self) -> _duration_pb2.Duration:
+        """Bound on everything from submit to the end; on expiry the task is EXPIRED. Absent means none."""
+
+    @_builtins.property
+    def wait_policies(self) -> Global___WaitPolicies:
+        """How its waits are handled."""
+
     def __init__(
         self,
         *,
@@ -539,10 +929,20 @@ class TaskSpec(_message.Message):
         disconnect_grace: _duration_pb2.Duration | None = ...,
         not_before: _timestamp_pb2.Timestamp | None = ...,
         queue_timeout: _duration_pb2.Duration | None = ...,
+        resources: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        placement: Global___Placement | None = ...,
+        limits: _abc.Iterable[Global___LimitClaim] | None = ...,
+        systems: _abc.Iterable[_builtins.str] | None = ...,
+        stall_timeout: _duration_pb2.Duration | None = ...,
+        deadline_duration: _duration_pb2.Duration | None = ...,
+        exclusive: _builtins.bool = ...,
+        at_most_once: _builtins.bool = ...,
+        preemptible: _builtins.bool = ...,
+        wait_policies: Global___WaitPolicies | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "command", b"command", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "function", b"function", "not_before", b"not_before", "priority", b"priority", "queue_timeout", b"queue_timeout", "retry", b"retry", "timeout", b"timeout", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "command", b"command", "deadline_duration", b"deadline_duration", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "function", b"function", "not_before", b"not_before", "placement", b"placement", "priority", b"priority", "queue_timeout", b"queue_timeout", "retry", b"retry", "stall_timeout", b"stall_timeout", "timeout", b"timeout", "wait_policies", b"wait_policies", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "command", b"command", "constraints", b"constraints", "description", b"description", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "function", b"function", "not_before", b"not_before", "priority", b"priority", "queue_timeout", b"queue_timeout", "retry", b"retry", "tags", b"tags", "timeout", b"timeout", "title", b"title", "type", b"type", "weight", b"weight", "work", b"work", "write_scopes", b"write_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "at_most_once", b"at_most_once", "command", b"command", "constraints", b"constraints", "deadline_duration", b"deadline_duration", "description", b"description", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "exclusive", b"exclusive", "function", b"function", "limits", b"limits", "not_before", b"not_before", "placement", b"placement", "preemptible", b"preemptible", "priority", b"priority", "queue_timeout", b"queue_timeout", "resources", b"resources", "retry", b"retry", "stall_timeout", b"stall_timeout", "systems", b"systems", "tags", b"tags", "timeout", b"timeout", "title", b"title", "type", b"type", "wait_policies", b"wait_policies", "weight", b"weight", "work", b"work", "write_scopes", b"write_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -597,21 +997,27 @@ Global___TaskError: _TypeAlias = TaskError  # noqa: Y015
 
 @_typing.final
 class DependencyWait(_message.Message):
-    """One task a blocked attempt waits for."""
+    """A task or a named limit that a blocked attempt waits for; exactly one of the two is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUIRED_TASK_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
     required_task_id: _builtins.str
     """Id of the task whose end wakes the attempt."""
+    @_builtins.property
+    def resource(self) -> Global___LimitClaim:
+        """Limit the attempt waits to hold; it then holds it until it ends."""
+
     def __init__(
         self,
         *,
         required_task_id: _builtins.str = ...,
+        resource: Global___LimitClaim | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["required_task_id", b"required_task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["required_task_id", b"required_task_id", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,6 +1177,8 @@ class Resolution(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     DEPENDENCY_STATE_FIELD_NUMBER: _builtins.int
     RESOLVED_BY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    GRANTED_DURATION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The BlockedReason.key that this resolves."""
     dependency_state: Global___TaskState.ValueType
@@ -781,6 +1189,14 @@ class Resolution(_message.Message):
     def answer(self) -> Global___Payload:
         """The answer as given (text, or JSON when content_type says so); for a dependency, the other task's result."""
 
+    @_builtins.property
+    def error(self) -> Global___TaskError:
+        """Why the wait ended without what it waited for, e.g. the cycle of a deadlock; absent when it got it."""
+
+    @_builtins.property
+    def granted_duration(self) -> _duration_pb2.Duration:
+        """Running time granted to an attempt that asked for more; absent for other waits."""
+
     def __init__(
         self,
         *,
@@ -788,10 +1204,12 @@ class Resolution(_message.Message):
         answer: Global___Payload | None = ...,
         dependency_state: Global___TaskState.ValueType = ...,
         resolved_by: _builtins.str = ...,
+        error: Global___TaskError | None = ...,
+        granted_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "granted_duration", b"granted_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "dependency_state", b"dependency_state", "key", b"key", "resolved_by", b"resolved_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "dependency_state", b"dependency_state", "error", b"error", "granted_duration", b"granted_duration", "key", b"key", "resolved_by", b"resolved_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -916,6 +1334,9 @@ class Task(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     REMAINING_ISSUES_FIELD_NUMBER: _builtins.int
+    RETRY_OF_TASK_ID_FIELD_NUMBER: _builtins.int
+    SUBMITTER_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Time-ordered id, 32 hexadecimal digits, set by the coordinator."""
     namespace: _builtins.str
@@ -930,6 +1351,12 @@ class Task(_message.Message):
     """Its key within that run; empty for a task submitted alone."""
     summary: _builtins.str
     """One line the worker left with its result; empty when none."""
+    retry_of_task_id: _builtins.str
+    """Task that this one does again; empty when it is new work."""
+    submitter: _builtins.str
+    """On whose behalf it was submitted; shares are fair between submitters."""
+    schedule_id: _builtins.str
+    """Schedule that submitted it; empty when none did."""
     @_builtins.property
     def spec(self) -> Global___TaskSpec:
         """What was submitted, unchanged."""
@@ -1000,10 +1427,13 @@ class Task(_message.Message):
         trace: Global___TraceContext | None = ...,
         summary: _builtins.str = ...,
         remaining_issues: _abc.Iterable[_builtins.str] | None = ...,
+        retry_of_task_id: _builtins.str = ...,
+        submitter: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "dependency_ids", b"dependency_ids", "end_time", b"end_time", "error", b"error", "id", b"id", "namespace", b"namespace", "open_waits", b"open_waits", "progress", b"progress", "reason", b"reason", "remaining_issues", b"remaining_issues", "result", b"result", "run_id", b"run_id", "run_key", b"run_key", "spec", b"spec", "start_time", b"start_time", "state", b"state", "summary", b"summary", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "dependency_ids", b"dependency_ids", "end_time", b"end_time", "error", b"error", "id", b"id", "namespace", b"namespace", "open_waits", b"open_waits", "progress", b"progress", "reason", b"reason", "remaining_issues", b"remaining_issues", "result", b"result", "retry_of_task_id", b"retry_of_task_id", "run_id", b"run_id", "run_key", b"run_key", "schedule_id", b"schedule_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "summary", b"summary", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,12 +34,16 @@ class SubmitRequest(_message.Message):
     DEPENDENCY_IDS_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
+    SUBMITTER_FIELD_NUMBER: _builtins.int
+    DEPENDENCIES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Who it belongs to; empty means `default`."""
     request_id: _builtins.str
     """Makes a retry of this call safe: the same id with the same spec returns the same task. 1 to 64 characters; empty means not safe."""
     client_id: _builtins.str
     """The submitting program; a Watch can select by it. Empty means none."""
+    submitter: _builtins.str
+    """On whose behalf; shares are fair between submitters of a namespace. At most 128 characters; empty is a submitter too."""
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:
         """What to run."""
@@ -52,6 +56,10 @@ class SubmitRequest(_message.Message):
     def trace(self) -> _task_pb2.TraceContext:
         """Context of the client's `submit` span; not part of what request_id compares."""
 
+    @_builtins.property
+    def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDependency]:
+        """Tasks that must end first, each with its condition; beside `dependency_ids`, which are those with SUCCESS."""
+
     def __init__(
         self,
         *,
@@ -61,14 +69,98 @@ class SubmitRequest(_message.Message):
         dependency_ids: _abc.Iterable[_builtins.str] | None = ...,
         client_id: _builtins.str = ...,
         trace: _task_pb2.TraceContext | None = ...,
+        submitter: _builtins.str = ...,
+        dependencies: _abc.Iterable[Global___TaskDependency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "dependency_ids", b"dependency_ids", "namespace", b"namespace", "request_id", b"request_id", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "dependencies", b"dependencies", "dependency_ids", b"dependency_ids", "namespace", b"namespace", "request_id", b"request_id", "spec", b"spec", "submitter", b"submitter", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitRequest: _TypeAlias = SubmitRequest  # noqa: Y015
+
+@_typing.final
+class TaskDependency(_message.Message):
+    """A task that must end before another starts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Full id."""
+    condition: _task_pb2.DependencyCondition.ValueType
+    """How it must end; unspecified means SUCCESS."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        condition: _task_pb2.DependencyCondition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskDependency: _TypeAlias = TaskDependency  # noqa: Y015
+
+@_typing.final
+class RetryRequest(_message.Message):
+    """Which task to do again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Empty means `default`."""
+    task_id: _builtins.str
+    """Full id or unique prefix of a task that has ended."""
+    request_id: _builtins.str
+    """As SubmitRequest.request_id."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRequest: _TypeAlias = RetryRequest  # noqa: Y015
+
+@_typing.final
+class RetryResponse(_message.Message):
+    """The new task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Full id."""
+    created: _builtins.bool
+    """False when request_id named a task accepted earlier."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryResponse: _TypeAlias = RetryResponse  # noqa: Y015
 
 @_typing.final
 class SubmitResponse(_message.Message):
@@ -757,7 +849,9 @@ class AgentVerdict(_message.Message):
     eligible: _builtins.bool
     """True when it could take the task now."""
     rule: _builtins.str
-    """UPPER_SNAKE rule: LABELS, NO_FREE_SLOT, PAUSED, DRAINING, NOT_ONLINE, BREAKER_OPEN; empty when eligible."""
+    """UPPER_SNAKE rule: LABELS, RESOURCES, RUNNER, TASK_TYPE, NO_FREE_SLOT, PAUSED, DRAINING, NOT_ONLINE, BREAKER_OPEN,
+    TYPE_BREAKER_OPEN; empty when eligible.
+    """
     text: _builtins.str
     """One line for people."""
     def __init__(
@@ -790,6 +884,9 @@ class ExplainResponse(_message.Message):
     WAITING_FOR_TASK_IDS_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
     SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    HELD_BACK_BY_FIELD_NUMBER: _builtins.int
+    PREDICTED_START_TIME_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     state: _task_pb2.TaskState.ValueType
     """Where it is."""
     task_id: _builtins.str
@@ -798,6 +895,8 @@ class ExplainResponse(_message.Message):
     """One sentence that says it all."""
     ahead_in_queue: _builtins.int
     """Tasks that would be placed before it; 0 when it is next. Only for QUEUED."""
+    queue_position: _builtins.int
+    """Its place in the queue when nothing changes: 1 is next; 0 when it is not queued."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentVerdict]:
         """One verdict per known agent, by agent id."""
@@ -814,6 +913,14 @@ class ExplainResponse(_message.Message):
     def suggestions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What would change it, one line each: "one more agent with gpu=yes"."""
 
+    @_builtins.property
+    def held_back_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What holds it back whatever the agent: a named limit and who holds it, an outside system, a cap, its run. One line each."""
+
+    @_builtins.property
+    def predicted_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is likely to start, from what work of these types has taken; absent where that is not known."""
+
     def __init__(
         self,
         *,
@@ -825,10 +932,13 @@ class ExplainResponse(_message.Message):
         waiting_for_task_ids: _abc.Iterable[_builtins.str] | None = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         suggestions: _abc.Iterable[_builtins.str] | None = ...,
+        held_back_by: _abc.Iterable[_builtins.str] | None = ...,
+        predicted_start_time: _timestamp_pb2.Timestamp | None = ...,
+        queue_position: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["predicted_start_time", b"predicted_start_time", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "ahead_in_queue", b"ahead_in_queue", "ready_time", b"ready_time", "state", b"state", "suggestions", b"suggestions", "summary", b"summary", "task_id", b"task_id", "waiting_for_task_ids", b"waiting_for_task_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "ahead_in_queue", b"ahead_in_queue", "held_back_by", b"held_back_by", "predicted_start_time", b"predicted_start_time", "queue_position", b"queue_position", "ready_time", b"ready_time", "state", b"state", "suggestions", b"suggestions", "summary", b"summary", "task_id", b"task_id", "waiting_for_task_ids", b"waiting_for_task_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,11 @@ class TaskServiceStub(object):
                 request_serializer=outrider_dot_v1_dot_task__service__pb2.CancelRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_task__service__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.Retry = channel.unary_unary(
+                '/outrider.v1.TaskService/Retry',
+                request_serializer=outrider_dot_v1_dot_task__service__pb2.RetryRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_task__service__pb2.RetryResponse.FromString,
+                _registered_method=True)
         self.Answer = channel.unary_unary(
                 '/outrider.v1.TaskService/Answer',
                 request_serializer=outrider_dot_v1_dot_task__service__pb2.AnswerRequest.SerializeToString,
@@ -136,6 +141,14 @@ class TaskServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Retry(self, request, context):
+        """Submits the work of an ended task again, as a new task that names the old one. NOT_FOUND, FAILED_PRECONDITION
+        (ILLEGAL_TRANSITION: it has not ended), RESOURCE_EXHAUSTED (QUEUE_FULL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Answer(self, request, context):
         """Resolves an open wait of a task; the same answer twice is harmless.
         NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
@@ -197,6 +210,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=outrider_dot_v1_dot_task__service__pb2.CancelRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_task__service__pb2.CancelResponse.SerializeToString,
+            ),
+            'Retry': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retry,
+                    request_deserializer=outrider_dot_v1_dot_task__service__pb2.RetryRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_task__service__pb2.RetryResponse.SerializeToString,
             ),
             'Answer': grpc.unary_unary_rpc_method_handler(
                     servicer.Answer,
@@ -382,6 +400,33 @@ class TaskService(object):
             '/outrider.v1.TaskService/Cancel',
             outrider_dot_v1_dot_task__service__pb2.CancelRequest.SerializeToString,
             outrider_dot_v1_dot_task__service__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.TaskService/Retry',
+            outrider_dot_v1_dot_task__service__pb2.RetryRequest.SerializeToString,
+            outrider_dot_v1_dot_task__service__pb2.RetryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,10 @@ class TaskServiceStub:
     """Tasks, newest first, a page at a time. INVALID_ARGUMENT (INVALID_REQUEST)."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.CancelRequest, _task_service_pb2.CancelResponse]
     """Cancels; serialised with completion, so the reply says which of the two won. NOT_FOUND."""
+    Retry: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.RetryRequest, _task_service_pb2.RetryResponse]
+    """Submits the work of an ended task again, as a new task that names the old one. NOT_FOUND, FAILED_PRECONDITION
+    (ILLEGAL_TRANSITION: it has not ended), RESOURCE_EXHAUSTED (QUEUE_FULL).
+    """
     Answer: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.AnswerRequest, _task_service_pb2.AnswerResponse]
     """Resolves an open wait of a task; the same answer twice is harmless.
     NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
@@ -83,6 +87,10 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Tasks, newest first, a page at a time. INVALID_ARGUMENT (INVALID_REQUEST)."""
     Cancel: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CancelRequest, _task_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancels; serialised with completion, so the reply says which of the two won. NOT_FOUND."""
+    Retry: _aio.UnaryUnaryMultiCallable[_task_service_pb2.RetryRequest, _task_service_pb2.RetryResponse]  # type: ignore[assignment]
+    """Submits the work of an ended task again, as a new task that names the old one. NOT_FOUND, FAILED_PRECONDITION
+    (ILLEGAL_TRANSITION: it has not ended), RESOURCE_EXHAUSTED (QUEUE_FULL).
+    """
     Answer: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AnswerRequest, _task_service_pb2.AnswerResponse]  # type: ignore[assignment]
     """Resolves an open wait of a task; the same answer twice is harmless.
     NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
@@ -149,6 +157,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.CancelResponse, _abc.Awaitable[_task_service_pb2.CancelResponse]]:
         """Cancels; serialised with completion, so the reply says which of the two won. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def Retry(
+        self,
+        request: _task_service_pb2.RetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.RetryResponse, _abc.Awaitable[_task_service_pb2.RetryResponse]]:
+        """Submits the work of an ended task again, as a new task that names the old one. NOT_FOUND, FAILED_PRECONDITION
+        (ILLEGAL_TRANSITION: it has not ended), RESOURCE_EXHAUSTED (QUEUE_FULL).
+        """
 
     @_abc_1.abstractmethod
     def Answer(

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.model import TaskState
+from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.store.errors import StoreFailed, StoreRefused
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import Ambiguous, Reader

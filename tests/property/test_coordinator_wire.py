@@ -19,8 +19,10 @@ from outrider_coordinator.core.effects import (
     PushControl,
     PushRevoke,
 )
-from outrider_coordinator.core.model import SECOND_US, EventType, Reason, Trace
+from outrider_coordinator.core.model import Trace
 from outrider_coordinator.core.records import InsertEvent
+from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.states import EventType, Reason
 from outrider_coordinator.rpc import client_frames, frames
 
 UNSIGNED = st.integers(0, 2**64 - 1)

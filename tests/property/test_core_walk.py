@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core.events import Answered, CancelRequested, Ref
-from outrider_coordinator.core.model import AttemptState, CoreSettings, Reason, TaskState
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
 
 SEEDS = 150

@@ -29,18 +29,12 @@ from outrider_coordinator.core.events import (
     Ticked,
     WaitFacts,
 )
-from outrider_coordinator.core.model import (
-    SECOND_US,
-    AttemptState,
-    CoreSettings,
-    EventType,
-    HostFacts,
-    Reason,
-    Spec,
-    TaskState,
-)
+from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.records import InsertEvent
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US, Spec
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.step import new_state, step
 
 

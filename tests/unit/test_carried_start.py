@@ -9,9 +9,12 @@ import pytest
 from outrider.v1 import task_pb2
 from outrider.v1 import worker_message_pb2 as pb
 from outrider_coordinator.core.events import CancelRequested, Ref, Report, ReportKind, ReportsReceived
-from outrider_coordinator.core.model import SECOND_US, Attempt, CoreSettings, Reason, TaskState
+from outrider_coordinator.core.model import Attempt
 from outrider_coordinator.core.records import InsertEvidence
-from outrider_coordinator.rpc import convert
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.states import Reason, TaskState
+from outrider_coordinator.rpc import agent_facts
 from support.core_world import World
 
 BEGAN_US = SECOND_US // 2
@@ -105,7 +108,7 @@ def test_a_start_is_read_from_terminal_messages_only() -> None:
         pb.WorkerMessage(start=start, terminal=True, failed=failed),
         pb.WorkerMessage(start=start, terminal=True),
     )
-    assert [convert.report(message).start for message in ends] == [expected] * 3
+    assert [agent_facts.report(message).start for message in ends] == [expected] * 3
     others = (
         pb.WorkerMessage(start=start, progress=task_pb2.Progress()),
         pb.WorkerMessage(start=start, log=pb.Log()),
@@ -113,8 +116,8 @@ def test_a_start_is_read_from_terminal_messages_only() -> None:
         pb.WorkerMessage(start=start, blocked=task_pb2.BlockedReason(key="q")),
         pb.WorkerMessage(start=start),
     )
-    assert [convert.report(message).start for message in others] == [None] * 5
-    assert convert.report(pb.WorkerMessage(terminal=True, completed=pb.Completed())).start is None
+    assert [agent_facts.report(message).start for message in others] == [None] * 5
+    assert agent_facts.report(pb.WorkerMessage(terminal=True, completed=pb.Completed())).start is None
 
 
 def test_a_start_on_a_message_that_is_not_the_last_is_ignored() -> None:

@@ -16,16 +16,9 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.explain import explain_task
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.graph import check
-from outrider_coordinator.core.model import (
-    SECOND_US,
-    BreakerState,
-    Constraint,
-    CoreSettings,
-    Operator,
-    Reason,
-    Spec,
-    TaskState,
-)
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US, Constraint, Demands, Operator, Spec
+from outrider_coordinator.core.states import BreakerState, Reason, TaskState
 from support.core_world import World
 
 
@@ -73,7 +66,7 @@ def test_labels_are_hard_and_do_not_hold_up_others() -> None:
     """A task nobody can take waits, the one behind it runs, and Explain names the rule."""
     world = World()
     agent = world.connect("a", labels={"os": "linux"})
-    (gpu,) = world.submit(constraints=(Constraint("gpu", Operator.EXISTS),), priority=10)
+    (gpu,) = world.submit(demands=Demands((Constraint("gpu", Operator.EXISTS),)), priority=10)
     (plain,) = world.submit()
     assert [ref.task_id for ref in agent.held] == [plain]
     explanation = explain_task(world.state, gpu, world.now_us)

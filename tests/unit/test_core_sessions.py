@@ -11,15 +11,10 @@ from outrider_coordinator.core.events import (
     ReportKind,
     SessionEnded,
 )
-from outrider_coordinator.core.model import (
-    SECOND_US,
-    AttemptState,
-    BreakerState,
-    Connectivity,
-    HostFacts,
-    TaskState,
-)
+from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import TimerKind
+from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, TaskState
 from support.core_world import World
 
 

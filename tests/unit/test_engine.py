@@ -32,8 +32,10 @@ from outrider_coordinator.core.events import (
     TasksSubmitted,
     WaitFacts,
 )
-from outrider_coordinator.core.model import CoreSettings, Spec, TaskState
 from outrider_coordinator.core.records import Write
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import Spec
+from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc.task_service import watched

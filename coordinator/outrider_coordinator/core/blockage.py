@@ -8,8 +8,9 @@ from __future__ import annotations
 from outrider_coordinator.core import slots
 from outrider_coordinator.core.effects import Effects, LoadOutcomes, PushAnswer, Refused, Reply
 from outrider_coordinator.core.events import Answered, Report, WaitFacts
-from outrider_coordinator.core.model import Agent, Attempt, AttemptState, EventType, Task, TaskState, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Task, Wait
 from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.states import AttemptState, EventType, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 #: Wire format of Resolution{resolved_by: "timer"} (field 4), preceded by the key (field 1).

@@ -8,8 +8,9 @@ opening up to ``breaker_reset_max_us``; HALF_OPEN lets one probe at a time throu
 from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.model import Agent, Attempt, BreakerState, EventType, Reason
+from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.states import BreakerState, EventType, Reason
 
 #: Reasons that speak against the agent.
 BLAMED = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_REJECTED))

@@ -6,17 +6,11 @@ from outrider_coordinator.core import breaker, sessions
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import (
-    Admin,
-    Agent,
-    AttemptState,
-    EventType,
-    Reason,
-    TaskState,
-)
+from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.retry import attempt_returned
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import Admin, AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core import records
 from outrider_coordinator.core.events import ReplyTo
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, TaskState, Trace, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Trace, Wait
+from outrider_coordinator.core.states import TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core.model import NO_TRACE, AttemptState, HostFacts, Reason, Spec, TaskState, Trace
+from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
+from outrider_coordinator.core.spec import Spec
+from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
 ReplyTo = Callable[[Any], None]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core.model import Admin, Agent, BreakerState, Connectivity, Task, TaskState
+from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.placement import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import Admin, BreakerState, Connectivity, TaskState
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from outrider_coordinator.core.model import Reason
+from outrider_coordinator.core.states import Reason
 
 
 def encode_error(reason: Reason, message: str) -> bytes:

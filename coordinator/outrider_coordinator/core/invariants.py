@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core.model import TERMINAL, Agent, AttemptState, Task, TaskState
+from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import TERMINAL, AttemptState, TaskState
 
 _WITH_ATTEMPT = frozenset((TaskState.ASSIGNED, TaskState.RUNNING, TaskState.BLOCKED, TaskState.CANCELLING))
 

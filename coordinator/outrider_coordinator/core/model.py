@@ -1,165 +1,24 @@
-"""The records the core decides over, and the one state object that holds them.
+"""The records the core decides over.
 
-Hot records are mutable and slotted; only the modules of this package change them. Numbers of the enums equal those of
-the protocol (`protos/outrider/v1`), so that a record can travel without a translation table. ``body`` fields are
-serialized protocol messages that the core passes on unread.
+Hot records are mutable and slotted; only the modules of this package change them. ``body`` fields are serialized
+protocol messages that the core passes on unread.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import NamedTuple
 
-SECOND_US = 1_000_000
-
-
-class TaskState(IntEnum):
-    """Where a task is in its life."""
-
-    PENDING = 1
-    QUEUED = 2
-    ASSIGNED = 3
-    RUNNING = 4
-    BLOCKED = 5
-    CANCELLING = 6
-    SUCCEEDED = 7
-    FAILED = 8
-    CANCELLED = 9
-    EXPIRED = 10
-    SKIPPED = 11
-
-
-TERMINAL = frozenset((TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED, TaskState.SKIPPED))
-
-
-class Reason(IntEnum):
-    """Why a task or attempt is in its state."""
-
-    NONE = 0
-    TASK_ERROR = 1
-    TIMED_OUT = 2
-    AGENT_LOST = 3
-    WORKER_DIED = 4
-    POISONED = 5
-    RESULT_TOO_LARGE = 6
-    UPSTREAM_FAILED = 7
-    INVALID_WORK = 8
-    RESULT_NOT_SERIALIZABLE = 9
-    CANCEL_REQUESTED = 10
-    QUEUE_TIMEOUT = 11
-    AGENT_REJECTED = 12
-    AGENT_STOPPED = 13
-
-
-class AttemptState(IntEnum):
-    """Where one try is in its life."""
-
-    OFFERED = 1
-    ACCEPTED = 2
-    STARTED = 3
-    BLOCKED = 4
-    CLOSED = 5
-    REJECTED = 6
-    REVOKED = 7
-    LOST = 8
-    FENCED = 9
-
-
-class Connectivity(IntEnum):
-    """Whether an agent can be reached."""
-
-    ONLINE = 1
-    SUSPECT = 2
-    LOST = 3
-    LEFT = 4
-
-
-class Admin(IntEnum):
-    """What an operator wants of an agent."""
-
-    ACTIVE = 1
-    PAUSED = 2
-    DRAINING = 3
-
-
-class BreakerState(IntEnum):
-    """Whether an agent is trusted with work."""
-
-    CLOSED = 1
-    OPEN = 2
-    HALF_OPEN = 3
-
-
-class EventType(IntEnum):
-    """Kinds of entries in the event log."""
-
-    TASK_SUBMITTED = 1
-    TASK_QUEUED = 2
-    TASK_ASSIGNED = 3
-    TASK_STARTED = 4
-    TASK_PROGRESS = 5
-    TASK_BLOCKED = 6
-    TASK_UNBLOCKED = 7
-    TASK_RETRYING = 8
-    TASK_CANCELLING = 9
-    TASK_SUCCEEDED = 10
-    TASK_FAILED = 11
-    TASK_CANCELLED = 12
-    TASK_EXPIRED = 13
-    TASK_SKIPPED = 14
-    RUN_SUBMITTED = 30
-    RUN_ENDED = 31
-    AGENT_ADDED = 50
-    AGENT_REMOVED = 51
-    AGENT_ONLINE = 52
-    AGENT_SUSPECT = 53
-    AGENT_LOST = 54
-    AGENT_LEFT = 55
-    AGENT_PAUSED = 56
-    AGENT_RESUMED = 57
-    AGENT_DRAINING = 58
-    AGENT_BREAKER = 59
-
-
-class Operator(IntEnum):
-    """How a label constraint compares."""
-
-    IN = 1
-    NOT_IN = 2
-    EXISTS = 3
-    NOT_EXISTS = 4
-
-
-class Constraint(NamedTuple):
-    """One hard requirement on an agent's labels."""
-
-    key: str
-    operator: Operator
-    values: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Spec:
-    """What was submitted, as far as decisions need it; ``body`` is the whole TaskSpec, serialized.
-
-    Durations are microseconds; 0 means "none" for ``timeout_us`` and ``queue_timeout_us``. ``max_attempts`` 0 means
-    that a failure of the task's own is final while losses with an agent or worker are tried again.
-    """
-
-    body: bytes
-    kind: str
-    is_function: bool
-    title: str = ""
-    priority: int = 5
-    constraints: tuple[Constraint, ...] = ()
-    max_attempts: int = 0
-    initial_backoff_us: int = SECOND_US
-    max_backoff_us: int = 60 * SECOND_US
-    backoff_multiplier: float = 2.0
-    disconnect_grace_us: int = 5 * SECOND_US
-    not_before_us: int = 0
-    queue_timeout_us: int = 0
+from outrider_coordinator.core.spec import Spec
+from outrider_coordinator.core.states import (
+    TERMINAL,
+    Admin,
+    AttemptState,
+    BreakerState,
+    Connectivity,
+    Reason,
+    TaskState,
+)
 
 
 class Trace(NamedTuple):
@@ -383,24 +242,3 @@ class Agent:
     def is_online(self) -> bool:
         """Whether a session is there to push to."""
         return self.connectivity is Connectivity.ONLINE
-
-
-@dataclass(frozen=True, slots=True)
-class CoreSettings:
-    """Bounds and times of the decisions; the daemon fills them from its settings."""
-
-    queue_depth_max: int = 1_000_000
-    request_ids_max: int = 200_000
-    heartbeat_interval_us: int = 2 * SECOND_US
-    suspect_after_us: int = 6 * SECOND_US
-    lost_after_us: int = 300 * SECOND_US
-    accept_timeout_us: int = 5 * SECOND_US
-    startup_hold_us: int = 25 * SECOND_US
-    breaker_failures: int = 5
-    breaker_reset_us: int = 30 * SECOND_US
-    breaker_reset_max_us: int = 600 * SECOND_US
-    breaker_probe_successes: int = 2
-    poison_limit: int = 3
-    lost_attempts_max: int = 3
-    short_function_us: int = 50_000
-    line_us: int = 250_000

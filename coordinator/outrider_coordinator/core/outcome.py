@@ -5,17 +5,9 @@ from __future__ import annotations
 from outrider_coordinator.core import blockage, slots
 from outrider_coordinator.core.effects import Effects, PushCancel
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import (
-    TERMINAL,
-    Attempt,
-    AttemptState,
-    EventType,
-    Reason,
-    Run,
-    Task,
-    TaskState,
-)
+from outrider_coordinator.core.model import Attempt, Run, Task
 from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.states import TERMINAL, AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 _EVENTS = {

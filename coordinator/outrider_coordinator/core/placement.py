@@ -9,20 +9,11 @@ from typing import NamedTuple
 
 from outrider_coordinator.core import breaker, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
-from outrider_coordinator.core.model import (
-    Admin,
-    Agent,
-    Attempt,
-    AttemptState,
-    Connectivity,
-    Constraint,
-    EventType,
-    Operator,
-    Task,
-    TaskState,
-)
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
+from outrider_coordinator.core.spec import Constraint, Operator
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
 
 
 class Rule(NamedTuple):

@@ -11,7 +11,9 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from outrider_coordinator.core.model import Constraint, Task, TaskState
+from outrider_coordinator.core.model import Task
+from outrider_coordinator.core.spec import Constraint
+from outrider_coordinator.core.states import TaskState
 
 
 class ClassKey(NamedTuple):

@@ -6,19 +6,10 @@ from collections.abc import Iterable
 
 from outrider_coordinator.core import slots
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.model import (
-    Agent,
-    Attempt,
-    AttemptState,
-    BreakerState,
-    Connectivity,
-    Run,
-    Task,
-    TaskState,
-    Wait,
-)
+from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, TaskState
 
 
 def restore(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from outrider_coordinator.core import blockage, breaker, slots
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
-from outrider_coordinator.core.model import TERMINAL, Agent, Attempt, AttemptState, EventType, Reason, Task, TaskState
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.records import InsertEvidence, InsertLog
 from outrider_coordinator.core.retry import attempt_failed
 from outrider_coordinator.core.sessions import nothing_left_to_replay
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import TERMINAL, AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 

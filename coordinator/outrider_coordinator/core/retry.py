@@ -5,18 +5,11 @@ from __future__ import annotations
 from outrider_coordinator.core import blockage, breaker, slots
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import (
-    Agent,
-    Attempt,
-    AttemptState,
-    EventType,
-    Reason,
-    Spec,
-    Task,
-    TaskState,
-)
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.outcome import end_task, make_ready
+from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 #: Failures that are not the task's own: tried again even without a retry policy.

@@ -20,21 +20,12 @@ from outrider_coordinator.core.effects import (
     SessionAccepted,
 )
 from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
-from outrider_coordinator.core.model import (
-    Admin,
-    Agent,
-    Attempt,
-    AttemptState,
-    Connectivity,
-    EventType,
-    Reason,
-    Task,
-    TaskState,
-)
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.outcome import fence
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
 from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 

@@ -6,7 +6,8 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
-from outrider_coordinator.core.model import Agent, Attempt, AttemptState
+from outrider_coordinator.core.model import Agent, Attempt
+from outrider_coordinator.core.states import AttemptState
 
 
 def take(agent: Agent, attempt: Attempt) -> None:

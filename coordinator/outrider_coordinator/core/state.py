@@ -8,20 +8,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.model import (
-    Agent,
-    Attempt,
-    AttemptState,
-    CoreSettings,
-    EventType,
-    Reason,
-    Run,
-    Task,
-    TaskState,
-)
+from outrider_coordinator.core.model import Agent, Attempt, Run, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
 
 KINDS_MAX = 10_000

@@ -20,11 +20,12 @@ from outrider_coordinator.core.events import (
     TasksSubmitted,
     Ticked,
 )
-from outrider_coordinator.core.model import CoreSettings, TaskState
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import accept_timed_out, place
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
+from outrider_coordinator.core.states import TaskState
 
 #: Fences and session epochs of one start of the coordinator stand below those of the next.
 _NUMBERS_PER_EPOCH = 1 << 40

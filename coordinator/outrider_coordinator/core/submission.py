@@ -5,9 +5,10 @@ from __future__ import annotations
 from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
 from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import EventType, Reason, Run, Task, TaskState
+from outrider_coordinator.core.model import Run, Task
 from outrider_coordinator.core.outcome import end_task, make_ready
 from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.states import EventType, Reason, TaskState
 
 
 def tasks_submitted(state: State, effects: Effects, event: TasksSubmitted) -> None:

@@ -6,7 +6,8 @@ terminal state. Invariant I1 rests here.
 
 from __future__ import annotations
 
-from outrider_coordinator.core.model import TERMINAL, Attempt, AttemptState, TaskState
+from outrider_coordinator.core.model import Attempt
+from outrider_coordinator.core.states import TERMINAL, AttemptState, TaskState
 
 _LIVE_TASK = frozenset(
     (

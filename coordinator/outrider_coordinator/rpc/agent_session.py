@@ -18,9 +18,10 @@ from outrider_coordinator.core.events import (
     SessionEnded,
     SessionOpened,
 )
-from outrider_coordinator.core.model import SECOND_US, HostFacts
+from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import convert, frames
+from outrider_coordinator.rpc import agent_facts, frames
 from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming
 from outrider_coordinator.telemetry import DispatchTracer
 
@@ -171,19 +172,19 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
             case "reports":
                 await self._engine.admit()
                 reports = frame.reports
-                facts = [convert.report(message) for message in reports.messages]
+                facts = [agent_facts.report(message) for message in reports.messages]
                 self._engine.post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
             case "heartbeat":
                 session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, self._lease_us))
                 self._engine.post(_heartbeat(agent_id, epoch, frame.heartbeat))
             case "accepted":
-                refs = [convert.ref(ref) for ref in frame.accepted.refs]
+                refs = [agent_facts.ref(ref) for ref in frame.accepted.refs]
                 self._engine.post(AttemptsAccepted(agent_id, epoch, refs))
             case "rejected":
-                refs = [convert.ref(ref) for ref in frame.rejected.refs]
+                refs = [agent_facts.ref(ref) for ref in frame.rejected.refs]
                 self._engine.post(AttemptsReturned(agent_id, epoch, refs, False, frame.rejected.message))
             case "revoked":
-                refs = [convert.ref(ref) for ref in frame.revoked.refs]
+                refs = [agent_facts.ref(ref) for ref in frame.revoked.refs]
                 self._engine.post(AttemptsReturned(agent_id, epoch, refs, True))
             case "hello":
                 raise errors.InvalidRequest("Hello may only be the first frame; open a new session")
@@ -203,8 +204,8 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         slots=hello.slots,
         prefetch_credit=hello.prefetch_credit,
         parked_max=hello.parked_max,
-        held=[convert.held(item) for item in hello.held],
-        outboxes=[convert.outbox(item) for item in hello.outboxes],
+        held=[agent_facts.held(item) for item in hello.held],
+        outboxes=[agent_facts.outbox(item) for item in hello.outboxes],
         reply=reply,  # type: ignore[arg-type]  # a callable of one value
     )
 

@@ -15,8 +15,9 @@ from outrider import errors
 from outrider.v1 import task_service_pb2 as pb
 from outrider.wire import block, integer
 from outrider_coordinator.core.effects import Accepted
-from outrider_coordinator.core.model import SECOND_US, EventType
 from outrider_coordinator.core.records import InsertEvent
+from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.states import EventType
 
 #: Event: fields 1 to 10, and the detail that belongs to the type.
 _CURSOR, _TYPE, _CREATE_TIME, _TASK_ID, _RUN_ID, _ATTEMPT, _AGENT_ID, _REASON, _TEXT, _NAMESPACE = range(1, 11)

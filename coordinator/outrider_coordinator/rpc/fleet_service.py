@@ -6,7 +6,9 @@ import outrider
 from outrider import errors
 from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered
-from outrider_coordinator.core.model import SECOND_US, Agent, TaskState
+from outrider_coordinator.core.model import Agent
+from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, Service, asked, unary
@@ -18,6 +20,20 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     def __init__(self, engine: Engine) -> None:
         super().__init__()
         self._engine = engine
+
+    @unary
+    async def ExplainAgent(
+        self, request: fleet_service_pb2.ExplainAgentRequest, context: Context
+    ) -> fleet_service_pb2.ExplainAgentResponse:
+        """Not there yet."""
+        raise NotImplementedError
+
+    @unary
+    async def ListSystems(
+        self, request: fleet_service_pb2.ListSystemsRequest, context: Context
+    ) -> fleet_service_pb2.ListSystemsResponse:
+        """Not there yet."""
+        raise NotImplementedError
 
     @unary
     async def ListAgents(

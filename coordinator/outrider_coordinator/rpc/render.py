@@ -14,8 +14,10 @@ from outrider.v1 import (
     worker_message_pb2,
 )
 from outrider_coordinator.core import explain
-from outrider_coordinator.core.model import SECOND_US, Agent, TaskState
+from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.records import PutAttempt
+from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
 
 

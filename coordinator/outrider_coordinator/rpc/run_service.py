@@ -9,7 +9,8 @@ from outrider import errors
 from outrider.v1 import run_service_pb2, run_service_pb2_grpc
 from outrider_coordinator.core import graph
 from outrider_coordinator.core.events import CancelRequested, RunSubmitted
-from outrider_coordinator.core.model import EventType, Trace
+from outrider_coordinator.core.model import Trace
+from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
@@ -26,6 +27,20 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         super().__init__()
         self._engine = engine
         self._converter = converter
+
+    @unary
+    async def RetryRun(
+        self, request: run_service_pb2.RetryRunRequest, context: Context
+    ) -> run_service_pb2.RetryRunResponse:
+        """Not there yet."""
+        raise NotImplementedError
+
+    @unary
+    async def AddTasks(
+        self, request: run_service_pb2.AddTasksRequest, context: Context
+    ) -> run_service_pb2.AddTasksResponse:
+        """Not there yet."""
+        raise NotImplementedError
 
     @unary
     async def SubmitRun(

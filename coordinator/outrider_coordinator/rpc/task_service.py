@@ -11,12 +11,13 @@ from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worke
 from outrider_coordinator.core import explain
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import Answered, CancelRequested, Submission, TasksSubmitted
-from outrider_coordinator.core.model import TERMINAL, TaskState
 from outrider_coordinator.core.records import InsertEvent
+from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, streaming, task_id_of, unary
-from outrider_coordinator.rpc.convert import Converter, invalid
+from outrider_coordinator.rpc.convert import Converter
+from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import TaskRecord
 from outrider_coordinator.watch_hub import TooSlow, UnknownCursor
@@ -35,6 +36,11 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         super().__init__()
         self._engine = engine
         self._converter = converter
+
+    @unary
+    async def Retry(self, request: task_service_pb2.RetryRequest, context: Context) -> task_service_pb2.RetryResponse:
+        """Not there yet."""
+        raise NotImplementedError
 
     @unary
     async def Submit(

@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from outrider_coordinator.core import effects, records, recovery
-from outrider_coordinator.core.model import (
-    Admin,
-    Agent,
-    Attempt,
-    AttemptState,
-    Breaker,
-    BreakerState,
-    Connectivity,
-    Reason,
-    Run,
-    Spec,
-    Task,
-    TaskState,
-    Trace,
-    Wait,
-)
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
+from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Connectivity, Reason, TaskState
 from outrider_coordinator.store.reader import Reader
 
 ReadSpec = Callable[[records.InsertTask], Spec]

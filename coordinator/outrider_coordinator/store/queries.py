@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.model import TaskState
+from outrider_coordinator.core.states import TaskState
 
 #: Record field to column where a SQL word is in the way.
 _COLUMN = {"order": "sequence"}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.model import EventType
+from outrider_coordinator.core.states import EventType
 from outrider_coordinator.store import chunks, filters, queries
 from outrider_coordinator.store.errors import StoreFailed
 from outrider_coordinator.store.filters import LAST, EventFilter, TaskFilter

@@ -1,0 +1,28 @@
+"""Bounds and times of the decisions; the daemon fills them from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outrider_coordinator.core.spec import SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """Bounds and times of the decisions; the daemon fills them from its settings."""
+
+    queue_depth_max: int = 1_000_000
+    request_ids_max: int = 200_000
+    heartbeat_interval_us: int = 2 * SECOND_US
+    suspect_after_us: int = 6 * SECOND_US
+    lost_after_us: int = 300 * SECOND_US
+    accept_timeout_us: int = 5 * SECOND_US
+    startup_hold_us: int = 25 * SECOND_US
+    breaker_failures: int = 5
+    breaker_reset_us: int = 30 * SECOND_US
+    breaker_reset_max_us: int = 600 * SECOND_US
+    breaker_probe_successes: int = 2
+    poison_limit: int = 3
+    lost_attempts_max: int = 3
+    short_function_us: int = 50_000
+    line_us: int = 250_000

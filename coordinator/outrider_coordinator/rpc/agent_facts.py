@@ -1,0 +1,106 @@
+"""What agents say, from the wire to facts for the core."""
+
+from __future__ import annotations
+
+from outrider.v1 import agent_service_pb2, task_pb2, worker_message_pb2
+from outrider_coordinator.core.events import Held, OutboxFacts, Ref, Report, ReportKind, WaitFacts
+from outrider_coordinator.core.states import AttemptState, Reason
+from outrider_coordinator.rpc.fields import time_us
+
+
+def ref(message: agent_service_pb2.AttemptRef) -> Ref:
+    """Which attempt."""
+    return Ref._make((message.task_id, message.attempt, message.fence))
+
+
+def held(message: agent_service_pb2.HeldAttempt) -> Held:
+    """An attempt that an agent holds; a state this version does not know counts as started."""
+    known = message.state in (2, 3, 4, 5)
+    return Held(ref(message.ref), AttemptState(message.state) if known else AttemptState.STARTED)
+
+
+def outbox(message: agent_service_pb2.OutboxRange) -> OutboxFacts:
+    """An outbox on an agent's disk."""
+    return OutboxFacts(message.outbox_id, max(1, message.first_seq), message.last_seq)
+
+
+def report(message: worker_message_pb2.WorkerMessage) -> Report:
+    """One report; an arm that this version does not know gets kind 0."""
+    arm = message.WhichOneof("message")
+    if arm == "completed":
+        return _report(message, ReportKind.COMPLETED, message.completed.SerializeToString(), start=_start(message))
+    if arm == "failed":
+        return _failed(message)
+    if arm == "started":
+        return _report(message, ReportKind.STARTED, message.started.SerializeToString(), terminal=False)
+    if arm == "blocked":
+        blocked = message.blocked
+        wait = _wait(blocked)
+        return _report(message, ReportKind.BLOCKED, blocked.SerializeToString(), terminal=False, wait=wait)
+    if arm == "unblocked":
+        unblocked = message.unblocked
+        body = unblocked.SerializeToString()
+        return _report(message, ReportKind.UNBLOCKED, body, terminal=False, text=unblocked.key)
+    if arm == "progress":
+        return _report(message, ReportKind.PROGRESS, message.progress.SerializeToString(), terminal=False)
+    if arm == "log":
+        return _report(message, ReportKind.LOG, message.log.SerializeToString(), terminal=False)
+    terminal = message.terminal
+    start = _start(message) if terminal else None
+    return _report(message, 0, message.SerializeToString(), terminal=terminal, start=start)
+
+
+def _report(
+    message: worker_message_pb2.WorkerMessage,
+    kind: int,
+    body: bytes,
+    *,
+    terminal: bool = True,
+    text: str = "",
+    reason: Reason = Reason.NONE,
+    recoverable: bool = False,
+    wait: WaitFacts | None = None,
+    start: tuple[int, bytes] | None = None,
+) -> Report:
+    return Report._make(
+        (
+            Ref._make((message.task_id, message.attempt, message.fence)),
+            message.number,
+            time_us(message.event_time),
+            kind,
+            terminal,
+            body,
+            text,
+            reason,
+            recoverable,
+            wait,
+            start,
+        )
+    )
+
+
+def _start(message: worker_message_pb2.WorkerMessage) -> tuple[int, bytes] | None:
+    """The start that a terminal message carries, None when a Started told it before."""
+    if not message.HasField("start"):
+        return None
+    start = message.start
+    return time_us(start.event_time), start.started.SerializeToString()
+
+
+def _failed(message: worker_message_pb2.WorkerMessage) -> Report:
+    error = message.failed.error
+    return _report(
+        message,
+        ReportKind.FAILED,
+        error.SerializeToString(),
+        text=error.message,
+        reason=Reason(error.reason) if error.reason in Reason._value2member_map_ else Reason.TASK_ERROR,
+        recoverable=message.failed.recoverable,
+        start=_start(message),
+    )
+
+
+def _wait(blocked: task_pb2.BlockedReason) -> WaitFacts:
+    kind = blocked.WhichOneof("reason") or "clarification"
+    retry_us = time_us(blocked.external.retry_time) if blocked.external.HasField("retry_time") else 0
+    return WaitFacts(blocked.key, kind, blocked.keeps_running, blocked.dependency.required_task_id, retry_us)
