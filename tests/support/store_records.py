@@ -20,6 +20,7 @@ _STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     bytes: st.binary(max_size=20),
     bool: st.booleans(),
     dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=3),
+    dict[str, float]: st.dictionaries(TEXTS, st.floats(0, 2**40), max_size=3),
     tuple[str, ...]: st.lists(TEXTS, max_size=3).map(tuple),
     tuple[tuple[int, int], ...]: st.lists(st.tuples(INTEGERS, INTEGERS), max_size=3).map(tuple),
 }
@@ -51,6 +52,7 @@ def _value(name: str, hint: Any, at: int) -> Any:
         bytes: name.encode(),
         bool: at % 2 == 0,
         dict[str, str]: {name: "value"},
+        dict[str, float]: {name: at / 2},
         tuple[str, ...]: (name, "second"),
         tuple[tuple[int, int], ...]: ((at, 1), (at + 1, 2)),
     }

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
-from outrider_coordinator.core.spec import Constraint
+from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import TaskState
 
 
 class ClassKey(NamedTuple):
     """What placement can tell two tasks apart by."""
 
-    constraints: tuple[Constraint, ...]
+    demands: Demands
     kind: str
-    is_function: bool
+    is_plain: bool
 
 
 Entry = tuple[int, int, str]
@@ -30,7 +30,8 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    return ClassKey(spec.constraints, spec.kind if spec.is_function else "", spec.is_function)
+    is_plain = spec.is_function and not (spec.exclusive or spec.at_most_once or spec.demands.resources)
+    return ClassKey(spec.demands, spec.kind if is_plain else "", is_plain)
 
 
 def sort_key(task: Task) -> Entry:
