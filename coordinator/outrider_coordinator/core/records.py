@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 
 
@@ -146,6 +147,26 @@ class PutOutbox(NamedTuple):
     applied_seq: int
 
 
+class PutLimit(NamedTuple):
+    """A limit that somebody defined. A rate's bucket was going to be full at ``full_us`` when ``taken_us`` was."""
+
+    namespace: str
+    key: str
+    kind: int
+    capacity: int
+    per_second: float
+    burst: int
+    full_us: int
+    taken_us: int
+
+
+class DeleteLimit(NamedTuple):
+    """The definition of a limit is forgotten."""
+
+    namespace: str
+    key: str
+
+
 class InsertLog(NamedTuple):
     """Captured output of an attempt; ``body`` is the serialized Log."""
 
@@ -202,6 +223,8 @@ Write = (
     | PutAgent
     | DeleteAgent
     | PutOutbox
+    | PutLimit
+    | DeleteLimit
     | InsertLog
     | InsertEvidence
     | InsertEvent
@@ -342,4 +365,20 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.instance_start_ms,
         agent.last_heard_us,
         agent.session_start_us,
+    )
+
+
+def limit_row(key: LimitKey, pool: Pool) -> PutLimit | DeleteLimit:
+    """The definition of a limit as it is now, or that there is none."""
+    if not pool.is_defined:
+        return DeleteLimit(*key)
+    definition = pool.definition
+    return PutLimit(
+        *key,
+        int(definition.kind),
+        definition.capacity,
+        definition.per_second,
+        definition.burst,
+        pool.full_us,
+        pool.taken_us,
     )
