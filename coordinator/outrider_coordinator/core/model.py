@@ -17,6 +17,7 @@ from outrider_coordinator.core.states import (
     AttemptState,
     BreakerState,
     Connectivity,
+    Intent,
     Reason,
     TaskState,
 )
@@ -38,6 +39,7 @@ class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
     ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
+    ``intent`` says why its agent was asked to stop it, NONE while nobody has.
     """
 
     task_id: str
@@ -57,6 +59,7 @@ class Attempt:
     revoke_sent: bool = False
     last_number: int = 0
     holding: Holding | None = None
+    intent: Intent = Intent.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)
 

@@ -75,6 +75,7 @@ class PutAttempt(NamedTuple):
     holds_slot: bool
     is_probe: bool
     last_number: int
+    intent: int
 
 
 class PutWait(NamedTuple):
@@ -234,22 +235,7 @@ Write = (
 def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
-        return UpdateTask._make(
-            (
-                task.id,
-                int(task.state),
-                int(task.reason),
-                task.ready_us,
-                task.attempts_made,
-                task.attempts_counted,
-                task.worker_deaths,
-                task.start_us,
-                task.end_us,
-                task.progress,
-                task.outcome,
-                task.error,
-            )
-        )
+        return UpdateTask._make((task.id, *_changing(task)))
     task.is_stored = True
     spec = task.spec
     return InsertTask._make(
@@ -270,18 +256,25 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
-            int(task.state),
-            int(task.reason),
-            task.ready_us,
-            task.attempts_made,
-            task.attempts_counted,
-            task.worker_deaths,
-            task.start_us,
-            task.end_us,
-            task.progress,
-            task.outcome,
-            task.error,
+            *_changing(task),
         )
+    )
+
+
+def _changing(task: Task) -> tuple[int | bytes, ...]:
+    """The fields that both rows end with, in their order: what a task's life changes."""
+    return (
+        int(task.state),
+        int(task.reason),
+        task.ready_us,
+        task.attempts_made,
+        task.attempts_counted,
+        task.worker_deaths,
+        task.start_us,
+        task.end_us,
+        task.progress,
+        task.outcome,
+        task.error,
     )
 
 
@@ -304,6 +297,7 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
             attempt.holds_slot,
             attempt.is_probe,
             attempt.last_number,
+            int(attempt.intent),
         )
     )
 
