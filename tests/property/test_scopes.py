@@ -31,7 +31,7 @@ def pattern(glob: str) -> re.Pattern[str]:
         if set(part) == {"*"} and len(part) == 2:
             text += "(?:[^/]+/)*"
             continue
-        body = part.replace("**", "*").replace("[!", "[^").replace("?", "[^/]").replace("*", "[^/]*")
+        body = part.replace("**", "*").replace("[!", "[^/").replace("?", "[^/]").replace("*", "[^/]*")
         text += f"(?=[^/]){body}/"
     return re.compile(text)
 
