@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
@@ -38,7 +39,7 @@ class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
     ``resources`` are what it takes of its agent's machine, as its task demands.
-
+    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has.
     """
 
@@ -59,6 +60,7 @@ class Attempt:
     revoke_sent: bool = False
     last_number: int = 0
     resources: tuple[tuple[str, float], ...] = ()
+    holding: Holding | None = None
     intent: Intent = Intent.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core import breaker, resources, slots
+from outrider_coordinator.core import breaker, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
@@ -149,6 +149,7 @@ def _place_queue(state: State, effects: Effects) -> None:
     if not open_agents:
         return
     queue, agents = state.queue, state.agents
+    limits.begin_pass(state)
     heads = queue.heads()
     classes: dict[ClassKey, Candidates] = {}
     while heads:
@@ -160,7 +161,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if agent is not None and key.demands.resources and resources.in_use(agent, key.demands.resources):
             classes[key] = candidates = _candidates(state, open_agents, key)
             agent = candidates.best(agents)
-        if agent is None:
+        if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
             heapq.heappop(heads)
             continue
         offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
@@ -180,6 +181,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     task.attempt = attempt
     breaker.offered(agent, attempt)
     slots.take(agent, attempt)
+    if task.spec.demands is not NO_DEMANDS:
+        limits.take(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
@@ -227,7 +230,10 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
 
 
 def _line_max(state: State, key: ClassKey) -> float:
-    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time."""
+    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time.
+
+    What holds limits goes to a free slot only: in a line it would hold them without need.
+    """
     known = state.durations_us.get(key.kind) if key.is_plain else None
     if known is None or known > state.settings.short_function_us:
         return 0.0

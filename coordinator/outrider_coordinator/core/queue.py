@@ -22,6 +22,12 @@ class ClassKey(NamedTuple):
     demands: Demands
     kind: str
     is_plain: bool
+    namespace: str = ""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether tasks of this class may have to wait for others that run."""
+        return bool(self.demands.claims or self.demands.scopes)
 
 
 Entry = tuple[int, int, str]
@@ -30,8 +36,10 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    is_plain = spec.is_function and not (spec.exclusive or spec.at_most_once or spec.demands.resources)
-    return ClassKey(spec.demands, spec.kind if is_plain else "", is_plain)
+    demands = spec.demands
+    is_limited = bool(demands.claims or demands.scopes)
+    is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    return ClassKey(demands, spec.kind if is_plain else "", is_plain, task.namespace if is_limited else "")
 
 
 def sort_key(task: Task) -> Entry:

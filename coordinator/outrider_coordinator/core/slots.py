@@ -6,7 +6,7 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
-from outrider_coordinator.core import resources
+from outrider_coordinator.core import limits, resources
 from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
@@ -27,6 +27,8 @@ def take(agent: Agent, attempt: Attempt) -> None:
 
 def release(state: State, agent: Agent, attempt: Attempt) -> None:
     """Count an attempt no longer, whatever it held: it is not live any more."""
+    if attempt.holding is not None:
+        limits.release(state, attempt)
     if agent.attempts.pop(attempt.key, None) is None:
         return
     if attempt.resources:
