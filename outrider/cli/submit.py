@@ -18,6 +18,7 @@ from outrider.errors import InvalidRequest
 EXAMPLES = (
     "outrider submit --wait --cwd . -- pytest -q",
     "outrider submit --priority high --label gpu=yes --timeout 2h -- ./train.sh",
+    "outrider submit --limit db:main --limit api:anthropic:2 --write-scope 'src/**' -- ./migrate.sh",
     "outrider submit --wait --python math:sqrt --args '[2]'",
 )
 NOTES = (
@@ -29,6 +30,14 @@ NOTES = (
 Priority = Annotated[str, typer.Option(help="0 (last) to 10 (first), or low, normal, high, critical.", metavar="P")]
 Attempts = Annotated[int | None, typer.Option(min=1, metavar="N", help="Tries in all when it fails.")]
 Label = Annotated[list[str], typer.Option("--label", metavar="KEY=VALUE", help="The agent must have it; repeatable.")]
+Limit = Annotated[
+    list[str],
+    typer.Option("--limit", metavar="KEY[:shared|:UNITS]", help="Hold this limit while it runs; repeatable."),
+]
+WriteScope = Annotated[
+    list[str],
+    typer.Option("--write-scope", metavar="GLOB", help="Not beside a task that may write the same; repeatable."),
+]
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 
 
@@ -43,6 +52,8 @@ def submit(
     label: Label = [],
     timeout: Duration = "",
     attempts: Attempts = None,
+    limit: Limit = [],
+    write_scope: WriteScope = [],
     title: Annotated[str, typer.Option(metavar="TEXT", help="One line for people.")] = "",
     after: Annotated[list[str], typer.Option(metavar="ID", help="Start after this task succeeded; repeatable.")] = [],
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
@@ -67,6 +78,8 @@ def submit(
         labels=pairs(label, "--label"),
         timeout=duration_s(timeout) if timeout else None,
         attempts=attempts or 0,
+        limits=limit,
+        write_scopes=write_scope,
     )
     if bool(argv) == bool(python):
         raise InvalidRequest("give a command after --, or a function with --python; see outrider submit --help")
