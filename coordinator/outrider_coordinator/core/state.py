@@ -32,6 +32,7 @@ class TimerKind(IntEnum):
     SILENCE = 6
     LOST = 7
     BREAKER = 8
+    DEADLINE = 9
 
 
 Timer = tuple[int, int, TimerKind, str, str]
