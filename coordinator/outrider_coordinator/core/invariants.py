@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from outrider_coordinator.core import limits
 from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, TaskState
@@ -15,6 +16,7 @@ def check(state: State) -> None:
         _check_task(state, task)
     for agent in state.agents.values():
         _check_agent(agent)
+    limits.check(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
     for task_state in TaskState:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
@@ -37,6 +38,7 @@ NO_TRACE = Trace()
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
+    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has.
     """
 
@@ -56,6 +58,7 @@ class Attempt:
     is_probe: bool = False
     revoke_sent: bool = False
     last_number: int = 0
+    holding: Holding | None = None
     intent: Intent = Intent.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)

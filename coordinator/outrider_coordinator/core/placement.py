@@ -5,23 +5,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from outrider_coordinator.core import breaker, deadlines, slots
+from outrider_coordinator.core import breaker, deadlines, limits, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
-from outrider_coordinator.core.spec import Constraint, Operator
+from outrider_coordinator.core.rules import Rule
+from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
-
-
-class Rule(NamedTuple):
-    """Why an agent cannot take a task: an UPPER_SNAKE name and a line for people."""
-
-    name: str
-    text: str
-
 
 _assign = PushAssign._make
 _ABSENT = {
@@ -145,6 +137,7 @@ def _place_queue(state: State, effects: Effects) -> None:
     if not open_agents:
         return
     queue, agents = state.queue, state.agents
+    limits.begin_pass(state)
     heads = queue.heads()
     classes: dict[ClassKey, Candidates] = {}
     while heads:
@@ -153,7 +146,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if candidates is None:
             candidates = classes[key] = _candidates(state, open_agents, key)
         agent = candidates.best(agents)
-        if agent is None:
+        if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
             heapq.heappop(heads)
             continue
         offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
@@ -172,6 +165,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     task.attempt = attempt
     breaker.offered(agent, attempt)
     slots.take(agent, attempt)
+    if task.spec.demands is not NO_DEMANDS:
+        limits.take(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
@@ -220,8 +215,11 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
 
 
 def _line_max(state: State, key: ClassKey) -> float:
-    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time."""
-    known = state.durations_us.get(key.kind) if key.is_function else None
+    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time.
+
+    What holds limits goes to a free slot only: in a line it would hold them without need.
+    """
+    known = state.durations_us.get(key.kind) if key.is_function and not key.is_limited else None
     if known is None or known > state.settings.short_function_us:
         return 0.0
     return state.settings.line_us / max(1.0, known)

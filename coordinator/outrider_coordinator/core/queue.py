@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
-from outrider_coordinator.core.spec import Constraint
+from outrider_coordinator.core.spec import Claim, Constraint
 from outrider_coordinator.core.states import TaskState
 
 
@@ -22,6 +22,14 @@ class ClassKey(NamedTuple):
     constraints: tuple[Constraint, ...]
     kind: str
     is_function: bool
+    claims: tuple[Claim, ...] = ()
+    scopes: tuple[str, ...] = ()
+    namespace: str = ""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether tasks of this class may have to wait for others that run."""
+        return bool(self.claims or self.scopes)
 
 
 Entry = tuple[int, int, str]
@@ -30,7 +38,10 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    return ClassKey(spec.constraints, spec.kind if spec.is_function else "", spec.is_function)
+    demands, kind = spec.demands, spec.kind if spec.is_function else ""
+    if demands.claims or demands.scopes:
+        return ClassKey(spec.constraints, kind, spec.is_function, demands.claims, demands.scopes, task.namespace)
+    return ClassKey(spec.constraints, kind, spec.is_function)
 
 
 def sort_key(task: Task) -> Entry:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from outrider_coordinator.core import deadlines, slots
+from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
@@ -20,6 +22,7 @@ def restore(
     waits: Iterable[tuple[str, Wait]],
     runs: Iterable[Run],
     agents: Iterable[Agent],
+    limits: Iterable[tuple[LimitKey, Pool]] = (),
 ) -> Effects:
     """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
 
@@ -36,8 +39,10 @@ def restore(
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
         state.tasks[task_id].set_wait(wait)
+    named_limits.restore(state, limits)
     for attempt in attempts:
         _attach(state, attempt)
+    named_limits.restored(state)
     for task in state.tasks.values():
         _link(state, task)
     for run in state.runs.values():
@@ -59,6 +64,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         return
     holds_slot = attempt.holds_slot
     slots.take(agent, attempt)
+    named_limits.hold(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
         slots.give_back(agent, attempt)

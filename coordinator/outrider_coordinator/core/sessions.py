@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import slots, stopping
+from outrider_coordinator.core import limits, slots, stopping
 from outrider_coordinator.core.blockage import push_answer
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -236,9 +236,9 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 
 
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
-    """A stray that still runs is taken back when nothing replaced it yet, and fenced otherwise."""
+    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise."""
     task.drop_stray(attempt)
-    if task.attempt is not None:
+    if task.attempt is not None or not limits.may_take(state, task):
         fence(state, effects, attempt, "went elsewhere")
         return VERDICT_FENCE
     to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
@@ -247,6 +247,7 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
     task.attempt = attempt
     slots.take(agent, attempt)
+    limits.hold(state, task, attempt)
     if to is AttemptState.BLOCKED:
         slots.park(agent, attempt)
     effects.attempts[attempt.key] = attempt

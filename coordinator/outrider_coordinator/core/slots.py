@@ -6,7 +6,9 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
+from outrider_coordinator.core import limits
 from outrider_coordinator.core.model import Agent, Attempt
+from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 
 
@@ -21,8 +23,10 @@ def take(agent: Agent, attempt: Attempt) -> None:
         agent.slots_used += 1
 
 
-def release(agent: Agent, attempt: Attempt) -> None:
-    """Count an attempt no longer, whatever it held."""
+def release(state: State, agent: Agent, attempt: Attempt) -> None:
+    """Count an attempt no longer, whatever it held: it is not live any more."""
+    if attempt.holding is not None:
+        limits.release(state, attempt)
     if agent.attempts.pop(attempt.key, None) is None:
         return
     if agent.ahead.pop(attempt.key, None) is not None:

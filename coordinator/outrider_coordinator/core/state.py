@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
@@ -23,7 +24,8 @@ _event = InsertEvent._make
 
 
 class TimerKind(IntEnum):
-    """What a timer is for; its two keys are a task id and an attempt number or wait key, or an agent id."""
+    """What a timer is for; its two keys are a task id and an attempt number or wait key, an agent id, or a
+    namespace and the name of a limit."""
 
     READY = 1
     QUEUE_TIMEOUT = 2
@@ -33,6 +35,7 @@ class TimerKind(IntEnum):
     LOST = 7
     BREAKER = 8
     DEADLINE = 9
+    LIMIT = 10
 
 
 Timer = tuple[int, int, TimerKind, str, str]
@@ -57,6 +60,7 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
+    limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)

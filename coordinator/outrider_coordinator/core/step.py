@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, deadlines, reports, sessions, submission
+from outrider_coordinator.core import blockage, breaker, control, deadlines, limits, reports, sessions, submission
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
     AgentOrdered,
@@ -12,6 +12,7 @@ from outrider_coordinator.core.events import (
     CancelRequested,
     Event,
     HeartbeatReceived,
+    LimitDefined,
     OutcomesLoaded,
     ReportsReceived,
     RunSubmitted,
@@ -93,6 +94,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             sessions.ended(state, effects, event.agent_id, event.epoch, goodbye=event.goodbye)
         case AgentOrdered():
             control.agent_ordered(state, effects, event)
+        case LimitDefined():
+            limits.defined(state, effects, event)
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
         case Ticked():
@@ -128,5 +131,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             sessions.lost_after(state, effects, agent)
         case TimerKind.BREAKER if agent:
             breaker.timer_fired(state, effects, agent)
+        case TimerKind.LIMIT:
+            limits.timer_fired(state, key, key2)
         case _:
             pass

@@ -225,6 +225,10 @@ class Reader:
         """All outbox positions."""
         return [records.PutOutbox(*row) for row in self._rows(queries.OUTBOXES)]
 
+    def limits(self) -> list[records.PutLimit]:
+        """All limits that somebody defined."""
+        return [records.PutLimit(*row) for row in self._rows(queries.LIMITS)]
+
     def last_sequence(self) -> int:
         """Highest sequence number of a task that is not terminal; 0 when there is none."""
         return int(self._rows(queries.LAST_SEQUENCE)[0][0])
