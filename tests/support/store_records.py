@@ -21,6 +21,7 @@ _STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     float: st.floats(allow_nan=False),
     dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=3),
+    dict[str, float]: st.dictionaries(TEXTS, st.floats(0, 2**40), max_size=3),
     tuple[str, ...]: st.lists(TEXTS, max_size=3).map(tuple),
     tuple[tuple[int, int], ...]: st.lists(st.tuples(INTEGERS, INTEGERS), max_size=3).map(tuple),
 }
@@ -53,6 +54,7 @@ def _value(name: str, hint: Any, at: int) -> Any:
         bool: at % 2 == 0,
         float: at + 0.5,
         dict[str, str]: {name: "value"},
+        dict[str, float]: {name: at / 2},
         tuple[str, ...]: (name, "second"),
         tuple[tuple[int, int], ...]: ((at, 1), (at + 1, 2)),
     }

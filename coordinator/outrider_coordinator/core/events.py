@@ -136,6 +136,9 @@ class SessionOpened:
     held: list[Held]
     outboxes: list[OutboxFacts]
     reply: ReplyTo
+    resources: dict[str, float] = field(default_factory=dict)
+    task_types: tuple[str, ...] = ()
+    runners: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

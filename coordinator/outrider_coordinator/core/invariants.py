@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits
+from outrider_coordinator.core import limits, resources
 from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, TaskState
@@ -45,5 +45,6 @@ def _check_agent(agent: Agent) -> None:
         not attempt.holds_slot and attempt.state is AttemptState.BLOCKED for attempt in agent.attempts.values()
     )
     assert parked == agent.parked, f"I11: agent {agent.id} parks {parked}, counts {agent.parked}"
+    resources.check(agent)
     for key in agent.ahead:
         assert key in agent.attempts, f"I11: agent {agent.id} has {key} ahead and does not hold it"

@@ -38,6 +38,7 @@ NO_TRACE = Trace()
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
+    ``resources`` are what it takes of its agent's machine, as its task demands.
     ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has.
     """
@@ -58,6 +59,7 @@ class Attempt:
     is_probe: bool = False
     revoke_sent: bool = False
     last_number: int = 0
+    resources: tuple[tuple[str, float], ...] = ()
     holding: Holding | None = None
     intent: Intent = Intent.NONE
     #: Task id and number: unique in the fleet.
@@ -213,6 +215,10 @@ class Agent:
     admin: Admin = Admin.ACTIVE
     breaker: Breaker = field(default_factory=Breaker)
     labels: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
+    resources_used: dict[str, float] = field(default_factory=dict)
+    task_types: tuple[str, ...] = ()
+    runners: tuple[str, ...] = ()
     slots: int = 0
     prefetch_credit: int = 0
     parked_max: int = 0

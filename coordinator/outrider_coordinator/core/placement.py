@@ -6,12 +6,12 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core import breaker, deadlines, limits, slots
+from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
 from outrider_coordinator.core.rules import Rule
-from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Operator
+from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
 
@@ -36,8 +36,19 @@ def closed_to_work(agent: Agent) -> Rule | None:
     return None
 
 
-def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
-    """The first label constraint that an agent does not meet, None when it meets all."""
+def mismatch(agent: Agent, demands: Demands) -> Rule | None:
+    """The first demand that an agent as it is could never meet, however idle: None when it could meet all."""
+    if demands is NO_DEMANDS:
+        return None
+    rule = _label_rule(agent, demands.constraints)
+    if rule is None and demands.runner and demands.runner not in agent.runners:
+        rule = Rule("RUNNER", f"it offers no runner {demands.runner!r}")
+    if rule is None and demands.task_type and demands.task_type not in agent.task_types:
+        rule = Rule("TASK_TYPE", f"it offers no task type {demands.task_type!r}")
+    return rule or resources.lacking(agent, demands.resources)
+
+
+def _label_rule(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
     for constraint in constraints:
         value = agent.labels.get(constraint.key)
         if not _holds(constraint, value):
@@ -48,7 +59,8 @@ def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
 
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
-    rule = mismatch(agent, task.spec.constraints) or closed_to_work(agent)
+    demands = task.spec.demands
+    rule = mismatch(agent, demands) or closed_to_work(agent) or resources.in_use(agent, demands.resources)
     if rule is None and agent.free_slots == 0:
         rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
     return rule
@@ -125,7 +137,7 @@ def _line_load(agent: Agent) -> float | None:
 def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
     candidates = Candidates(_line_max(state, key))
     for agent in agents:
-        if not key.constraints or mismatch(agent, key.constraints) is None:
+        if mismatch(agent, key.demands) is None and resources.in_use(agent, key.demands.resources) is None:
             for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
                 if load is not None:
                     heapq.heappush(heap, (load, agent.id))
@@ -146,6 +158,9 @@ def _place_queue(state: State, effects: Effects) -> None:
         if candidates is None:
             candidates = classes[key] = _candidates(state, open_agents, key)
         agent = candidates.best(agents)
+        if agent is not None and key.demands.resources and resources.in_use(agent, key.demands.resources):
+            classes[key] = candidates = _candidates(state, open_agents, key)
+            agent = candidates.best(agents)
         if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
             heapq.heappop(heads)
             continue
@@ -162,6 +177,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     number = task.attempts_made = task.attempts_made + 1
     fence, now_us = state.next_fence(), state.now_us
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
+    attempt.resources = task.spec.demands.resources
     task.attempt = attempt
     breaker.offered(agent, attempt)
     slots.take(agent, attempt)
@@ -219,7 +235,7 @@ def _line_max(state: State, key: ClassKey) -> float:
 
     What holds limits goes to a free slot only: in a line it would hold them without need.
     """
-    known = state.durations_us.get(key.kind) if key.is_function and not key.is_limited else None
+    known = state.durations_us.get(key.kind) if key.is_plain else None
     if known is None or known > state.settings.short_function_us:
         return 0.0
     return state.settings.line_us / max(1.0, known)

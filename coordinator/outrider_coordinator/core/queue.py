@@ -12,24 +12,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
-from outrider_coordinator.core.spec import Claim, Constraint
+from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import TaskState
 
 
 class ClassKey(NamedTuple):
     """What placement can tell two tasks apart by."""
 
-    constraints: tuple[Constraint, ...]
+    demands: Demands
     kind: str
-    is_function: bool
-    claims: tuple[Claim, ...] = ()
-    scopes: tuple[str, ...] = ()
+    is_plain: bool
     namespace: str = ""
 
     @property
     def is_limited(self) -> bool:
         """Whether tasks of this class may have to wait for others that run."""
-        return bool(self.claims or self.scopes)
+        return bool(self.demands.claims or self.demands.scopes)
 
 
 Entry = tuple[int, int, str]
@@ -38,10 +36,10 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands, kind = spec.demands, spec.kind if spec.is_function else ""
-    if demands.claims or demands.scopes:
-        return ClassKey(spec.constraints, kind, spec.is_function, demands.claims, demands.scopes, task.namespace)
-    return ClassKey(spec.constraints, kind, spec.is_function)
+    demands = spec.demands
+    is_limited = bool(demands.claims or demands.scopes)
+    is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    return ClassKey(demands, spec.kind if is_plain else "", is_plain, task.namespace if is_limited else "")
 
 
 def sort_key(task: Task) -> Entry:

@@ -123,6 +123,9 @@ class PutAgent(NamedTuple):
     breaker_opened_count: int
     breaker_reset_us: int
     labels: dict[str, str]
+    resources: dict[str, float]
+    task_types: tuple[str, ...]
+    runners: tuple[str, ...]
     slots: int
     prefetch_credit: int
     parked_max: int
@@ -350,6 +353,9 @@ def agent_row(agent: Agent) -> PutAgent:
         breaker.opened_count,
         breaker.reset_us,
         dict(agent.labels),
+        dict(agent.resources),
+        agent.task_types,
+        agent.runners,
         agent.slots,
         agent.prefetch_credit,
         agent.parked_max,

@@ -56,6 +56,7 @@ def restore(
 
 def _attach(state: State, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
         task.strays = (*task.strays, attempt)
         return

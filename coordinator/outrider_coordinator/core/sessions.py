@@ -185,6 +185,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.connectivity, agent.epoch = Connectivity.ONLINE, state.next_session()
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
+    agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
     if agent.admin is Admin.DRAINING:

@@ -6,7 +6,7 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits
+from outrider_coordinator.core import limits, resources
 from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
@@ -15,6 +15,8 @@ from outrider_coordinator.core.states import AttemptState
 def take(agent: Agent, attempt: Attempt) -> None:
     """Count a new or resumed attempt."""
     agent.attempts[attempt.key] = attempt
+    if attempt.resources:
+        resources.take(agent, attempt)
     if attempt.prefetched and attempt.state is AttemptState.OFFERED:
         attempt.holds_slot = False
         agent.ahead[attempt.key] = attempt
@@ -29,6 +31,8 @@ def release(state: State, agent: Agent, attempt: Attempt) -> None:
         limits.release(state, attempt)
     if agent.attempts.pop(attempt.key, None) is None:
         return
+    if attempt.resources:
+        resources.give_back(agent, attempt)
     if agent.ahead.pop(attempt.key, None) is not None:
         return
     if attempt.holds_slot:

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task
@@ -49,6 +50,7 @@ class State:
     (task id, wait key) pairs of attempts that wait for its end. ``durations_us`` holds a moving average of the
     running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
     time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
+    ``random`` is the only source of chance: the same seed and events make the same decisions.
     """
 
     settings: CoreSettings
@@ -56,6 +58,7 @@ class State:
     started_us: int
     now_us: int
     requests: RequestIndex
+    random: Chance
     tasks: dict[str, Task] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)

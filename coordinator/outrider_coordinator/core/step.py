@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core import blockage, breaker, control, deadlines, limits, reports, sessions, submission
+from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
     AgentOrdered,
@@ -32,8 +33,11 @@ from outrider_coordinator.core.states import TaskState
 _NUMBERS_PER_EPOCH = 1 << 40
 
 
-def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int) -> State:
-    """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever."""
+def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, seed: int = 0) -> State:
+    """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever.
+
+    ``seed`` is all the chance there is in the core's decisions.
+    """
     first = coordinator_epoch * _NUMBERS_PER_EPOCH + 1
     return State(
         settings=settings,
@@ -41,6 +45,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int) ->
         started_us=now_us,
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
+        random=Chance(seed),
         fence_next=first,
         session_next=first,
     )

@@ -118,7 +118,7 @@ def _run_row(record: Any) -> Row:
 
 def _agent_row(record: Any) -> Row:
     values = list(record)
-    values[7] = json.dumps(record.labels)
+    values[7:11] = map(json.dumps, values[7:11])
     return tuple(values)
 
 
