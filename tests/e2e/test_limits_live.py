@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import outrider
+from outrider.cli.output import short
 from outrider.v1 import limit_service_pb2, task_pb2
 from support.cluster import Cluster, cluster
 from support.command_line import CommandLine
@@ -123,9 +124,9 @@ def test_limits_on_the_command_line(cli: CommandLine) -> None:
     behind = cli.run("submit", "--limit", "db:cli", "--write-scope", "src/**", "--", "true")
     rows = eventually(lambda: next((row for row in cli.run("limit", "list").rows if row[0] == "db:cli"), None))
     assert rows[1] == "semaphore of 2"
-    eventually(lambda: f"task {held.id[:12]}" in cli.run("limit", "show", "db:cli").out)
+    eventually(lambda: f"task {short(held.id)}" in cli.run("limit", "show", "db:cli").out)
     shown = cli.run("limit", "show", "db:cli").out
-    assert f"task {behind.id[:12]}, queued" in shown
+    assert f"task {short(behind.id)}, queued" in shown
     assert cli.run("limit", "show", "file:a").out.count("shared") == 1
     cli.run("task", "cancel", held.id)
     eventually(lambda: cli.task(behind.id)["state"] == "TASK_STATE_SUCCEEDED")

@@ -35,7 +35,8 @@ class TimerKind(IntEnum):
     SILENCE = 6
     LOST = 7
     BREAKER = 8
-    LIMIT = 9
+    DEADLINE = 9
+    LIMIT = 10
 
 
 Timer = tuple[int, int, TimerKind, str, str]
