@@ -11,6 +11,7 @@ from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import BreakerState, EventType, Reason
+from outrider_coordinator.core.transitions import move_breaker
 
 #: Reasons that speak against the agent.
 BLAMED = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_REJECTED))
@@ -82,7 +83,8 @@ def _move(state: State, effects: Effects, agent: Agent, to: BreakerState, reason
     breaker = agent.breaker
     if breaker.state is to:
         return
-    breaker.state, breaker.successes, breaker.probe = to, 0, None
+    move_breaker(breaker, to)
+    breaker.successes, breaker.probe = 0, None
     if to is BreakerState.CLOSED:
         breaker.failures = 0
     effects.agents[agent.id] = agent
