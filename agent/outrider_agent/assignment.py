@@ -55,6 +55,8 @@ class Dossier(msgspec.Struct, eq=False):
     #: The worker's last word, held until nothing of the attempt is left.
     last_word: messages.Completed | messages.Failed | None = None
     is_cleaning: bool = False
+    #: Reason and message of an order to stop that came before the attempt had started.
+    stop: tuple[int, str] | None = None
     #: Fenced: nobody wants to hear of it.
     is_silent: bool = False
 

@@ -113,16 +113,27 @@ class Runner:
                 self._withdraw(attempt, Unstarted.REVOKE)
         self._wake()
 
-    def cancel(self, refs: Iterable[Ref], message: str, *, is_fenced: bool, grace_s: float | None = None) -> None:
-        """Kill these attempts; the fenced ones without a word."""
+    def cancel(
+        self,
+        refs: Iterable[Ref],
+        message: str,
+        *,
+        is_fenced: bool,
+        grace_s: float | None = None,
+        reason: int = task_pb2.TASK_REASON_CANCEL_REQUESTED,
+    ) -> None:
+        """Kill these attempts; the fenced ones without a word, the others report ``reason``, a TaskReason number."""
+        text = message or "cancelled"
         for attempt in self._find(refs):
-            self.dossiers[attempt.key].is_silent |= is_fenced
+            dossier = self.dossiers[attempt.key]
+            dossier.is_silent |= is_fenced
             if attempt.state is State.ACCEPTED:
+                dossier.stop = dossier.stop or (reason, text)
                 self._withdraw(attempt, Unstarted.DROP if is_fenced else Unstarted.CANCEL)
             elif attempt.state is State.CLOSED:
                 self._forget_if_silent(attempt)
             else:
-                self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, message or "cancelled", grace_s)
+                self._kill(attempt, reason, text, grace_s)
         self._wake()
 
     def answer(self, ref: Ref, resolve: messages.Resolve) -> None:
@@ -217,8 +228,8 @@ class Runner:
         else:
             self._reporter.hold_start(dossier, message, now_us)
         # It began before the recall reached its worker.
-        if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP):
-            self._kill(attempt, task_pb2.TASK_REASON_CANCEL_REQUESTED, "cancelled", None)
+        if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP) and dossier.stop is not None:
+            self._kill(attempt, *dossier.stop, None)
 
     def _progressed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Progress, now_us: int) -> None:
         self._reporter.hold_progress(dossier, message)
@@ -269,9 +280,7 @@ class Runner:
 
     def _kill(self, attempt: Attempt, reason: int, message: str, grace_s: float | None) -> None:
         dossier = self.dossiers[attempt.key]
-        recoverable = reason != task_pb2.TASK_REASON_CANCEL_REQUESTED
-        verdict = messages.Failed(attempt.key, 0, reason, message, recoverable=recoverable)
-        if self._executioner.kill(dossier, verdict, grace_s):
+        if self._executioner.kill(dossier, _stopped(attempt.key, 0, reason, message), grace_s):
             self._deadlines.drop(attempt.key)
 
     def _said_stop(self, dossier: Dossier, grace_s: float) -> None:
@@ -324,9 +333,8 @@ class Runner:
     def _returned(self, returned: Returned) -> None:
         for key, fate in returned.fates:
             dossier = self.dossiers[key]
-            if fate is Unstarted.CANCEL:
-                reason = task_pb2.TASK_REASON_CANCEL_REQUESTED
-                dossier.last_word = messages.Failed(key, clock.wall_ns(), reason, "cancelled", recoverable=False)
+            if fate is Unstarted.CANCEL and dossier.stop is not None:
+                dossier.last_word = _stopped(key, clock.wall_ns(), *dossier.stop)
                 self._ended_for_good(dossier)
                 continue
             if fate is Unstarted.REVOKE:
@@ -373,6 +381,12 @@ class Runner:
 
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]
+
+
+def _stopped(key: int, time_ns: int, reason: int, message: str) -> messages.Failed:
+    """What an attempt reports that was not left to end by itself."""
+    recoverable = reason != task_pb2.TASK_REASON_CANCEL_REQUESTED
+    return messages.Failed(key, time_ns, reason, message, recoverable=recoverable)
 
 
 def _outcome(dossier: Dossier) -> messages.Completed | messages.Failed:

@@ -329,6 +329,26 @@ def test_cancel_before_the_start_starts_nothing(coordinator: ScriptedCoordinator
     assert (tmp_path / "w").read_text() == "one 1\n"
 
 
+def test_a_stop_with_a_reason_is_reported_with_it(
+    coordinator: ScriptedCoordinator, start_agent, tmp_path: Path
+) -> None:
+    """An attempt stopped for a reason reports it and could be tried again, whether it had started or not."""
+    start_agent("--slots", "1")
+    coordinator.wait_session()
+    coordinator.assign(
+        command("one", ["sleep", "1000"]), function("two", f"{TASKS}:witness", f'"{tmp_path}/w"', f'"{tmp_path}/g"')
+    )
+    coordinator.wait_for("one", "started")
+    coordinator.cancel("two", reason=task_pb2.TASK_REASON_MOVED)
+    coordinator.cancel("one", reason=task_pb2.TASK_REASON_PREEMPTED)
+    moved, preempted = coordinator.outcome("two").failed, coordinator.outcome("one").failed
+    assert moved.error.reason == task_pb2.TASK_REASON_MOVED
+    assert preempted.error.reason == task_pb2.TASK_REASON_PREEMPTED
+    assert moved.recoverable
+    assert preempted.recoverable
+    assert coordinator.kinds("two") == ["failed"]
+
+
 def test_a_fenced_attempt_dies_without_a_word(coordinator: ScriptedCoordinator, start_agent, tmp_path: Path) -> None:
     """Another attempt decided the task: this one is killed and reports nothing more."""
     agent = start_agent("--slots", "1")

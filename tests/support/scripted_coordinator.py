@@ -118,9 +118,11 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
         """Work, in one frame."""
         self.send(assign=wire.Assign(assignments=assignments))
 
-    def cancel(self, task_id: str, *, fenced: bool = False, grace_s: float | None = None) -> None:
-        """Kill a task's attempt."""
-        cancel = wire.Cancel(refs=[ref(task_id)], message="cancel requested", fenced=fenced)
+    def cancel(
+        self, task_id: str, *, fenced: bool = False, grace_s: float | None = None, reason: task_pb2.TaskReason = 0
+    ) -> None:
+        """Kill a task's attempt; it then reports ``reason``."""
+        cancel = wire.Cancel(refs=[ref(task_id)], message="cancel requested", fenced=fenced, reason=reason)
         if grace_s is not None:
             cancel.grace.FromMilliseconds(int(grace_s * 1000))
         self.send(cancel=cancel)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from outrider_coordinator.core import records
 from outrider_coordinator.core.events import ReplyTo
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Trace, Wait
-from outrider_coordinator.core.states import TaskState
+from outrider_coordinator.core.states import Reason, TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------
 
@@ -89,7 +89,10 @@ class PushAssign(NamedTuple):
 
 
 class PushCancel(NamedTuple):
-    """Kill an attempt; ``fenced`` means that nobody wants its reports any more."""
+    """Kill an attempt; ``fenced`` means that nobody wants its reports any more.
+
+    ``reason`` is what the attempt is to report; NONE for a cancel that somebody asked for.
+    """
 
     epoch: int
     agent_id: str
@@ -98,6 +101,7 @@ class PushCancel(NamedTuple):
     fence: int
     message: str
     fenced: bool = False
+    reason: Reason = Reason.NONE
 
 
 class PushRevoke(NamedTuple):

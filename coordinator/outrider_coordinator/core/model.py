@@ -16,6 +16,7 @@ from outrider_coordinator.core.states import (
     AttemptState,
     BreakerState,
     Connectivity,
+    Intent,
     Reason,
     TaskState,
 )
@@ -34,7 +35,10 @@ NO_TRACE = Trace()
 
 @dataclass(slots=True)
 class Attempt:
-    """One try. It is *live* while it may still run and *unfenced* while its success would count."""
+    """One try. It is *live* while it may still run and *unfenced* while its success would count.
+
+    ``intent`` says why its agent was asked to stop it, NONE while nobody has.
+    """
 
     task_id: str
     number: int
@@ -52,6 +56,7 @@ class Attempt:
     is_probe: bool = False
     revoke_sent: bool = False
     last_number: int = 0
+    intent: Intent = Intent.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)
 

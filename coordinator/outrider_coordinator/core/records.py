@@ -74,6 +74,7 @@ class PutAttempt(NamedTuple):
     holds_slot: bool
     is_probe: bool
     last_number: int
+    intent: int
 
 
 class PutWait(NamedTuple):
@@ -281,6 +282,7 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
             attempt.holds_slot,
             attempt.is_probe,
             attempt.last_number,
+            int(attempt.intent),
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, slots
+from outrider_coordinator.core import blockage, breaker, slots, stopping
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -31,17 +31,22 @@ def attempt_failed(
 ) -> None:
     """An attempt ended without success: close it, judge the agent, and decide about the task.
 
-    A cancel decides the task whatever the attempt says. A stray's failure decides nothing: another try is under way.
+    A cancel decides the task whatever the attempt says, and what it was stopped for comes next. A stray's failure
+    decides nothing: another try is under way.
     """
     was_started, was_current = attempt.started_us > 0, task.attempt is attempt
+    stop = stopping.decider(attempt, reason)
     _close(state, effects, agent, task, attempt, reason, error, ended_us)
-    attempt.counted = was_started or reason not in (Reason.AGENT_LOST, Reason.AGENT_STOPPED)
+    attempt.counted = stop is None and (was_started or reason not in (Reason.AGENT_LOST, Reason.AGENT_STOPPED))
     breaker.ended(state, effects, agent, attempt, succeeded=False, reason=reason)
-    agent.failed_count += 1
+    agent.failed_count += stop is None
     if not was_current:
         return
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+        return
+    if stop is not None:
+        _stopped(state, effects, task, attempt, stop, error if reason is stop.reason else b"", message)
         return
     task.attempts_counted += attempt.counted
     task.worker_deaths += reason is Reason.WORKER_DIED
@@ -65,6 +70,10 @@ def attempt_returned(
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
+    stop = stopping.STOPS.get(attempt.intent)
+    if stop is not None and stop.ends is not None:
+        _stopped(state, effects, task, attempt, stop, b"", message)
+        return
     effects.tasks[task.id] = task
     task.ready_us = state.now_us
     make_ready(state, effects, task)
@@ -72,10 +81,11 @@ def attempt_returned(
 
 def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, message: str) -> None:
     """An attempt's agent is out of contact past the grace: the task goes elsewhere, a late success still wins."""
-    was_started = attempt.started_us > 0
+    stop = stopping.decider(attempt, Reason.AGENT_LOST)
     slots.release(agent, attempt)
     move_attempt(attempt, AttemptState.LOST)
-    attempt.reason, attempt.ended_us, attempt.counted = Reason.AGENT_LOST, state.now_us, was_started
+    attempt.reason, attempt.ended_us = Reason.AGENT_LOST, state.now_us
+    attempt.counted = stop is None and attempt.started_us > 0
     attempt.error = encode_error(Reason.AGENT_LOST, message)
     effects.attempts[attempt.key] = attempt
     breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_LOST)
@@ -87,7 +97,10 @@ def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, atte
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
     task.strays = (*task.strays, attempt)
-    task.attempts_counted += was_started
+    if stop is not None:
+        _stopped(state, effects, task, attempt, stop, b"", message)
+        return
+    task.attempts_counted += attempt.counted
     _decide(state, effects, task, attempt, Reason.AGENT_LOST, attempt.error, message, recoverable=True)
 
 
@@ -124,6 +137,20 @@ def _close(
         blockage.attempt_ended(effects, task)
     else:
         task.drop_stray(attempt)
+
+
+def _stopped(
+    state: State, effects: Effects, task: Task, attempt: Attempt, stop: stopping.Stop, error: bytes, message: str
+) -> None:
+    """The attempt is over because it was to be: end the task as that says, or queue it again without a try used."""
+    effects.tasks[task.id] = task
+    if stop.ends is None:
+        task.ready_us = state.now_us
+        state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=stop.reason, text=message)
+        make_ready(state, effects, task)
+        return
+    error = error or encode_error(stop.reason, stop.text)
+    end_task(state, effects, task, stop.ends, reason=stop.reason, error=error, attempt=attempt)
 
 
 def _decide(

@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import slots
+from outrider_coordinator.core import slots, stopping
 from outrider_coordinator.core.blockage import push_answer
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -243,8 +243,8 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
         return VERDICT_FENCE
     to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
     move_attempt(attempt, to)
+    task.attempts_counted -= attempt.counted
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
-    task.attempts_counted -= attempt.started_us > 0
     task.attempt = attempt
     slots.take(agent, attempt)
     if to is AttemptState.BLOCKED:
@@ -263,6 +263,8 @@ def _send_again(state: State, effects: Effects, agent: Agent) -> None:
             effects.sends.append(
                 PushCancel(agent.epoch, agent.id, task.id, attempt.number, attempt.fence, "cancel requested")
             )
+        else:
+            stopping.send_again(effects, agent, attempt)
         for wait in task.waits:
             if wait.is_open and wait.is_resolved and task.attempt is attempt:
                 push_answer(state, effects, task, wait)

@@ -57,6 +57,18 @@ class Reason(IntEnum):
     LEASE_EXPIRED = 24
 
 
+class Intent(IntEnum):
+    """Why the coordinator has asked an agent to stop an attempt of a task that nobody cancelled."""
+
+    NONE = 0
+    PREEMPT = 1
+    MOVE = 2
+    DEADLINE = 3
+    WAIT_EXPIRED = 4
+    DEADLOCK = 5
+    RUN_FAILED = 6
+
+
 class AttemptState(IntEnum):
     """Where one try is in its life."""
 

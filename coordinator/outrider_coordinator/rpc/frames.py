@@ -131,7 +131,12 @@ def _message_ref(send: Any) -> pb.AttemptRef:
 
 
 def _cancel(send: PushCancel, outcomes: dict[str, bytes]) -> pb.SessionResponse:
-    cancel = pb.Cancel(refs=[_message_ref(send)], message=send.message, fenced=send.fenced)
+    cancel = pb.Cancel(
+        refs=[_message_ref(send)],
+        message=send.message,
+        fenced=send.fenced,
+        reason=task_pb2.TaskReason.ValueType(send.reason),
+    )
     return pb.SessionResponse(cancel=cancel)
 
 

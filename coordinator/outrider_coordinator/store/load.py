@@ -8,7 +8,7 @@ from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Connectivity, Reason, TaskState
+from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Connectivity, Intent, Reason, TaskState
 from outrider_coordinator.store.reader import Reader
 
 ReadSpec = Callable[[records.InsertTask], Spec]
@@ -71,6 +71,7 @@ def _attempt(row: records.PutAttempt) -> Attempt:
         holds_slot=bool(row.holds_slot),
         is_probe=bool(row.is_probe),
         last_number=row.last_number,
+        intent=Intent(row.intent),
     )
 
 
