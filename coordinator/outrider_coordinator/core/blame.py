@@ -24,13 +24,9 @@ from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Blame, BreakerState, Reason
 
 #: Failures of a task that its agent may have caused, or not.
-SUSPICIOUS = frozenset(
-    (Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.STALLED, Reason.WORKER_DIED, Reason.INVALID_WORK)
-)
-#: Ends that show that the agent itself does its work.
-RAN = frozenset(
-    (Reason.TASK_ERROR, Reason.INVALID_WORK, Reason.RESULT_TOO_LARGE, Reason.RESULT_NOT_SERIALIZABLE)
-)
+SUSPICIOUS = frozenset((Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.STALLED, Reason.WORKER_DIED, Reason.INVALID_WORK))
+#: Failures of a probe that show that the agent itself does its work.
+RAN = frozenset((Reason.TASK_ERROR, Reason.INVALID_WORK, Reason.RESULT_TOO_LARGE, Reason.RESULT_NOT_SERIALIZABLE))
 #: Kinds of work that are compared over the fleet at once.
 TALLIES_MAX = 1_000
 
@@ -52,7 +48,7 @@ def succeeded(state: State, effects: Effects, agent: Agent, task: Task, attempt:
 
 def failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, reason: Reason) -> None:
     """An attempt ended without success, and not by our own order."""
-    if reason in RAN:
+    if reason in RAN and agent.breaker.state is BreakerState.HALF_OPEN:
         breaker.passed(state, effects, agent.breaker, attempt.fence)
     if reason not in SUSPICIOUS:
         return

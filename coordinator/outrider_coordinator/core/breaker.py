@@ -10,14 +10,14 @@ whatever ends it) returns the lease. A probe that still runs after ``probe_time_
 keep everything else waiting. Samples are taken only from the first failure on, so that a breaker nobody complains of
 costs nothing. This module must not know what counts as a failure (`blame`, `systems`).
 
-Invariants: at most one lease a breaker, held by a live attempt; no lease unless HALF_OPEN; OPEN always has a timer. What
-differs from a fresh breaker in state, count, times and lease is durable; counts of failures and samples are not.
+Invariants: at most one lease a breaker, held by a live attempt; no lease unless HALF_OPEN; OPEN always has a timer.
+State, how often and until when it is open, and the lease are durable; counts of failures and samples are not.
 """
 
 from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, System, Task
 from outrider_coordinator.core.samples import Window
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState, BreakerState, EventType, Reason
@@ -48,6 +48,13 @@ def offered(state: State, effects: Effects, agent: Agent, task: Task, attempt: A
     if agent.type_breakers:
         breaker = agent.type_breakers.get(task.spec.kind)
         if breaker is not None and breaker.state is not _CLOSED:
+            lease(state, effects, breaker, attempt)
+
+
+def resumed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt) -> None:
+    """An attempt that was given up for lost runs on: if it was a probe that counts, it is again."""
+    for breaker in (agent.breaker, agent.type_breakers.get(task.spec.kind)):
+        if breaker is not None and breaker.state is _HALF_OPEN and attempt.fence >= breaker.opened_fence:
             lease(state, effects, breaker, attempt)
 
 
@@ -162,9 +169,10 @@ def find(state: State, agent_id: str, name: str) -> Breaker | None:
     return agent.type_breakers.get(name) if name else agent.breaker
 
 
-def reset_time_came(state: State, effects: Effects, breaker: Breaker) -> None:
-    """The reset timeout is over."""
-    if breaker.state is _OPEN and breaker.reset_us <= state.now_us:
+def reset_time_came(state: State, effects: Effects, agent_id: str, name: str) -> None:
+    """The reset timeout of the breaker that `find` finds is over."""
+    breaker = find(state, agent_id, name)
+    if breaker is not None and breaker.state is _OPEN and breaker.reset_us <= state.now_us:
         _move(state, effects, breaker, _HALF_OPEN)
 
 
@@ -195,7 +203,15 @@ def probe_of(state: State, breaker: Breaker) -> Attempt | None:
 
 
 def restored(state: State, breaker: Breaker) -> None:
-    """A breaker read from disk is in its place: arm its timers, know its probe."""
+    """Put a breaker read from disk in its place, arm its timers, know its probe."""
+    if breaker.system:
+        state.systems[breaker.system] = System(breaker)
+    else:
+        agent = state.agents[breaker.agent_id]
+        if breaker.kind:
+            agent.type_breakers[breaker.kind] = breaker
+        else:
+            agent.breaker = breaker
     if breaker.state is _OPEN:
         state.set_timer(breaker.reset_us, TimerKind.BREAKER, breaker.agent_id, breaker.kind or breaker.system)
     attempt = probe_of(state, breaker)
@@ -239,9 +255,7 @@ def _make_room(agent: Agent) -> bool:
     return True
 
 
-def _move(
-    state: State, effects: Effects, breaker: Breaker, to: BreakerState, reason: Reason = Reason.NONE
-) -> None:
+def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, reason: Reason = Reason.NONE) -> None:
     if breaker.state is to:
         return
     if breaker.probe is not None:

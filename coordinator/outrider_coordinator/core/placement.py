@@ -39,9 +39,19 @@ def closed_to_work(agent: Agent) -> Rule | None:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
     if agent.admin is Admin.DRAINING or agent.facts.is_leaving:
         return Rule("DRAINING", "it finishes its work and leaves")
-    if not breaker.may_offer(agent):
+    if not breaker.may_pass(agent.breaker):
         return Rule("BREAKER_OPEN", f"its circuit breaker is {agent.breaker.state.name} after repeated failures")
     return None
+
+
+def closed_to_kind(agent: Agent, kind: str) -> Rule | None:
+    """Why an agent gets no new work of a kind while it may get other work, None when it may."""
+    if breaker.may_offer(agent, kind):
+        return None
+    state = agent.type_breakers[kind].state.name
+    return Rule(
+        "TYPE_BREAKER_OPEN", f"its circuit breaker for {kind!r} is {state}: such work failed here, not elsewhere"
+    )
 
 
 def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
@@ -56,7 +66,8 @@ def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
 
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
-    rule = mismatch(agent, task.spec.constraints) or closed_to_work(agent)
+    kind = task.spec.kind
+    rule = mismatch(agent, task.spec.constraints) or closed_to_work(agent) or closed_to_kind(agent, kind)
     if rule is None and agent.free_slots == 0:
         rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
     return rule
@@ -86,30 +97,31 @@ class Candidates:
     """Open agents that match one class, as heaps by load; where loads have changed, by what they were before.
 
     ``line_max`` is how many attempts per slot may wait in line on an agent before one of the class joins them; 0 for
-    none.
+    none. ``kind`` is the kind of work.
     """
 
     line_max: float
+    kind: str
     slots: list[tuple[float, str]] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)
 
     def best(self, agents: dict[str, Agent]) -> Agent | None:
         """The agent to offer to next: least of its slots in use, or the shortest line of prefetched attempts."""
-        agent = _least(self.slots, agents, _slot_load)
+        agent = _least(self.slots, agents, self.kind, _slot_load)
         if agent is not None or not self.line_max:
             return agent
-        agent = _least(self.lines, agents, _line_load)
+        agent = _least(self.lines, agents, self.kind, _line_load)
         return agent if agent is not None and self.lines[0][0] < self.line_max else None
 
 
 def _least(
-    heap: list[tuple[float, str]], agents: dict[str, Agent], load: Callable[[Agent], float | None]
+    heap: list[tuple[float, str]], agents: dict[str, Agent], kind: str, load: Callable[[Agent, str], float | None]
 ) -> Agent | None:
     """The first agent once loads that have changed are put right; those that can take nothing more are dropped."""
     while heap:
         known, agent_id = heap[0]
         agent = agents[agent_id]
-        now = load(agent)
+        now = load(agent, kind)
         if now == known:
             return agent
         if now is None:
@@ -119,22 +131,27 @@ def _least(
     return None
 
 
-def _slot_load(agent: Agent) -> float | None:
+def _slot_load(agent: Agent, kind: str) -> float | None:
     """Share of the slots in use; None when no attempt may take one."""
-    return agent.slots_used / agent.slots if agent.slots_used < agent.slots and breaker.may_offer(agent) else None
+    if agent.slots_used >= agent.slots or not breaker.may_offer(agent, kind):
+        return None
+    return agent.slots_used / agent.slots
 
 
-def _line_load(agent: Agent) -> float | None:
+def _line_load(agent: Agent, kind: str) -> float | None:
     """Attempts in line per slot; None when the agent's credit is used up."""
     length = len(agent.ahead)
-    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent) else None
+    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent, kind) else None
 
 
 def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
-    candidates = Candidates(_line_max(state, key))
+    candidates = Candidates(_line_max(state, key), key.kind)
     for agent in agents:
         if not key.constraints or mismatch(agent, key.constraints) is None:
-            for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
+            for heap, load in (
+                (candidates.slots, _slot_load(agent, key.kind)),
+                (candidates.lines, _line_load(agent, key.kind)),
+            ):
                 if load is not None:
                     heapq.heappush(heap, (load, agent.id))
     return candidates
@@ -170,7 +187,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     fence, now_us = state.next_fence(), state.now_us
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     task.attempt = attempt
-    breaker.offered(agent, attempt)
+    breaker.offered(state, effects, agent, task, attempt)
     slots.take(agent, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt

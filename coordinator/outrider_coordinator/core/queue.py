@@ -30,7 +30,7 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    return ClassKey(spec.constraints, spec.kind if spec.is_function else "", spec.is_function)
+    return ClassKey(spec.constraints, spec.kind, spec.is_function)
 
 
 def sort_key(task: Task) -> Entry:

@@ -206,7 +206,7 @@ class Reader:
         return map(_task, self._stream(queries.OPEN_TASKS))
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
-        """Live attempts and strays of open tasks."""
+        """Live attempts and strays of open tasks, and failures that these may be at fault for."""
         return map(_attempt, self._stream(queries.OPEN_ATTEMPTS))
 
     def open_waits(self) -> Iterator[records.PutWait]:
@@ -219,7 +219,11 @@ class Reader:
 
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
-        return [records.PutAgent._make((*row[:7], json.loads(row[7]), *row[8:])) for row in self._rows(queries.AGENTS)]
+        return [records.PutAgent._make((*row[:4], json.loads(row[4]), *row[5:])) for row in self._rows(queries.AGENTS)]
+
+    def breakers(self) -> list[records.PutBreaker]:
+        """All breakers that are not CLOSED."""
+        return [records.PutBreaker(*row) for row in self._rows(queries.BREAKERS)]
 
     def outboxes(self) -> list[records.PutOutbox]:
         """All outbox positions."""
