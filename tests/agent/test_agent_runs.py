@@ -45,6 +45,7 @@ def test_hello_says_what_the_agent_is(coordinator: ScriptedCoordinator, start_ag
     start_agent("--slots", "3", "--label", "zone=b", "--label", "gpu=yes")
     hello = coordinator.wait_session()
     assert (hello.agent_id, hello.slots, dict(hello.labels)) == ("a", 3, {"zone": "b", "gpu": "yes"})
+    assert {"cpu", "memory"} <= dict(hello.resources).keys()
     assert [(one.first_seq, one.last_seq) for one in hello.outboxes] == [(1, 0)]
     assert not hello.held
     eventually(lambda: coordinator.count("heartbeat") >= 2)

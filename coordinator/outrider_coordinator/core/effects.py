@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core import records
 from outrider_coordinator.core.events import ReplyTo
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
 from outrider_coordinator.core.states import Reason, TaskState
 
@@ -177,6 +178,7 @@ class Effects:
     agents: dict[str, Agent] = field(default_factory=dict)
     breakers: dict[tuple[str, str, str], Breaker] = field(default_factory=dict)
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
+    limits: dict[LimitKey, Pool] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
 
 
@@ -195,5 +197,7 @@ def rows(effects: Effects) -> list[records.Write]:
     writes.extend(
         records.PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items()
     )
+    if effects.limits:
+        writes += [records.limit_row(key, pool) for key, pool in effects.limits.items()]
     writes.extend(effects.events)
     return writes

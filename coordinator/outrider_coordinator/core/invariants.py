@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker
+from outrider_coordinator.core import breaker, limits, resources
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
@@ -22,6 +22,7 @@ def check(state: State) -> None:
         _check_breaker(state, known)
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
+    limits.check(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
     for task_state in TaskState:
@@ -50,6 +51,7 @@ def _check_agent(agent: Agent) -> None:
         not attempt.holds_slot and attempt.state is AttemptState.BLOCKED for attempt in agent.attempts.values()
     )
     assert parked == agent.parked, f"I11: agent {agent.id} parks {parked}, counts {agent.parked}"
+    resources.check(agent)
     for key in agent.ahead:
         assert key in agent.attempts, f"I11: agent {agent.id} has {key} ahead and does not hold it"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.states import BreakerState
 
@@ -121,6 +122,9 @@ class PutAgent(NamedTuple):
     connectivity: int
     admin: int
     labels: dict[str, str]
+    resources: dict[str, float]
+    task_types: tuple[str, ...]
+    runners: tuple[str, ...]
     slots: int
     prefetch_credit: int
     parked_max: int
@@ -170,6 +174,26 @@ class PutOutbox(NamedTuple):
     agent_id: str
     outbox_id: str
     applied_seq: int
+
+
+class PutLimit(NamedTuple):
+    """A limit that somebody defined. A rate's bucket was going to be full at ``full_us`` when ``taken_us`` was."""
+
+    namespace: str
+    key: str
+    kind: int
+    capacity: int
+    per_second: float
+    burst: int
+    full_us: int
+    taken_us: int
+
+
+class DeleteLimit(NamedTuple):
+    """The definition of a limit is forgotten."""
+
+    namespace: str
+    key: str
 
 
 class InsertLog(NamedTuple):
@@ -230,6 +254,8 @@ Write = (
     | PutBreaker
     | DeleteBreaker
     | PutOutbox
+    | PutLimit
+    | DeleteLimit
     | InsertLog
     | InsertEvidence
     | InsertEvent
@@ -239,22 +265,7 @@ Write = (
 def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
-        return UpdateTask._make(
-            (
-                task.id,
-                int(task.state),
-                int(task.reason),
-                task.ready_us,
-                task.attempts_made,
-                task.attempts_counted,
-                task.worker_deaths,
-                task.start_us,
-                task.end_us,
-                task.progress,
-                task.outcome,
-                task.error,
-            )
-        )
+        return UpdateTask._make((task.id, *_changing(task)))
     task.is_stored = True
     spec = task.spec
     return InsertTask._make(
@@ -275,18 +286,25 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
-            int(task.state),
-            int(task.reason),
-            task.ready_us,
-            task.attempts_made,
-            task.attempts_counted,
-            task.worker_deaths,
-            task.start_us,
-            task.end_us,
-            task.progress,
-            task.outcome,
-            task.error,
+            *_changing(task),
         )
+    )
+
+
+def _changing(task: Task) -> tuple[int | bytes, ...]:
+    """The fields that both rows end with, in their order: what a task's life changes."""
+    return (
+        int(task.state),
+        int(task.reason),
+        task.ready_us,
+        task.attempts_made,
+        task.attempts_counted,
+        task.worker_deaths,
+        task.start_us,
+        task.end_us,
+        task.progress,
+        task.outcome,
+        task.error,
     )
 
 
@@ -359,6 +377,9 @@ def agent_row(agent: Agent) -> PutAgent:
         int(agent.connectivity),
         int(agent.admin),
         dict(agent.labels),
+        dict(agent.resources),
+        agent.task_types,
+        agent.runners,
         agent.slots,
         agent.prefetch_credit,
         agent.parked_max,
@@ -384,4 +405,20 @@ def breaker_row(breaker: Breaker) -> PutBreaker | DeleteBreaker:
         breaker.opened_fence,
         breaker.culprit,
         *probe,
+    )
+
+
+def limit_row(key: LimitKey, pool: Pool) -> PutLimit | DeleteLimit:
+    """The definition of a limit as it is now, or that there is none."""
+    if not pool.is_defined:
+        return DeleteLimit(*key)
+    definition = pool.definition
+    return PutLimit(
+        *key,
+        int(definition.kind),
+        definition.capacity,
+        definition.per_second,
+        definition.burst,
+        pool.full_us,
+        pool.taken_us,
     )

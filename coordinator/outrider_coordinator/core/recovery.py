@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from outrider_coordinator.core import breaker, slots
+from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
@@ -21,6 +23,7 @@ def restore(
     runs: Iterable[Run],
     agents: Iterable[Agent],
     breakers: Iterable[Breaker] = (),
+    limits: Iterable[tuple[LimitKey, Pool]] = (),
 ) -> Effects:
     """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
@@ -37,8 +40,10 @@ def restore(
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
         state.tasks[task_id].set_wait(wait)
+    named_limits.restore(state, limits)
     for attempt in attempts:
         _attach(state, attempt)
+    named_limits.restored(state)
     for task in state.tasks.values():
         _link(state, task)
     for known in breakers:
@@ -58,6 +63,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         task.failed_on = (*task.failed_on, attempt.agent_id)
     if attempt.state is AttemptState.CLOSED:
         return
+    attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
         task.strays = (*task.strays, attempt)
         return
@@ -66,6 +72,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         return
     holds_slot = attempt.holds_slot
     slots.take(agent, attempt)
+    named_limits.hold(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
         slots.give_back(agent, attempt)

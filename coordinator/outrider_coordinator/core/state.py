@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
@@ -27,7 +29,7 @@ class TimerKind(IntEnum):
     """What a timer is for.
 
     Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
-    for an outside system) and the kind of work or the system.
+    for an outside system) and the kind of work or the system, those of LIMIT a namespace and the name of a limit.
     """
 
     READY = 1
@@ -37,7 +39,8 @@ class TimerKind(IntEnum):
     SILENCE = 6
     LOST = 7
     BREAKER = 8
-    PROBE = 9
+    LIMIT = 9
+    PROBE = 10
 
 
 Timer = tuple[int, int, TimerKind, str, str]
@@ -52,6 +55,7 @@ class State:
     running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
     time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
     ``probes`` maps (task id, attempt number) to the breakers that lease it; ``tallies`` compare agents by kind of work.
+    ``random`` is the only source of chance: the same seed and events make the same decisions.
     """
 
     settings: CoreSettings
@@ -59,10 +63,12 @@ class State:
     started_us: int
     now_us: int
     requests: RequestIndex
+    random: Chance
     tasks: dict[str, Task] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
+    limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """The rows of one transaction as statements: what replaces what, and in which order they run.
 
-Within a batch only the last word on a task, an attempt, a wait, a run, an agent or an outbox is written. Agents are the
-one kind of record that can be deleted: a delete takes back what stood before it in the batch, and what comes after it
-counts again.
+Within a batch only the last word on a task, an attempt, a wait, a run, an agent, an outbox or a limit is written.
+Agents and limits can be deleted: a delete takes back what stood before it in the batch, and what comes after it counts
+again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
         by_type |= _fleet(rows)
     elif records.DeleteBreaker in by_type:
         by_type |= _breakers(rows)
+    if records.DeleteLimit in by_type:
+        by_type[records.DeleteLimit], by_type[records.PutLimit] = _limits(rows)
     tasks, updates = _tasks(by_type.get(records.InsertTask, []), by_type.get(records.UpdateTask, []))
     yield from _runs(queries.INSERT_TASK, tasks)
     yield from _runs(queries.UPDATE_TASK, updates)
@@ -121,6 +123,13 @@ def _breakers(rows: Sequence[records.Write]) -> dict[type, list[Any]]:
     }
 
 
+def _limits(rows: Sequence[records.Write]) -> tuple[list[records.DeleteLimit], list[records.PutLimit]]:
+    """What is forgotten and what is put: the last word on each."""
+    latest = {row[:2]: row for row in rows if isinstance(row, (records.PutLimit, records.DeleteLimit))}
+    deletes = [row for row in latest.values() if isinstance(row, records.DeleteLimit)]
+    return deletes, [row for row in latest.values() if isinstance(row, records.PutLimit)]
+
+
 def _run_row(record: Any) -> Row:
     values = list(record)
     values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
@@ -129,7 +138,7 @@ def _run_row(record: Any) -> Row:
 
 def _agent_row(record: Any) -> Row:
     values = list(record)
-    values[4] = json.dumps(record.labels)
+    values[4:8] = map(json.dumps, values[4:8])
     return tuple(values)
 
 
@@ -151,6 +160,8 @@ _WRITES: tuple[_Write, ...] = (
     (records.DeleteBreaker, (queries.DELETE_BREAKER,), None, None),
     (records.PutBreaker, (queries.PUT_BREAKER,), None, _triple),
     (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
+    (records.DeleteLimit, (queries.DELETE_LIMIT,), None, None),
+    (records.PutLimit, (queries.PUT_LIMIT,), None, _pair),
     (records.InsertLog, (queries.INSERT_LOG,), None, None),
     (records.InsertEvidence, (queries.INSERT_EVIDENCE,), None, None),
 )

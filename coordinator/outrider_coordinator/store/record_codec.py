@@ -27,6 +27,8 @@ KINDS: tuple[type, ...] = (
     records.PutBreaker,
     records.DeleteBreaker,
     records.PutOutbox,
+    records.PutLimit,
+    records.DeleteLimit,
     records.InsertLog,
     records.InsertEvidence,
     records.InsertEvent,
