@@ -70,7 +70,10 @@ class Reply(NamedTuple):
 
 
 class PushAssign(NamedTuple):
-    """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches."""
+    """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches.
+
+    ``remaining_us`` is what is left of the task's deadline, 0 when it has none.
+    """
 
     epoch: int
     agent_id: str
@@ -87,6 +90,7 @@ class PushAssign(NamedTuple):
     created_us: int
     ready_us: int
     offered_us: int
+    remaining_us: int = 0
 
 
 class PushCancel(NamedTuple):

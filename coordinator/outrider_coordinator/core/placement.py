@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core import breaker, limits, resources, slots
+from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
@@ -227,6 +227,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.created_us,
                 task.ready_us,
                 now_us,
+                deadlines.left_us(state, task) if spec.deadline_us else 0,
             )
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider_coordinator.core import breaker, slots
+from outrider_coordinator.core import breaker, deadlines, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limit_book import LimitKey, Pool
@@ -88,8 +88,7 @@ def _link(state: State, task: Task) -> None:
             state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
-    if task.spec.queue_timeout_us and task.attempts_made == 0:
-        state.set_timer(task.created_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
+    deadlines.watch(state, task)
     for wait in task.waits:
         if wait.is_open and not wait.is_resolved:
             _rearm(state, task, wait)

@@ -39,8 +39,9 @@ class TimerKind(IntEnum):
     SILENCE = 6
     LOST = 7
     BREAKER = 8
-    LIMIT = 9
-    PROBE = 10
+    DEADLINE = 9
+    LIMIT = 10
+    PROBE = 11
 
 
 Timer = tuple[int, int, TimerKind, str, str]

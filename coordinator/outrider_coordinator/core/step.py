@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, limits, reports, sessions, submission
+from outrider_coordinator.core import blockage, breaker, control, deadlines, limits, reports, sessions, submission
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -122,8 +122,10 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
     match kind:
         case TimerKind.READY if task and task.state is TaskState.PENDING and not task.waiting_for:
             make_ready(state, effects, task)
-        case TimerKind.QUEUE_TIMEOUT:
-            control.queue_timed_out(state, effects, key)
+        case TimerKind.QUEUE_TIMEOUT if task:
+            deadlines.queue_timed_out(state, effects, task)
+        case TimerKind.DEADLINE if task:
+            deadlines.deadline_passed(state, effects, task)
         case TimerKind.GRACE:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
