@@ -66,13 +66,19 @@ MACHINES: tuple[Machine, ...] = (
     ),
     Machine(
         "Agent: connectivity",
-        "Whether it can be reached. It is one of three fields that change independently.",
+        "Whether it can be reached. Independent of what operators want of it and of whether it is trusted.",
         CONNECTIVITY_STEPS,
         Connectivity.LEFT,
         "known by name",
     ),
     Machine("Agent: admin", "What operators want of it.", ADMIN_STEPS, Admin.ACTIVE, "registered"),
-    Machine("Agent: breaker", "Whether it is trusted with work.", BREAKER_STEPS, BreakerState.CLOSED, "registered"),
+    Machine(
+        "Breaker",
+        "Whether an agent is trusted with work; the same for an agent and one kind of work, and for an outside system.",
+        BREAKER_STEPS,
+        BreakerState.CLOSED,
+        "nothing is known yet",
+    ),
 )
 
 STATUS = """

@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import slots, stopping
+from outrider_coordinator.core import blame, breaker, limits, slots, stopping
 from outrider_coordinator.core.blockage import push_answer
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -25,7 +25,7 @@ from outrider_coordinator.core.outcome import fence
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, Reason, TaskState
+from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_admin, move_attempt, move_connectivity
 
 
@@ -160,6 +160,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     for key, attempt in list(agent.attempts.items()):
         stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, f"agent {agent.id} was removed")
     del state.agents[agent.id]
+    blame.forget(state, effects, agent)
     effects.agents.pop(agent.id, None)
     for outbox in [outbox for outbox in effects.outboxes if outbox[0] == agent.id]:
         del effects.outboxes[outbox]
@@ -188,6 +189,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.epoch = state.next_session()
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
+    agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
     if agent.admin is Admin.DRAINING:
@@ -239,17 +241,21 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 
 
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
-    """A stray that still runs is taken back when nothing replaced it yet, and fenced otherwise."""
+    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise."""
     task.drop_stray(attempt)
-    if task.attempt is not None:
+    if task.attempt is not None or not limits.may_take(state, task):
         fence(state, effects, attempt, "went elsewhere")
         return VERDICT_FENCE
     to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
     move_attempt(attempt, to)
     task.attempts_counted -= attempt.counted
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
+    attempt.blame = Blame.NONE
     task.attempt = attempt
     slots.take(agent, attempt)
+    if attempt.is_probe:
+        breaker.resumed(state, effects, agent, task, attempt)
+    limits.hold(state, task, attempt)
     if to is AttemptState.BLOCKED:
         slots.park(agent, attempt)
     effects.attempts[attempt.key] = attempt

@@ -109,10 +109,10 @@ ADMIN_STEPS: Steps[Admin] = {
 }
 
 BREAKER_STEPS: Steps[BreakerState] = {
-    BreakerState.CLOSED: {BreakerState.OPEN: "too many failures that are its own"},
+    BreakerState.CLOSED: {BreakerState.OPEN: "too many failures that speak against it"},
     BreakerState.OPEN: {
-        BreakerState.HALF_OPEN: "the reset timeout is over",
-        BreakerState.CLOSED: "an operator trusts it again",
+        BreakerState.HALF_OPEN: "the reset timeout is over, or the task that opened it again was to blame",
+        BreakerState.CLOSED: "an operator trusts it again, or the task that opened it was to blame",
     },
     BreakerState.HALF_OPEN: {
         BreakerState.OPEN: "a probe failed",
