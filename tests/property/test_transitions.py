@@ -69,7 +69,7 @@ def admin_moved(was: IntEnum, to: IntEnum) -> IntEnum:
 
 def breaker_moved(was: IntEnum, to: IntEnum) -> IntEnum:
     """Where `move_breaker` brings a breaker."""
-    breaker = Breaker(BreakerState(was))
+    breaker = Breaker(state=BreakerState(was))
     move_breaker(breaker, BreakerState(to))
     return breaker.state
 
@@ -145,7 +145,7 @@ def test_every_agent_has_one_word(
     connectivity: Connectivity, admin: Admin, breaker: BreakerState, leaving: bool, busy: bool
 ) -> None:
     """Whatever its three fields are, people see a word, and "idle" or "running" only of one that may get work."""
-    agent = Agent("a", "m", connectivity, admin, Breaker(breaker), facts=HostFacts(is_leaving=leaving))
+    agent = Agent("a", "m", connectivity, admin, Breaker(state=breaker), facts=HostFacts(is_leaving=leaving))
     if busy:
         agent.attempts["t", 1] = Attempt("t", 1, "a", 1, AttemptState.STARTED, 1)
     word = status_word(agent)
