@@ -40,7 +40,7 @@ def class_key(task: Task) -> ClassKey:
     demands = spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
-    return ClassKey(demands, spec.kind if is_plain else "", is_plain, task.namespace if is_limited else "")
+    return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
 
 
 def sort_key(task: Task) -> Entry:
