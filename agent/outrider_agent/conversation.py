@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from outrider.v1 import agent_service_pb2 as wire
+from outrider.v1 import task_pb2
 from outrider.worker import messages
 from outrider_agent import clock, frames
 from outrider_agent.core.board import Attempt, State
@@ -254,7 +255,8 @@ class Conversation:
             cancel = response.cancel
             grace_s = frames.seconds(cancel.grace) if cancel.HasField("grace") else None
             refs = map(frames.from_ref, cancel.refs)
-            self._runner.cancel(refs, cancel.message, is_fenced=cancel.fenced, grace_s=grace_s)
+            reason = cancel.reason or task_pb2.TASK_REASON_CANCEL_REQUESTED
+            self._runner.cancel(refs, cancel.message, is_fenced=cancel.fenced, grace_s=grace_s, reason=reason)
         elif kind == "answer":
             self._runner.answer(frames.from_ref(response.answer.ref), frames.from_answer(response.answer))
         elif kind in ("pause", "resume"):

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import Answered, CancelRequested, Ref
 from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
+from outrider_coordinator.core.stopping import STOPS, stop_attempt
 from support.core_world import ModelAgent, World
 
 SEEDS = 150
@@ -46,6 +49,8 @@ class Walk:
         """One to three tasks with random policy, sometimes after others."""
         after = tuple(self.random.sample(self.tasks, 1)) if self.tasks and self.random.random() < 0.3 else ()
         fields: dict[str, Any] = {"max_attempts": self.random.choice((0, 1, 3)), "priority": self.random.randrange(11)}
+        if self.random.random() < 0.1:
+            fields["deadline_us"] = self.random.randint(1, 60) * SECOND_US
         self.tasks += self.world.submit(self.random.randint(1, 3), after=after, **fields)
 
     def connect(self) -> None:
@@ -115,8 +120,18 @@ class Walk:
         for agent in self.world.agents.values():
             for ref in agent.cancelled:
                 if agent.epoch and ref in agent.held:
-                    self.world.fail(agent, ref, Reason.CANCEL_REQUESTED, False)
+                    reason = agent.reasons[ref]
+                    self.world.fail(agent, ref, reason, reason is not Reason.CANCEL_REQUESTED)
             agent.cancelled.clear()
+
+    def stop(self) -> None:
+        """The core stops an attempt for a reason of its own."""
+        live = [task for task in self.world.state.tasks.values() if task.attempt is not None]
+        if live:
+            task, effects = self.random.choice(live), Effects()
+            assert task.attempt is not None
+            stop_attempt(self.world.state, effects, task, task.attempt, self.random.choice(list(STOPS)))
+            self.world.take(effects)
 
     def wait(self) -> None:
         """Time passes."""
@@ -143,7 +158,7 @@ def test_every_walk_keeps_the_invariants_and_ends(seed: int) -> None:
     happenings = (
         [walk.submit] * 3
         + [walk.start, walk.finish] * 4
-        + [walk.connect, walk.disconnect, walk.block, walk.wake, walk.obey, walk.wait, walk.cancel]
+        + [walk.connect, walk.disconnect, walk.block, walk.wake, walk.obey, walk.wait, walk.cancel, walk.stop]
     )
     for _ in range(STEPS):
         walk.random.choice(happenings)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
@@ -190,6 +191,7 @@ def test_the_standard_variables_switch_traces_on(environment: dict[str, str], co
 def test_a_closed_exporter_leaves_the_loggers_alone(receiver: OtlpReceiver) -> None:
     """Lines of a later exporter, whose thread may get the number of an earlier one's, reach the log."""
     names = ("opentelemetry.exporter.otlp.proto.grpc.exporter", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    importlib.import_module("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")  # it adds a filter of its own
     before = [list(logging.getLogger(name).filters) for name in names]
     exporter = SpanExporter("outrider", {})
     exporter.add([a_span()])

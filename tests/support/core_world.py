@@ -51,6 +51,8 @@ class ModelAgent:
     numbers: dict[Ref, int] = field(default_factory=dict)
     held: dict[Ref, AttemptState] = field(default_factory=dict)
     cancelled: list[Ref] = field(default_factory=list)
+    #: What a stopped attempt is to report.
+    reasons: dict[Ref, Reason] = field(default_factory=dict)
     answers: list[PushAnswer] = field(default_factory=list)
 
 
@@ -64,19 +66,25 @@ class World:
         self.log: list[InsertEvent] = []
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
+        self.sent: list[Any] = []
         self.made = 0
 
     def do(self, *events: Event, after_us: int = 0) -> Effects:
         """One step; pushes reach the model agents at once, invariants are checked."""
         self.now_us += after_us
         effects = step(self.state, list(events), self.now_us)
+        self.take(effects)
+        invariants.check(self.state)
+        return effects
+
+    def take(self, effects: Effects) -> None:
+        """Carry out what a step, or a decision beside one, wants."""
         rows(effects)
         self.log.extend(effects.events)
         self._note_ends(effects)
+        self.sent.extend(effects.sends)
         for send in effects.sends:
             self._deliver(send)
-        invariants.check(self.state)
-        return effects
 
     def submit(self, count: int = 1, *, after: tuple[str, ...] = (), request_id: str = "", **spec: Any) -> list[str]:
         """Submit functions (or what ``spec`` says) and return their ids."""
@@ -216,6 +224,7 @@ class World:
         elif isinstance(send, PushCancel):
             ref = Ref(send.task_id, send.attempt, send.fence)
             agent.cancelled.append(ref)
+            agent.reasons[ref] = send.reason or Reason.CANCEL_REQUESTED
             if send.fenced:
                 agent.held.pop(ref, None)
         elif isinstance(send, PushAnswer):

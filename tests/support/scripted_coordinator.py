@@ -118,9 +118,11 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
         """Work, in one frame."""
         self.send(assign=wire.Assign(assignments=assignments))
 
-    def cancel(self, task_id: str, *, fenced: bool = False, grace_s: float | None = None) -> None:
-        """Kill a task's attempt."""
-        cancel = wire.Cancel(refs=[ref(task_id)], message="cancel requested", fenced=fenced)
+    def cancel(
+        self, task_id: str, *, fenced: bool = False, grace_s: float | None = None, reason: task_pb2.TaskReason = 0
+    ) -> None:
+        """Kill a task's attempt; it then reports ``reason``."""
+        cancel = wire.Cancel(refs=[ref(task_id)], message="cancel requested", fenced=fenced, reason=reason)
         if grace_s is not None:
             cancel.grace.FromMilliseconds(int(grace_s * 1000))
         self.send(cancel=cancel)
@@ -233,6 +235,15 @@ def command(task_id: str, argv: Iterable[str], *, timeout_s: float = 0.0) -> wir
     spec = task_pb2.TaskSpec()
     spec.command.argv.extend(argv)
     return _assignment(task_id, spec, prefetched=False, timeout_s=timeout_s)
+
+
+def bounded(assignment: wire.Assignment, *, stall_s: float = 0.0, remaining_s: float = 0.0) -> wire.Assignment:
+    """The same with a stall timeout, or with so much left of its task's deadline."""
+    if stall_s:
+        assignment.spec.stall_timeout.FromMilliseconds(int(stall_s * 1000))
+    if remaining_s:
+        assignment.remaining_duration.FromMilliseconds(int(remaining_s * 1000))
+    return assignment
 
 
 def _assignment(task_id: str, spec: task_pb2.TaskSpec, *, prefetched: bool, timeout_s: float) -> wire.Assignment:

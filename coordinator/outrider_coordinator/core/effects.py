@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core import records
 from outrider_coordinator.core.events import ReplyTo
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Trace, Wait
-from outrider_coordinator.core.states import TaskState
+from outrider_coordinator.core.limit_book import LimitKey, Pool
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
+from outrider_coordinator.core.states import Reason, TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------
 
@@ -69,7 +70,10 @@ class Reply(NamedTuple):
 
 
 class PushAssign(NamedTuple):
-    """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches."""
+    """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches.
+
+    ``remaining_us`` is what is left of the task's deadline, 0 when it has none.
+    """
 
     epoch: int
     agent_id: str
@@ -86,10 +90,14 @@ class PushAssign(NamedTuple):
     created_us: int
     ready_us: int
     offered_us: int
+    remaining_us: int = 0
 
 
 class PushCancel(NamedTuple):
-    """Kill an attempt; ``fenced`` means that nobody wants its reports any more."""
+    """Kill an attempt; ``fenced`` means that nobody wants its reports any more.
+
+    ``reason`` is what the attempt is to report; NONE for a cancel that somebody asked for.
+    """
 
     epoch: int
     agent_id: str
@@ -98,6 +106,7 @@ class PushCancel(NamedTuple):
     fence: int
     message: str
     fenced: bool = False
+    reason: Reason = Reason.NONE
 
 
 class PushRevoke(NamedTuple):
@@ -171,7 +180,9 @@ class Effects:
     waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
+    breakers: dict[tuple[str, str, str], Breaker] = field(default_factory=dict)
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
+    limits: dict[LimitKey, Pool] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
 
 
@@ -186,8 +197,11 @@ def rows(effects: Effects) -> list[records.Write]:
     writes.extend(records.wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
     writes.extend(records.run_row(run) for run in effects.runs.values())
     writes.extend(records.agent_row(agent) for agent in effects.agents.values())
+    writes.extend(records.breaker_row(breaker) for breaker in effects.breakers.values())
     writes.extend(
         records.PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items()
     )
+    if effects.limits:
+        writes += [records.limit_row(key, pool) for key, pool in effects.limits.items()]
     writes.extend(effects.events)
     return writes

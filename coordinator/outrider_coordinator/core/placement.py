@@ -5,23 +5,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from outrider_coordinator.core import breaker, slots
+from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
-from outrider_coordinator.core.spec import Constraint, Operator
+from outrider_coordinator.core.rules import Rule
+from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
-
-
-class Rule(NamedTuple):
-    """Why an agent cannot take a task: an UPPER_SNAKE name and a line for people."""
-
-    name: str
-    text: str
-
 
 _assign = PushAssign._make
 _ABSENT = {
@@ -39,13 +31,34 @@ def closed_to_work(agent: Agent) -> Rule | None:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
     if agent.admin is Admin.DRAINING or agent.facts.is_leaving:
         return Rule("DRAINING", "it finishes its work and leaves")
-    if not breaker.may_offer(agent):
+    if not breaker.may_pass(agent.breaker):
         return Rule("BREAKER_OPEN", f"its circuit breaker is {agent.breaker.state.name} after repeated failures")
     return None
 
 
-def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
-    """The first label constraint that an agent does not meet, None when it meets all."""
+def closed_to_kind(agent: Agent, kind: str) -> Rule | None:
+    """Why an agent gets no new work of a kind while it may get other work, None when it may."""
+    if breaker.may_offer(agent, kind):
+        return None
+    state = agent.type_breakers[kind].state.name
+    return Rule(
+        "TYPE_BREAKER_OPEN", f"its circuit breaker for {kind!r} is {state}: such work failed here, not elsewhere"
+    )
+
+
+def mismatch(agent: Agent, demands: Demands) -> Rule | None:
+    """The first demand that an agent as it is could never meet, however idle: None when it could meet all."""
+    if demands is NO_DEMANDS:
+        return None
+    rule = _label_rule(agent, demands.constraints)
+    if rule is None and demands.runner and demands.runner not in agent.runners:
+        rule = Rule("RUNNER", f"it offers no runner {demands.runner!r}")
+    if rule is None and demands.task_type and demands.task_type not in agent.task_types:
+        rule = Rule("TASK_TYPE", f"it offers no task type {demands.task_type!r}")
+    return rule or resources.lacking(agent, demands.resources)
+
+
+def _label_rule(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
     for constraint in constraints:
         value = agent.labels.get(constraint.key)
         if not _holds(constraint, value):
@@ -56,7 +69,13 @@ def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
 
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
-    rule = mismatch(agent, task.spec.constraints) or closed_to_work(agent)
+    demands = task.spec.demands
+    rule = (
+        mismatch(agent, demands)
+        or closed_to_work(agent)
+        or closed_to_kind(agent, task.spec.kind)
+        or resources.in_use(agent, demands.resources)
+    )
     if rule is None and agent.free_slots == 0:
         rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
     return rule
@@ -86,30 +105,31 @@ class Candidates:
     """Open agents that match one class, as heaps by load; where loads have changed, by what they were before.
 
     ``line_max`` is how many attempts per slot may wait in line on an agent before one of the class joins them; 0 for
-    none.
+    none. ``kind`` is the kind of work.
     """
 
     line_max: float
+    kind: str
     slots: list[tuple[float, str]] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)
 
     def best(self, agents: dict[str, Agent]) -> Agent | None:
         """The agent to offer to next: least of its slots in use, or the shortest line of prefetched attempts."""
-        agent = _least(self.slots, agents, _slot_load)
+        agent = _least(self.slots, agents, self.kind, _slot_load)
         if agent is not None or not self.line_max:
             return agent
-        agent = _least(self.lines, agents, _line_load)
+        agent = _least(self.lines, agents, self.kind, _line_load)
         return agent if agent is not None and self.lines[0][0] < self.line_max else None
 
 
 def _least(
-    heap: list[tuple[float, str]], agents: dict[str, Agent], load: Callable[[Agent], float | None]
+    heap: list[tuple[float, str]], agents: dict[str, Agent], kind: str, load: Callable[[Agent, str], float | None]
 ) -> Agent | None:
     """The first agent once loads that have changed are put right; those that can take nothing more are dropped."""
     while heap:
         known, agent_id = heap[0]
         agent = agents[agent_id]
-        now = load(agent)
+        now = load(agent, kind)
         if now == known:
             return agent
         if now is None:
@@ -119,22 +139,27 @@ def _least(
     return None
 
 
-def _slot_load(agent: Agent) -> float | None:
+def _slot_load(agent: Agent, kind: str) -> float | None:
     """Share of the slots in use; None when no attempt may take one."""
-    return agent.slots_used / agent.slots if agent.slots_used < agent.slots and breaker.may_offer(agent) else None
+    if agent.slots_used >= agent.slots or not breaker.may_offer(agent, kind):
+        return None
+    return agent.slots_used / agent.slots
 
 
-def _line_load(agent: Agent) -> float | None:
+def _line_load(agent: Agent, kind: str) -> float | None:
     """Attempts in line per slot; None when the agent's credit is used up."""
     length = len(agent.ahead)
-    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent) else None
+    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent, kind) else None
 
 
 def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
-    candidates = Candidates(_line_max(state, key))
+    candidates = Candidates(_line_max(state, key), key.kind)
     for agent in agents:
-        if not key.constraints or mismatch(agent, key.constraints) is None:
-            for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
+        if mismatch(agent, key.demands) is None and resources.in_use(agent, key.demands.resources) is None:
+            for heap, load in (
+                (candidates.slots, _slot_load(agent, key.kind)),
+                (candidates.lines, _line_load(agent, key.kind)),
+            ):
                 if load is not None:
                     heapq.heappush(heap, (load, agent.id))
     return candidates
@@ -145,6 +170,7 @@ def _place_queue(state: State, effects: Effects) -> None:
     if not open_agents:
         return
     queue, agents = state.queue, state.agents
+    limits.begin_pass(state)
     heads = queue.heads()
     classes: dict[ClassKey, Candidates] = {}
     while heads:
@@ -153,7 +179,10 @@ def _place_queue(state: State, effects: Effects) -> None:
         if candidates is None:
             candidates = classes[key] = _candidates(state, open_agents, key)
         agent = candidates.best(agents)
-        if agent is None:
+        if agent is not None and key.demands.resources and resources.in_use(agent, key.demands.resources):
+            classes[key] = candidates = _candidates(state, open_agents, key)
+            agent = candidates.best(agents)
+        if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
             heapq.heappop(heads)
             continue
         offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
@@ -169,9 +198,12 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     number = task.attempts_made = task.attempts_made + 1
     fence, now_us = state.next_fence(), state.now_us
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
+    attempt.resources = task.spec.demands.resources
     task.attempt = attempt
-    breaker.offered(agent, attempt)
+    breaker.offered(state, effects, agent, task, attempt)
     slots.take(agent, attempt)
+    if task.spec.demands is not NO_DEMANDS:
+        limits.take(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
@@ -195,6 +227,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.created_us,
                 task.ready_us,
                 now_us,
+                deadlines.left_us(state, task) if spec.deadline_us else 0,
             )
         )
     )
@@ -219,8 +252,11 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
 
 
 def _line_max(state: State, key: ClassKey) -> float:
-    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time."""
-    known = state.durations_us.get(key.kind) if key.is_function else None
+    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time.
+
+    What holds limits goes to a free slot only: in a line it would hold them without need.
+    """
+    known = state.durations_us.get(key.kind) if key.is_plain else None
     if known is None or known > state.settings.short_function_us:
         return 0.0
     return state.settings.line_us / max(1.0, known)

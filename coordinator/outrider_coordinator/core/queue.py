@@ -9,19 +9,26 @@ import heapq
 from collections import deque
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
-from outrider_coordinator.core.spec import Constraint
+from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import TaskState
 
 
 class ClassKey(NamedTuple):
     """What placement can tell two tasks apart by."""
 
-    constraints: tuple[Constraint, ...]
+    demands: Demands
     kind: str
-    is_function: bool
+    is_plain: bool
+    namespace: str = ""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether tasks of this class may have to wait for others that run."""
+        return bool(self.demands.claims or self.demands.scopes)
 
 
 Entry = tuple[int, int, str]
@@ -30,7 +37,10 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    return ClassKey(spec.constraints, spec.kind if spec.is_function else "", spec.is_function)
+    demands = spec.demands
+    is_limited = bool(demands.claims or demands.scopes)
+    is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
 
 
 def sort_key(task: Task) -> Entry:
@@ -100,6 +110,14 @@ class ReadyQueue:
         heads = [(entry, key) for key in list(self.lines) if (entry := self.head(key)) is not None]
         heapq.heapify(heads)
         return heads
+
+    def claimants(self, of_class_max: int) -> list[Task]:
+        """Tasks that claim limits, in the order of the queue; of each class only the first few."""
+        entries: list[Entry] = []
+        for key, line in self.lines.items():
+            if key.demands.claims:
+                entries += islice(heapq.merge(line.fresh, sorted(line.late)), of_class_max)
+        return [self.tasks[entry[2]] for entry in sorted(entries) if entry[2] in self.tasks]
 
     def ahead_of(self, task: Task) -> int:
         """How many tasks would be placed before this one. Reads the whole queue: for Explain only."""

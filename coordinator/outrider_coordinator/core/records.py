@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.limit_book import LimitKey, Pool
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
+from outrider_coordinator.core.states import BreakerState
 
 
 class InsertTask(NamedTuple):
@@ -74,6 +76,8 @@ class PutAttempt(NamedTuple):
     holds_slot: bool
     is_probe: bool
     last_number: int
+    intent: int
+    blame: int
 
 
 class PutWait(NamedTuple):
@@ -117,10 +121,10 @@ class PutAgent(NamedTuple):
     machine_id: str
     connectivity: int
     admin: int
-    breaker_state: int
-    breaker_opened_count: int
-    breaker_reset_us: int
     labels: dict[str, str]
+    resources: dict[str, float]
+    task_types: tuple[str, ...]
+    runners: tuple[str, ...]
     slots: int
     prefetch_credit: int
     parked_max: int
@@ -133,9 +137,35 @@ class PutAgent(NamedTuple):
 
 
 class DeleteAgent(NamedTuple):
-    """An agent was removed, with its outbox positions."""
+    """An agent was removed, with its outbox positions and its breakers."""
 
     id: str
+
+
+class PutBreaker(NamedTuple):
+    """A circuit breaker that is not CLOSED: of an agent, of an agent for a kind of work, or of an outside system.
+
+    The names that do not apply are empty. ``probe_attempt`` 0: it has leased no attempt.
+    """
+
+    agent_id: str
+    kind: str
+    system: str
+    state: int
+    opened_count: int
+    reset_us: int
+    opened_fence: int
+    culprit: str
+    probe_task_id: str
+    probe_attempt: int
+
+
+class DeleteBreaker(NamedTuple):
+    """A circuit breaker is CLOSED again."""
+
+    agent_id: str
+    kind: str
+    system: str
 
 
 class PutOutbox(NamedTuple):
@@ -144,6 +174,26 @@ class PutOutbox(NamedTuple):
     agent_id: str
     outbox_id: str
     applied_seq: int
+
+
+class PutLimit(NamedTuple):
+    """A limit that somebody defined. A rate's bucket was going to be full at ``full_us`` when ``taken_us`` was."""
+
+    namespace: str
+    key: str
+    kind: int
+    capacity: int
+    per_second: float
+    burst: int
+    full_us: int
+    taken_us: int
+
+
+class DeleteLimit(NamedTuple):
+    """The definition of a limit is forgotten."""
+
+    namespace: str
+    key: str
 
 
 class InsertLog(NamedTuple):
@@ -201,7 +251,11 @@ Write = (
     | PutRun
     | PutAgent
     | DeleteAgent
+    | PutBreaker
+    | DeleteBreaker
     | PutOutbox
+    | PutLimit
+    | DeleteLimit
     | InsertLog
     | InsertEvidence
     | InsertEvent
@@ -211,22 +265,7 @@ Write = (
 def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
-        return UpdateTask._make(
-            (
-                task.id,
-                int(task.state),
-                int(task.reason),
-                task.ready_us,
-                task.attempts_made,
-                task.attempts_counted,
-                task.worker_deaths,
-                task.start_us,
-                task.end_us,
-                task.progress,
-                task.outcome,
-                task.error,
-            )
-        )
+        return UpdateTask._make((task.id, *_changing(task)))
     task.is_stored = True
     spec = task.spec
     return InsertTask._make(
@@ -247,18 +286,25 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
-            int(task.state),
-            int(task.reason),
-            task.ready_us,
-            task.attempts_made,
-            task.attempts_counted,
-            task.worker_deaths,
-            task.start_us,
-            task.end_us,
-            task.progress,
-            task.outcome,
-            task.error,
+            *_changing(task),
         )
+    )
+
+
+def _changing(task: Task) -> tuple[int | bytes, ...]:
+    """The fields that both rows end with, in their order: what a task's life changes."""
+    return (
+        int(task.state),
+        int(task.reason),
+        task.ready_us,
+        task.attempts_made,
+        task.attempts_counted,
+        task.worker_deaths,
+        task.start_us,
+        task.end_us,
+        task.progress,
+        task.outcome,
+        task.error,
     )
 
 
@@ -281,6 +327,8 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
             attempt.holds_slot,
             attempt.is_probe,
             attempt.last_number,
+            int(attempt.intent),
+            int(attempt.blame),
         )
     )
 
@@ -323,16 +371,15 @@ def run_row(run: Run) -> PutRun:
 
 def agent_row(agent: Agent) -> PutAgent:
     """An agent as it is now."""
-    breaker = agent.breaker
     return PutAgent(
         agent.id,
         agent.machine_id,
         int(agent.connectivity),
         int(agent.admin),
-        int(breaker.state),
-        breaker.opened_count,
-        breaker.reset_us,
         dict(agent.labels),
+        dict(agent.resources),
+        agent.task_types,
+        agent.runners,
         agent.slots,
         agent.prefetch_credit,
         agent.parked_max,
@@ -342,4 +389,36 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.instance_start_ms,
         agent.last_heard_us,
         agent.session_start_us,
+    )
+
+
+def breaker_row(breaker: Breaker) -> PutBreaker | DeleteBreaker:
+    """A breaker as it is now: what is CLOSED has no row."""
+    if breaker.state is BreakerState.CLOSED:
+        return DeleteBreaker(*breaker.key)
+    probe = breaker.probe or ("", 0)
+    return PutBreaker(
+        *breaker.key,
+        int(breaker.state),
+        breaker.opened_count,
+        breaker.reset_us,
+        breaker.opened_fence,
+        breaker.culprit,
+        *probe,
+    )
+
+
+def limit_row(key: LimitKey, pool: Pool) -> PutLimit | DeleteLimit:
+    """The definition of a limit as it is now, or that there is none."""
+    if not pool.is_defined:
+        return DeleteLimit(*key)
+    definition = pool.definition
+    return PutLimit(
+        *key,
+        int(definition.kind),
+        definition.capacity,
+        definition.per_second,
+        definition.burst,
+        pool.full_us,
+        pool.taken_us,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, slots
+from outrider_coordinator.core import blame, blockage, slots, stopping
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -31,17 +31,23 @@ def attempt_failed(
 ) -> None:
     """An attempt ended without success: close it, judge the agent, and decide about the task.
 
-    A cancel decides the task whatever the attempt says. A stray's failure decides nothing: another try is under way.
+    A cancel decides the task whatever the attempt says, and what it was stopped for comes next. A stray's failure
+    decides nothing: another try is under way.
     """
     was_started, was_current = attempt.started_us > 0, task.attempt is attempt
+    stop = stopping.decider(attempt, reason)
     _close(state, effects, agent, task, attempt, reason, error, ended_us)
-    attempt.counted = was_started or reason not in (Reason.AGENT_LOST, Reason.AGENT_STOPPED)
-    breaker.ended(state, effects, agent, attempt, succeeded=False, reason=reason)
-    agent.failed_count += 1
+    attempt.counted = stop is None and (was_started or reason not in (Reason.AGENT_LOST, Reason.AGENT_STOPPED))
+    if stop is None and not task.cancel_requested:
+        blame.failed(state, effects, agent, task, attempt, reason)
+    agent.failed_count += stop is None
     if not was_current:
         return
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+        return
+    if stop is not None:
+        _stopped(state, effects, task, attempt, stop, error if reason is stop.reason else b"", message)
         return
     task.attempts_counted += attempt.counted
     task.worker_deaths += reason is Reason.WORKER_DIED
@@ -52,18 +58,20 @@ def attempt_returned(
     state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, to: AttemptState, message: str
 ) -> None:
     """An attempt never started (rejected, revoked, lost on the way): nothing is counted, the task is offered again."""
-    slots.release(agent, attempt)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, to)
     attempt.ended_us = state.now_us
     effects.attempts[attempt.key] = attempt
-    if agent.breaker.probe == attempt.key:
-        agent.breaker.probe = None
     state.placement_is_due = True
     if task.attempt is not attempt:
         return
     task.attempt = None
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
+        return
+    stop = stopping.STOPS.get(attempt.intent)
+    if stop is not None and stop.ends is not None:
+        _stopped(state, effects, task, attempt, stop, b"", message)
         return
     effects.tasks[task.id] = task
     task.ready_us = state.now_us
@@ -72,13 +80,14 @@ def attempt_returned(
 
 def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, message: str) -> None:
     """An attempt's agent is out of contact past the grace: the task goes elsewhere, a late success still wins."""
-    was_started = attempt.started_us > 0
-    slots.release(agent, attempt)
+    stop = stopping.decider(attempt, Reason.AGENT_LOST)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.LOST)
-    attempt.reason, attempt.ended_us, attempt.counted = Reason.AGENT_LOST, state.now_us, was_started
+    attempt.reason, attempt.ended_us = Reason.AGENT_LOST, state.now_us
+    attempt.counted = stop is None and attempt.started_us > 0
     attempt.error = encode_error(Reason.AGENT_LOST, message)
     effects.attempts[attempt.key] = attempt
-    breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_LOST)
+    blame.lost(state, effects, agent, attempt)
     if task.attempt is not attempt:
         return
     task.attempt = None
@@ -87,7 +96,10 @@ def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, atte
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
     task.strays = (*task.strays, attempt)
-    task.attempts_counted += was_started
+    if stop is not None:
+        _stopped(state, effects, task, attempt, stop, b"", message)
+        return
+    task.attempts_counted += attempt.counted
     _decide(state, effects, task, attempt, Reason.AGENT_LOST, attempt.error, message, recoverable=True)
 
 
@@ -114,7 +126,7 @@ def _close(
     error: bytes,
     ended_us: int,
 ) -> None:
-    slots.release(agent, attempt)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.CLOSED)
     attempt.reason, attempt.error, attempt.ended_us = reason, error, ended_us
     effects.attempts[attempt.key] = attempt
@@ -124,6 +136,20 @@ def _close(
         blockage.attempt_ended(effects, task)
     else:
         task.drop_stray(attempt)
+
+
+def _stopped(
+    state: State, effects: Effects, task: Task, attempt: Attempt, stop: stopping.Stop, error: bytes, message: str
+) -> None:
+    """The attempt is over because it was to be: end the task as that says, or queue it again without a try used."""
+    effects.tasks[task.id] = task
+    if stop.ends is None:
+        task.ready_us = state.now_us
+        state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=stop.reason, text=message)
+        make_ready(state, effects, task)
+        return
+    error = error or encode_error(stop.reason, stop.text)
+    end_task(state, effects, task, stop.ends, reason=stop.reason, error=error, attempt=attempt)
 
 
 def _decide(
@@ -139,10 +165,19 @@ def _decide(
     effects.tasks[task.id] = task
     if task.worker_deaths >= state.settings.poison_limit:
         poisoned = encode_error(Reason.POISONED, f"killed its worker {task.worker_deaths} times; last: {message}")
+        blame.acquit_agents(state, effects, task)
         end_task(state, effects, task, TaskState.FAILED, reason=Reason.POISONED, error=poisoned, attempt=attempt)
         return
     if not recoverable or task.attempts_counted >= attempts_max(state, task.spec, reason):
         end_task(state, effects, task, TaskState.FAILED, reason=reason, error=error, attempt=attempt)
+        return
+    if blame.fails_everywhere(state, task):
+        blame.acquit_agents(state, effects, task)
+        text = f"failed on {len(task.failed_on)} different agents, so the task is at fault; last: {message}"
+        at_fault = encode_error(Reason.FAILS_EVERYWHERE, text)
+        end_task(
+            state, effects, task, TaskState.FAILED, reason=Reason.FAILS_EVERYWHERE, error=at_fault, attempt=attempt
+        )
         return
     again_at_once = reason in INFRASTRUCTURE and task.worker_deaths == 0
     wait_us = 0 if again_at_once else backoff_us(task.spec, task.attempts_counted)

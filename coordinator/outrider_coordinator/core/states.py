@@ -57,6 +57,18 @@ class Reason(IntEnum):
     LEASE_EXPIRED = 24
 
 
+class Intent(IntEnum):
+    """Why the coordinator has asked an agent to stop an attempt of a task that nobody cancelled."""
+
+    NONE = 0
+    PREEMPT = 1
+    MOVE = 2
+    DEADLINE = 3
+    WAIT_EXPIRED = 4
+    DEADLOCK = 5
+    RUN_FAILED = 6
+
+
 class AttemptState(IntEnum):
     """Where one try is in its life."""
 
@@ -89,11 +101,20 @@ class Admin(IntEnum):
 
 
 class BreakerState(IntEnum):
-    """Whether an agent is trusted with work."""
+    """Whether an agent is trusted with work, or an outside system with the tasks that need it."""
 
     CLOSED = 1
     OPEN = 2
     HALF_OPEN = 3
+
+
+class Blame(IntEnum):
+    """Who is held responsible for the end of an attempt."""
+
+    NONE = 0
+    TASK = 1
+    AGENT = 2
+    SYSTEM = 3
 
 
 class EventType(IntEnum):

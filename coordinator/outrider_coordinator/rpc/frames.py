@@ -35,8 +35,8 @@ _EPOCH, _ASSIGN, _REVOKE, _ACK = 1, 3, 4, 7
 _ITEMS = 1
 #: AttemptRef.task_id, .attempt, .fence.
 _TASK_ID, _ATTEMPT, _FENCE = 1, 2, 3
-#: Assignment.ref, .spec, .inputs, .trace, .prefetched, .namespace, .run_id.
-_REF, _SPEC, _INPUTS, _TRACE, _PREFETCHED, _NAMESPACE, _RUN_ID = 1, 2, 3, 4, 5, 6, 7
+#: Assignment.ref, .spec, .inputs, .trace, .prefetched, .namespace, .run_id, .remaining_duration.
+_REF, _SPEC, _INPUTS, _TRACE, _PREFETCHED, _NAMESPACE, _RUN_ID, _REMAINING = 1, 2, 3, 4, 5, 6, 7, 8
 #: OutboxApplied.outbox_id, .applied_seq.
 _OUTBOX_ID, _APPLIED_SEQ = 1, 2
 
@@ -110,6 +110,8 @@ def _assignment(send: Any, outcomes: dict[str, bytes]) -> bytes:
     if send.trace.parent:
         trace = task_pb2.TraceContext(traceparent=send.trace.parent, tracestate=send.trace.state)
         parts.append(block(_TRACE, trace.SerializeToString()))
+    if send.remaining_us:
+        parts.append(block(_REMAINING, duration(send.remaining_us).SerializeToString()))
     parts.append(_placed(send.prefetched, send.namespace, send.run_id))
     return block(_ITEMS, b"".join(parts))
 
@@ -131,7 +133,12 @@ def _message_ref(send: Any) -> pb.AttemptRef:
 
 
 def _cancel(send: PushCancel, outcomes: dict[str, bytes]) -> pb.SessionResponse:
-    cancel = pb.Cancel(refs=[_message_ref(send)], message=send.message, fenced=send.fenced)
+    cancel = pb.Cancel(
+        refs=[_message_ref(send)],
+        message=send.message,
+        fenced=send.fenced,
+        reason=task_pb2.TaskReason.ValueType(send.reason),
+    )
     return pb.SessionResponse(cancel=cancel)
 
 

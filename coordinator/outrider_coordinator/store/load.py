@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from outrider_coordinator.core import effects, records, recovery
+from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Connectivity, Reason, TaskState
+from outrider_coordinator.core.states import (
+    Admin,
+    AttemptState,
+    Blame,
+    BreakerState,
+    Connectivity,
+    Intent,
+    Reason,
+    TaskState,
+)
 from outrider_coordinator.store.reader import Reader
 
 ReadSpec = Callable[[records.InsertTask], Spec]
@@ -25,6 +35,8 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effect
         waits=((row.task_id, _wait(row)) for row in reader.open_waits()),
         runs=(_run(row) for row in reader.open_runs()),
         agents=_agents(reader),
+        breakers=(_breaker(row) for row in reader.breakers()),
+        limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
     )
 
 
@@ -71,6 +83,8 @@ def _attempt(row: records.PutAttempt) -> Attempt:
         holds_slot=bool(row.holds_slot),
         is_probe=bool(row.is_probe),
         last_number=row.last_number,
+        intent=Intent(row.intent),
+        blame=Blame(row.blame),
     )
 
 
@@ -106,6 +120,11 @@ def _run(row: records.PutRun) -> Run:
     )
 
 
+def _limit(row: records.PutLimit) -> Pool:
+    definition = Definition(LimitKind(row.kind), row.capacity, row.per_second, row.burst)
+    return Pool(definition, is_defined=True, full_us=row.full_us, taken_us=row.taken_us)
+
+
 def _agents(reader: Reader) -> list[Agent]:
     agents = {row.id: _agent(row) for row in reader.agents()}
     for row in reader.outboxes():
@@ -115,16 +134,15 @@ def _agents(reader: Reader) -> list[Agent]:
 
 
 def _agent(row: records.PutAgent) -> Agent:
-    breaker = Breaker(
-        BreakerState(row.breaker_state), opened_count=row.breaker_opened_count, reset_us=row.breaker_reset_us
-    )
     return Agent(
         id=row.id,
         machine_id=row.machine_id,
         connectivity=Connectivity(row.connectivity),
         admin=Admin(row.admin),
-        breaker=breaker,
         labels=row.labels,
+        resources=row.resources,
+        task_types=row.task_types,
+        runners=row.runners,
         slots=row.slots,
         prefetch_credit=row.prefetch_credit,
         parked_max=row.parked_max,
@@ -134,4 +152,18 @@ def _agent(row: records.PutAgent) -> Agent:
         instance_start_ms=row.instance_start_ms,
         last_heard_us=row.last_heard_us,
         session_start_us=row.session_start_us,
+    )
+
+
+def _breaker(row: records.PutBreaker) -> Breaker:
+    return Breaker(
+        agent_id=row.agent_id,
+        kind=row.kind,
+        system=row.system,
+        state=BreakerState(row.state),
+        opened_count=row.opened_count,
+        reset_us=row.reset_us,
+        opened_fence=row.opened_fence,
+        culprit=row.culprit,
+        probe=(row.probe_task_id, row.probe_attempt) if row.probe_attempt else None,
     )

@@ -206,7 +206,7 @@ class Reader:
         return map(_task, self._stream(queries.OPEN_TASKS))
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
-        """Live attempts and strays of open tasks."""
+        """Live attempts and strays of open tasks, and failures that these may be at fault for."""
         return map(_attempt, self._stream(queries.OPEN_ATTEMPTS))
 
     def open_waits(self) -> Iterator[records.PutWait]:
@@ -219,11 +219,19 @@ class Reader:
 
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
-        return [records.PutAgent._make((*row[:7], json.loads(row[7]), *row[8:])) for row in self._rows(queries.AGENTS)]
+        return [_agent(row) for row in self._rows(queries.AGENTS)]
+
+    def breakers(self) -> list[records.PutBreaker]:
+        """All breakers that are not CLOSED."""
+        return [records.PutBreaker(*row) for row in self._rows(queries.BREAKERS)]
 
     def outboxes(self) -> list[records.PutOutbox]:
         """All outbox positions."""
         return [records.PutOutbox(*row) for row in self._rows(queries.OUTBOXES)]
+
+    def limits(self) -> list[records.PutLimit]:
+        """All limits that somebody defined."""
+        return [records.PutLimit(*row) for row in self._rows(queries.LIMITS)]
 
     def last_sequence(self) -> int:
         """Highest sequence number of a task that is not terminal; 0 when there is none."""
@@ -251,6 +259,11 @@ def _attempt(row: tuple[Any, ...]) -> records.PutAttempt:
 
 def _wait(row: tuple[Any, ...]) -> records.PutWait:
     return records.PutWait(*row)
+
+
+def _agent(row: tuple[Any, ...]) -> records.PutAgent:
+    labels, resources, task_types, runners = (json.loads(text) for text in row[4:8])
+    return records.PutAgent._make((*row[:4], labels, resources, tuple(task_types), tuple(runners), *row[8:]))
 
 
 def _run(row: tuple[Any, ...]) -> records.PutRun:
