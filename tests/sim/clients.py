@@ -189,7 +189,7 @@ class Clients:
         if not isinstance(answer, Accepted):
             self.refusals.append(answer.reason)
             return
-        row = process.store.tables.put["PutRun"][(answer.id,)]
+        row = process.store.tables.put["Run"][(answer.id,)]
         for task, task_id in zip(data["tasks"], row.task_ids, strict=True):
             self.ids[task["number"]] = task_id
             self.witness.task_accepted(task_id)

@@ -124,7 +124,7 @@ class Faults:
 
     def _coordinator_pause(self, for_us: int) -> None:
         if self._world.process is not None:
-            self._world.process.pause(self._world.kernel.now_us + for_us)
+            self._world.process.pausable.pause(self._world.kernel.now_us + for_us)
 
     def _commit_error_unapplied(self, for_us: int) -> None:
         self._world.store.next_error = "unapplied"
@@ -148,7 +148,9 @@ class Faults:
         self._world.machines[agent].kill_keeper(for_us)
 
     def _keeper_pause(self, agent: str, for_us: int) -> None:
-        self._world.machines[agent].resume_us = self._world.kernel.now_us + for_us
+        keeper = self._world.machines[agent].keeper
+        if keeper is not None:
+            keeper.pause(self._world.kernel.now_us + for_us)
 
     def _keeper_stop(self, agent: str, for_us: int) -> None:
         """SIGTERM."""

@@ -59,3 +59,35 @@ class Kernel:
     def tell(self, who: str, what: str, *details: Any) -> None:
         """One line of the story; put into words only when somebody reads it."""
         self.story.append((self.now_us, who, what, details))
+
+
+class Pausable:
+    """A process as far as it can be stopped: what happens meanwhile happens when it goes on, in order."""
+
+    __slots__ = ("_kernel", "_waiting", "resume_us")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.resume_us = 0
+        self._kernel = kernel
+        self._waiting: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def pause(self, until_us: int) -> None:
+        """SIGSTOP, and SIGCONT then."""
+        self.resume_us = max(self.resume_us, until_us)
+
+    def do(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Now, or behind everything else that waits."""
+        if self._waiting or self._kernel.now_us < self.resume_us:
+            self._waiting.append((action, arguments))
+            if len(self._waiting) == 1:
+                self._kernel.at(self.resume_us, self._go_on)
+        else:
+            action(*arguments)
+
+    def _go_on(self) -> None:
+        if self._kernel.now_us < self.resume_us:
+            self._kernel.at(self.resume_us, self._go_on)
+            return
+        waiting, self._waiting = self._waiting, []
+        for action, arguments in waiting:
+            action(*arguments)

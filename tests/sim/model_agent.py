@@ -23,7 +23,7 @@ from outrider_agent.link_frames import Closed, Kind, Target
 from outrider_agent.outboxes import Outboxes
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
-from sim.kernel import START_US, Kernel
+from sim.kernel import START_US, Kernel, Pausable
 from sim.model_disk import Disk, ModelOutbox, left_behind
 from sim.network import Connection, Wire
 from sim.plan import AgentPlan
@@ -51,7 +51,6 @@ class Machine:
         self.wall_offset_us = 0
         self.keeper: Keeper | None = None
         self.incarnations = 0
-        self.resume_us = 0
         self.unborn_chance = 0.0
         #: Workers of a keeper that was killed: dead within 2 s, or when the next keeper sweeps.
         self.doomed: list[ModelWorker] = []
@@ -180,12 +179,14 @@ class Keeper:
         self.machine = machine
         self.is_dead = False
         self._kernel = machine.kernel
+        self._pausable = Pausable(machine.kernel)
         self._is_settling = False
         self._beaten_epoch = 0
         self._tick_us = 0
         self._beat_number = 0
-        self._leaving: list[tuple[Callable[[], bool], int, Callable[[], None]]] = []
-        self._is_leaving = False
+        self._leaving: list[tuple[Callable[[], bool], int | None, Callable[[], None]]] = []
+        self._is_leaving = self._is_hurried = False
+        self._phase_us = 0
         self._compose()
         self._act(self._begin)
 
@@ -253,13 +254,21 @@ class Keeper:
 
     def act(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Something happens in this process now, or when it is let go on."""
-        if self.is_dead:
-            return
-        if self._kernel.now_us < self.machine.resume_us:
-            self._kernel.at(self.machine.resume_us, self.act, action, *arguments)
-        else:
+        if not self.is_dead:
+            self._pausable.do(self._live, action, *arguments)
+
+    def _live(self, action: Callable[..., Any], *arguments: Any) -> None:
+        if not self.is_dead:
             clock.boot_us, clock.wall_ns = self.machine.boot_us, self.machine.wall_ns
             action(*arguments)
+
+    def pause(self, until_us: int) -> None:
+        """SIGSTOP, and SIGCONT then."""
+        self._pausable.pause(until_us)
+
+    def resume(self) -> None:
+        """SIGCONT, at once."""
+        self._pausable.resume_us = 0
 
     def die(self) -> None:
         """SIGKILL: the disk keeps what it has, the link goes too, workers within 2 s."""
@@ -310,8 +319,8 @@ class Keeper:
             self._beat(self._beat_number)
         if self.runner.board.unfinished and self._tick_us - self._kernel.now_us > BUSY_TICK_US:
             self._plan_tick()
-        while self._leaving and (self._leaving[0][0]() or self._kernel.now_us >= self._leaving[0][1]):
-            self._leaving.pop(0)[2]()
+        if self._leaving:
+            self._go_on_leaving()
 
     def _tick(self, tick_us: int) -> None:
         if tick_us == self._tick_us:
@@ -335,6 +344,7 @@ class Keeper:
 
     def _give_up(self, message: str) -> None:
         self._kernel.tell(self.machine.plan.name, "gives up", message)
+        self._is_hurried = True
         self.leave("refused", 0, 2_000_000)
 
     def _drain(self, timeout_s: float | None) -> None:
@@ -362,24 +372,25 @@ class Keeper:
         runner.drain()
         self._beat(self._beat_number)
         self._leaving = [
-            (lambda: runner.is_idle, self._in(timeout_us), stop),
-            (lambda: runner.is_idle, self._in(timeout_us, STOP_TIMEOUT_US), _nothing),
-            (lambda: outboxes.current.is_idle, self._in(timeout_us, 2 * STOP_TIMEOUT_US), _nothing),
-            (
-                lambda: outboxes.pending == 0 or not session.is_live,
-                self._in(timeout_us, 2 * STOP_TIMEOUT_US + ACK_TIMEOUT_US),
-                goodbye,
-            ),
-            (
-                lambda: self.conversation.is_hung_up or session.phase is not Phase.LIVE,
-                self._in(timeout_us, 2 * STOP_TIMEOUT_US + ACK_TIMEOUT_US + HANG_UP_US),
-                exit_process,
-            ),
+            (lambda: runner.is_idle or self._is_hurried, timeout_us, stop),
+            (lambda: runner.is_idle, STOP_TIMEOUT_US, _nothing),
+            (lambda: outboxes.current.is_idle, STOP_TIMEOUT_US, _nothing),
+            (lambda: outboxes.pending == 0 or not session.is_live, ACK_TIMEOUT_US, goodbye),
+            (lambda: self.conversation.is_hung_up or session.phase is not Phase.LIVE, HANG_UP_US, exit_process),
         ]
+        self._phase_us = self._kernel.now_us
         self._wake()
 
-    def _in(self, timeout_us: int | None, more_us: int = 0) -> int:
-        return 1 << 62 if timeout_us is None else self._kernel.now_us + timeout_us + more_us
+    def _go_on_leaving(self) -> None:
+        """Enter the next phases whose condition holds or whose time is over."""
+        while self._leaving:
+            is_over, timeout_us, then = self._leaving[0]
+            late = timeout_us is not None and self._kernel.now_us >= self._phase_us + timeout_us
+            if not (late or is_over()):
+                return
+            self._leaving.pop(0)
+            self._phase_us = self._kernel.now_us
+            then()
 
     def _exit(self, restart_us: int) -> None:
         self.is_dead = True

@@ -31,7 +31,7 @@ from outrider_coordinator.core.step import new_state, next_due_us, step
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.rpc.specs import stored_spec
 from outrider_coordinator.store.load import restore
-from sim.kernel import Kernel
+from sim.kernel import Kernel, Pausable
 from sim.model_store import ModelStore
 from sim.witness import Witness
 
@@ -79,7 +79,7 @@ class Process:
         self._witness = witness
         self._offset_us = wall_offset_us
         self._failed = failed
-        self._resume_us = 0
+        self.pausable = Pausable(kernel)
         self._inbox: list[Event] = []
         self._is_scheduled = False
         self._timer_us = 0
@@ -107,16 +107,12 @@ class Process:
         self.kernel.after(delay_us, self._run, action, arguments)
 
     def _run(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if self.is_dead:
-            return
-        if self.kernel.now_us < self._resume_us:
-            self.kernel.at(self._resume_us, self._run, action, arguments)
-        else:
-            action(*arguments)
+        if not self.is_dead:
+            self.pausable.do(self._live, action, arguments)
 
-    def pause(self, until_us: int) -> None:
-        """SIGSTOP, and SIGCONT then."""
-        self._resume_us = max(self._resume_us, until_us)
+    def _live(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self.is_dead:
+            action(*arguments)
 
     def kill(self) -> None:
         """SIGKILL: nothing more happens in here; the peers of its connections find out."""
@@ -226,14 +222,19 @@ class Process:
         elif _needs(send):
             self._loading[send.epoch] = deque((send,))
             self.later(self._random.randrange(300, 5_000), self._load_and_push, send.epoch)
-        elif send.epoch in self.sessions:
-            self.sessions[send.epoch].push(send, {})
+        else:
+            self._hand_over(send, {})
+
+    def _hand_over(self, send: Any, outcomes: dict[str, bytes]) -> None:
+        session = self.sessions.get(send.epoch)
+        if session is not None:
+            self._witness.pushing(send)
+            session.push(send, outcomes)
 
     def _load_and_push(self, epoch: int) -> None:
         queue = self._loading.pop(epoch)
         for send in queue:
-            if epoch in self.sessions:
-                self.sessions[epoch].push(send, self.store.tables.outcomes(_needs(send)))
+            self._hand_over(send, self.store.tables.outcomes(_needs(send)))
 
     def _load_states(self, order: LoadOutcomes) -> None:
         found = self.store.tables.task_states(order.task_ids)

@@ -7,6 +7,7 @@ Invariant: a batch is in the tables whole or not at all, and batches come in ord
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,18 +17,19 @@ from sim.kernel import Kernel
 OPEN_MAX = 6
 #: Attempts that a start reads: OFFERED, ACCEPTED, STARTED, BLOCKED, LOST.
 _OPEN_ATTEMPTS = frozenset((1, 2, 3, 4, 8))
+_BLAME_TASK = 1
 _FIXED = len(records.InsertTask._fields) - len(records.UpdateTask._fields) + 1
 
-#: How many of its first fields name a record that is put.
-KEY_FIELDS: dict[str, int] = {
-    "PutAttempt": 2,
-    "PutWait": 2,
-    "PutRun": 1,
-    "PutAgent": 1,
-    "PutOutbox": 2,
-}
-#: What a delete takes out: tables, and how many of the first fields of their keys it names.
-DELETES: dict[str, tuple[tuple[str, int], ...]] = {"DeleteAgent": (("PutAgent", 1), ("PutOutbox", 1))}
+#: How many of its first fields name a record that is put, where a record that deletes it does not say so.
+_KEYS = {"Attempt": 2, "Wait": 2, "Outbox": 2}
+#: What goes with a record that is deleted, by the first of its key's fields.
+_BELONGINGS = {"Agent": ("Outbox", "Breaker")}
+
+
+def _key_fields(thing: str) -> int:
+    """How many of its first fields name a ``Put`` record; a ``Delete`` record of the thing has just these."""
+    delete = getattr(records, f"Delete{thing}", None)
+    return _KEYS.get(thing) or (len(delete._fields) if delete is not None else 1)
 
 
 class Tables:
@@ -35,7 +37,8 @@ class Tables:
 
     def __init__(self) -> None:
         self.tasks: dict[str, records.InsertTask] = {}
-        self.put: dict[str, dict[tuple[Any, ...], Any]] = {name: {} for name in KEY_FIELDS}
+        #: Records that are put, by thing ("Agent") and key.
+        self.put: dict[str, dict[tuple[Any, ...], Any]] = defaultdict(dict)
         self.events: list[records.InsertEvent] = []
         self.evidence: list[records.InsertEvidence] = []
         self.log_count = 0
@@ -45,7 +48,7 @@ class Tables:
         """As it is now, for a backup or for what would be if pending batches were in."""
         copy = Tables()
         copy.tasks = dict(self.tasks)
-        copy.put = {name: dict(table) for name, table in self.put.items()}
+        copy.put.update((name, dict(table)) for name, table in self.put.items())
         copy.events, copy.evidence = list(self.events), list(self.evidence)
         copy.log_count, copy.coordinator_epoch = self.log_count, self.coordinator_epoch
         return copy
@@ -65,18 +68,25 @@ class Tables:
                 self._put(kind.__name__, row)
 
     def _put(self, name: str, row: Any) -> None:
-        key_fields = KEY_FIELDS.get(name)
-        if key_fields is not None:
-            self.put[name][row[:key_fields]] = row
+        if name.startswith("Put"):
+            self.put[name[3:]][row[: _key_fields(name[3:])]] = row
+        elif name.startswith("Delete"):
+            self.put[name[6:]].pop(row, None)
+            for table in _BELONGINGS.get(name[6:], ()):
+                for key in [key for key in self.put[table] if key[0] == row[0]]:
+                    del self.put[table][key]
         elif name == "InsertEvidence":
             self.evidence.append(row)
-        elif name == "InsertLog":
-            self.log_count += 1
         else:
-            assert name in DELETES, f"tests/sim/model_store.py does not know where {name} belongs"
-            for table, count in DELETES[name]:
-                for key in [key for key in self.put[table] if key[:count] == row[:count]]:
-                    del self.put[table][key]
+            assert name == "InsertLog", f"tests/sim/model_store.py does not know where {name} belongs"
+            self.log_count += 1
+
+    def __getattr__(self, name: str) -> Callable[[], list[Any]]:
+        """All records of a thing, as the reader has them by its plural: ``breakers``, ``limits``."""
+        thing = name[:-1].capitalize()
+        if name.startswith("_") or not hasattr(records, f"Put{thing}"):
+            raise AttributeError(name)
+        return lambda: sorted(self.put[thing].values())
 
     # --- what a start reads --------------------------------------------------------------------------------------
 
@@ -94,27 +104,27 @@ class Tables:
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
         """Live attempts and strays of open tasks, by task and number as the database's index has them."""
-        for row in sorted(self.put["PutAttempt"].values(), key=lambda row: (self.tasks[row[0]].order, row.number)):
-            if row.state in _OPEN_ATTEMPTS and self.tasks[row.task_id].state <= OPEN_MAX:
+        for row in sorted(self.put["Attempt"].values(), key=lambda row: (self.tasks[row[0]].order, row.number)):
+            if (row.state in _OPEN_ATTEMPTS or row.blame == _BLAME_TASK) and self.tasks[row.task_id].state <= OPEN_MAX:
                 yield row
 
     def open_waits(self) -> Iterator[records.PutWait]:
         """Waits, answered ones too, of open tasks."""
-        for row in self.put["PutWait"].values():
+        for row in self.put["Wait"].values():
             if self.tasks[row.task_id].state <= OPEN_MAX:
                 yield row
 
     def open_runs(self) -> Iterator[records.PutRun]:
         """Runs that are not over."""
-        return (row for row in self.put["PutRun"].values() if not row.ended_us)
+        return (row for row in self.put["Run"].values() if not row.ended_us)
 
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
-        return sorted(self.put["PutAgent"].values())
+        return sorted(self.put["Agent"].values())
 
     def outboxes(self) -> list[records.PutOutbox]:
         """All outbox positions."""
-        return list(self.put["PutOutbox"].values())
+        return list(self.put["Outbox"].values())
 
     # --- what a running coordinator reads --------------------------------------------------------------------------
 
@@ -136,7 +146,7 @@ class Tables:
 
     def run_request(self, namespace: str, request_id: str) -> tuple[str, bytes] | None:
         """Id and digest of the run accepted under a request id."""
-        for row in self.put["PutRun"].values():
+        for row in self.put["Run"].values():
             if row.request_id == request_id and row.namespace == namespace:
                 return row.id, row.digest
         return None

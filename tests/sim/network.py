@@ -77,10 +77,14 @@ class Lane:
             self.deliver(what, arguments)
 
     def healed(self) -> None:
-        """Everything held back goes on its way, behind nothing that is sent later."""
-        held, self._held = self._held, deque()
-        for what, arguments in held:
-            self.send(what, *arguments)
+        """Everything held back goes on its way; what is sent later stays behind it."""
+        if self._held:
+            wire = self._wire
+            wire.kernel.after(wire.delay_us(), self._flush)
+
+    def _flush(self) -> None:
+        while self._held and self.is_open and not self._wire.cut[self.way]:
+            self.deliver(*self._held.popleft())
 
 
 class Connection:

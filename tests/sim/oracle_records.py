@@ -50,10 +50,14 @@ class TaskView:
 class RecordJudge:
     """Everything committed so far."""
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, probe_time_us: int) -> None:
         self.marks = marks
+        self.probe_time_us = probe_time_us
         self.tasks: dict[str, TaskView] = {}
         self.agents: dict[str, records.PutAgent] = {}
+        self.breakers: dict[tuple[str, str, str], records.PutBreaker] = {}
+        #: Attempts offered since a breaker became HALF_OPEN, by its key.
+        self.probes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
         self.outboxes: dict[tuple[str, str], int] = {}
         #: The same, also of agents that were removed since.
         self.applied_once: dict[tuple[str, str], int] = {}
@@ -145,10 +149,18 @@ class RecordJudge:
             self.marks.demand("I5", row.applied_seq >= was, "outbox {} goes back {} -> {}", key, was, row.applied_seq)
             self.outboxes[key] = row.applied_seq
             self.applied_once[key] = max(row.applied_seq, self.applied_once.get(key, 0))
+        elif isinstance(row, records.PutBreaker):
+            known = self.breakers.get(row[:3])
+            self.breakers[row[:3]] = row
+            if row.state == BREAKER_HALF_OPEN and (known is None or known.state != BREAKER_HALF_OPEN):
+                self.probes[row[:3]] = []
+        elif isinstance(row, records.DeleteBreaker):
+            self.breakers.pop(row[:3], None)
         elif isinstance(row, records.DeleteAgent):
             self.agents.pop(row.id, None)
-            for key in [key for key in self.outboxes if key[0] == row.id]:
-                del self.outboxes[key]
+            self.breakers = {key: known for key, known in self.breakers.items() if key[0] != row.id}
+            self.outboxes = {key: seq for key, seq in self.outboxes.items() if key[0] != row.id}
+            self.evidence = {key for key in self.evidence if key[0] != row.id}
         elif isinstance(row, records.InsertEvidence):
             key3 = (row.agent_id, row.outbox_id, row.seq)
             self.marks.demand("I5", key3 not in self.evidence, "report {} is kept twice", key3)
@@ -198,12 +210,28 @@ class RecordJudge:
             return
         demand("I10", agent.connectivity == ONLINE, "{} is offered to {}, not online", name, agent.id)
         demand("I10", agent.admin == ACTIVE, "{} is offered to {}, admin {}", name, agent.id, agent.admin)
-        demand("I10", agent.breaker_state != BREAKER_OPEN, "{} is offered to {}, which is OPEN", name, agent.id)
-        live = [self.tasks[key[0]].attempts[key[1]] for key in self.live_by_agent[agent.id]]
-        if agent.breaker_state == BREAKER_HALF_OPEN:
-            probes = [one for one in live if one.is_probe]
-            demand("I10", attempt.is_probe and len(probes) == 1, "{} is offered beside a probe", name)
+        live = [self.tasks[key[0]].attempts[key[1]] for key in sorted(self.live_by_agent[agent.id])]
+        self._judge_trust(agent, attempt, view, name)
         self._judge_room(agent, attempt, live, name)
+
+    def _judge_trust(self, agent: Any, attempt: records.PutAttempt, view: TaskView, name: str) -> None:
+        """Nothing goes where a breaker is OPEN, and one probe at a time where it is HALF_OPEN."""
+        kind = view.spec.type or view.spec.function.function or view.spec.command.argv[0]
+        keys = [(agent.id, "", ""), (agent.id, kind, "")]
+        for key in keys:
+            known = self.breakers.get(key)
+            if known is None:
+                continue
+            self.marks.demand("I10", known.state != BREAKER_OPEN, "{} is offered, and {} is OPEN", name, key)
+            if known.state == BREAKER_HALF_OPEN:
+                since = self.probes[key] = [one for one in self.probes[key] if self._is_probing(one, attempt)]
+                self.marks.demand("I10", not since, "{} is offered beside the probe {} of {}", name, since, key)
+                since.append(attempt[:2])
+
+    def _is_probing(self, probe: tuple[str, int], newer: records.PutAttempt) -> bool:
+        """A probe keeps others out while it lives, and for its time at most."""
+        row = self.tasks[probe[0]].attempts[probe[1]]
+        return row.state in LIVE and newer.offered_us - row.offered_us < self.probe_time_us
 
     def _judge_room(self, agent: Any, attempt: records.PutAttempt, live: list[records.PutAttempt], name: str) -> None:
         """Attempts that may run now, and those sent ahead."""

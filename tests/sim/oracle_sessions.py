@@ -12,7 +12,7 @@ from typing import Any
 from outrider_coordinator.core import effects as sent
 from outrider_coordinator.core import events as heard
 from outrider_coordinator.core import records
-from sim.oracle_records import CLOSED, FENCED, LIVE, LOST, SUCCEEDED, RecordJudge
+from sim.oracle_records import CLOSED, FENCED, LOST, SUCCEEDED, RecordJudge
 from sim.verdicts import Marks
 
 _GAP_EVENT = 61
@@ -33,6 +33,7 @@ class SessionJudge:
         self.applied: dict[tuple[str, str], int] = {}
         self.epoch_max = 0
         self._leaving: set[str] = set()
+        self._lost: set[tuple[str, int]] = set()
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
@@ -51,6 +52,7 @@ class SessionJudge:
     def stepped(self, events: Sequence[Any], effects: Any, now_us: int) -> None:
         """What went into one step and what came out of it."""
         self._successes = []
+        removed: set[str] = set()
         answers = {id(send.reply): send.value for send in effects.sends if isinstance(send, sent.Reply)}
         for event in events:
             if isinstance(event, heard.ReportsReceived):
@@ -60,6 +62,10 @@ class SessionJudge:
             elif isinstance(event, heard.SessionEnded):
                 if self.current.get(event.agent_id) == event.epoch:
                     self.current[event.agent_id] = 0
+            elif isinstance(event, heard.AgentOrdered):
+                if event.order == "remove" and answers.get(id(event.reply)) is True:
+                    removed.add(event.agent_id)
+                    self._removed(event.agent_id)
             elif isinstance(event, heard.HeartbeatReceived):
                 self._heartbeat(event, now_us)
             elif isinstance(event, heard.AttemptsAccepted | heard.AttemptsReturned):
@@ -70,11 +76,14 @@ class SessionJudge:
             elif isinstance(send, sent.PushAssign):
                 leaves = send.agent_id in self._leaving
                 self.marks.demand("I10", not leaves, "task {} is offered to {}, which leaves", *send[2:0:-1])
-        for row in effects.inserts:
-            if isinstance(row, records.DeleteAgent):
-                self.applied = {key: seq for key, seq in self.applied.items() if key[0] != row.id}
+        self._judge_lost(effects, removed, now_us)
         self._judge_outboxes(effects)
         self._judge_successes(effects)
+
+    def _removed(self, agent_id: str) -> None:
+        """An operator has the agent forgotten, with all that is known of its outboxes."""
+        self.current[agent_id] = 0
+        self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
     def _touch(self, agent_id: str, epoch: int, now_us: int) -> bool:
         is_current = bool(epoch) and self.current.get(agent_id) == epoch
@@ -104,7 +113,7 @@ class SessionJudge:
                 demand("I5", told, "outbox {} begins at {} after {}, and no gap is recorded", *key, known)
                 self.applied[key] = facts.first_seq - 1
             passed = answer.applied.get(facts.outbox_id, 0)
-            demand("I5", passed == self.applied.get(key, 0), "Welcome says {} of {}", passed, key)
+            demand("I5", passed == self.applied.get(key, 0), "Welcome says {} of {}, not {}", passed, key, self.applied.get(key, 0))
 
     def _reports(self, event: heard.ReportsReceived, effects: Any, now_us: int) -> None:
         key = (event.agent_id, event.outbox_id)
@@ -127,7 +136,7 @@ class SessionJudge:
 
     def _judge_outboxes(self, effects: Any) -> None:
         for key, seq in effects.outboxes.items():
-            self.marks.demand("I5", seq == self.applied.get(key, 0), "outbox {} is applied to {}", key, seq)
+            self.marks.demand("I5", seq == self.applied.get(key, 0), "outbox {} is applied to {}, not {}", key, seq, self.applied.get(key, 0))
 
     def _judge_successes(self, effects: Any) -> None:
         """A success is the outcome only if it carried the fence of a known attempt, in the agent's session."""
@@ -187,24 +196,23 @@ class SessionJudge:
 
     # --- lost contact ----------------------------------------------------------------------------------------------
 
-    def judge_lost(self, rows: Sequence[Any], now_us: int) -> None:
-        """Attempts of one step that are given up: only past their grace, or when the agent came back without them."""
-        removed = {row.id for row in rows if isinstance(row, records.DeleteAgent)}
-        for row in rows:
-            if isinstance(row, records.PutAttempt) and row.state == LOST:
-                view = self._records.tasks[row.task_id]
-                known = view.attempts.get(row.number)
-                if known is not None and known.state in LIVE:
-                    self._judge_one(row, view, row.agent_id in removed, now_us)
+    def _judge_lost(self, effects: Any, removed: set[str], now_us: int) -> None:
+        """Attempts given up in a step: only past their grace, or when the agent came back without them."""
+        for key, attempt in effects.attempts.items():
+            if int(attempt.state) != LOST:
+                self._lost.discard(key)
+            elif key not in self._lost:
+                self._lost.add(key)
+                self._judge_one(key, attempt.agent_id, effects, attempt.agent_id in removed, now_us)
 
-    def _judge_one(self, row: records.PutAttempt, view: Any, is_removed: bool, now_us: int) -> None:
-        agent_id = row.agent_id
-        came_back_without = self.current.get(agent_id, 0) and (row.task_id, row.number) not in self.listed[agent_id]
+    def _judge_one(self, key: tuple[str, int], agent_id: str, effects: Any, is_removed: bool, now_us: int) -> None:
+        view = self._records.tasks.get(key[0])
+        if view is None:
+            return  # it is not even durable
+        came_back_without = self.current.get(agent_id, 0) and key not in self.listed[agent_id]
         silent_us = now_us - self.contact_us.get(agent_id, 0)
         fair = is_removed or came_back_without or silent_us >= grace_us(view.spec)
-        self.marks.demand(
-            "I2", bool(fair), "attempt {}/{} is given up after {} s", *row[:2], silent_us / 1e6
-        )
+        self.marks.demand("I2", bool(fair), "attempt {}/{} is given up after {} s", *key, silent_us / 1e6)
 
 
 def grace_us(spec: Any) -> int:

@@ -33,10 +33,12 @@ class Run:
 class Witness:
     """Hears everything; raises `Broken` where a promise is broken."""
 
-    def __init__(self, kernel: Kernel, marks: Marks, rebuild: Callable[[Any, Sequence[Any], Any], None]) -> None:
+    def __init__(
+        self, kernel: Kernel, marks: Marks, probe_time_us: int, rebuild: Callable[[Any, Sequence[Any], Any], None]
+    ) -> None:
         self.kernel = kernel
         self.marks = marks
-        self.records = RecordJudge(marks)
+        self.records = RecordJudge(marks, probe_time_us)
         self.sessions = SessionJudge(marks, self.records)
         self.runs: list[Run] = []
         self.step = 0
@@ -77,7 +79,6 @@ class Witness:
         """A transaction is on the disk."""
         for committed in batch.steps:
             if committed.rows:
-                self.sessions.judge_lost(committed.rows, committed.at_us)
                 for attempt in self.records.durable(committed.rows):
                     self.kernel.tell("store", "offered", attempt.task_id, attempt.number, attempt.agent_id)
 
@@ -85,14 +86,17 @@ class Witness:
         """Everything of this step goes out now."""
         for send in committed.sends:
             kind = type(send)
-            if kind is PushAck:
-                self.sessions.acked(send.agent_id, send.outbox_id, send.applied_seq)
-            elif kind is PushAssign:
+            if kind is PushAssign:
                 self._assigned(send)
             elif kind is Reply and isinstance(send.value, SessionAccepted):
                 self._welcomed(send.value)
             elif kind is EndSession:
                 self.kernel.tell("core", "ends session", send)
+
+    def pushing(self, send: Any) -> None:
+        """This goes to a session that is there."""
+        if isinstance(send, PushAck):
+            self.sessions.acked(send.agent_id, send.outbox_id, send.applied_seq)
 
     def _welcomed(self, accepted: SessionAccepted) -> None:
         for agent_id, epoch in self.sessions.current.items():

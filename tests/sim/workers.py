@@ -217,6 +217,7 @@ class ModelPool:
         self.listener: Any = None
         self.is_closed = False
         self.unborn_chance = 0.0
+        self.is_hushed = False
         self._act = act
         self._last_id = 0
         self._unflushed: dict[int, None] = {}
@@ -270,16 +271,22 @@ class ModelPool:
             worker.kill()
 
     def heard(self, worker: ModelWorker, message: messages.FromWorker) -> None:
-        """What a worker said has arrived."""
-        if not self.is_closed and worker.worker_id in self.workers:
-            self._act(self.listener.worker_said, worker.worker_id, [message])
+        """What a worker said has arrived; the keeper reads it when it can."""
+        self._act(self._heard, worker, message)
 
     def gone(self, worker: ModelWorker, running_key: int, how: str) -> None:
-        """The keeper finds a worker dead."""
+        """A worker is dead; the keeper finds out when it can."""
+        self._act(self._gone, worker, running_key, how)
+
+    def _heard(self, worker: ModelWorker, message: messages.FromWorker) -> None:
+        if not self.is_closed and worker.worker_id in self.workers:
+            self.listener.worker_said(worker.worker_id, [message])
+
+    def _gone(self, worker: ModelWorker, running_key: int, how: str) -> None:
         if not self.is_closed and self.workers.pop(worker.worker_id, None) is not None:
             if not worker.is_ready:
                 self._not_before_us = self._asked_us + RESPAWN_US
-            self._act(self.listener.worker_gone, worker.worker_id, running_key, how)
+            self.listener.worker_gone(worker.worker_id, running_key, how)
 
     def _born(self, worker: ModelWorker) -> None:
         if self.is_closed or worker.is_dead:
@@ -287,8 +294,12 @@ class ModelPool:
         if self.random.random() < self.unborn_chance:
             worker.die("exited with code 1")
             return
-        worker.is_ready = True
-        self._act(self.listener.worker_ready, worker.worker_id)
+        self._act(self._ready, worker)
+
+    def _ready(self, worker: ModelWorker) -> None:
+        if not self.is_closed and worker.worker_id in self.workers:
+            worker.is_ready = True
+            self.listener.worker_ready(worker.worker_id)
 
 
 class ModelExecutioner:

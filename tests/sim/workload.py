@@ -73,7 +73,7 @@ def _settings(dice: random.Random, features: tuple[str, ...]) -> dict[str, Any]:
         "breaker_failures": dice.choice((2, 3, 5)),
         "breaker_reset_us": dice.choice((2, 5)) * S,
         "breaker_reset_max_us": 10 * S,
-        "breaker_probe_successes": dice.choice((1, 2)),
+        "half_open_tests": dice.choice((1, 2)),
     }
     if "small_queue" in features:
         settings["queue_depth_max"] = dice.randrange(8, 30)

@@ -30,9 +30,9 @@ class World:
         self.plan = plan
         self.marks = marks
         self.kernel = Kernel(plan.seed)
-        self.witness = Witness(self.kernel, marks, rebuild.judge)
-        self.store = ModelStore(self.kernel, self.witness.durable)
         self.settings = CoreSettings(**plan.settings)
+        self.witness = Witness(self.kernel, marks, self.settings.probe_time_us, rebuild.judge)
+        self.store = ModelStore(self.kernel, self.witness.durable)
         self.process: Process | None = None
         self.crash_after_release = 0
         self.down_us = 500_000
@@ -126,7 +126,8 @@ class World:
         self.faults.heal()
         self._start_coordinator()
         for machine in self.machines.values():
-            machine.resume_us = min(machine.resume_us, self.kernel.now_us)
+            if machine.keeper is not None:
+                machine.keeper.resume()
             machine.start()
             self.clients.order_agent({"agent": machine.plan.name, "order": "resume"})
         self._care()

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
+from outrider_coordinator.core import blockage, breaker, deadlines, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
@@ -200,6 +200,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     attempt.resources = task.spec.demands.resources
     task.attempt = attempt
+    if task.waits:
+        blockage.attempt_ended(effects, task)  # those of a stray were left open, for it might have come back first
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(agent, attempt)
     if task.spec.demands is not NO_DEMANDS:

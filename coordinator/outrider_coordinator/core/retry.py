@@ -91,7 +91,6 @@ def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, atte
     if task.attempt is not attempt:
         return
     task.attempt = None
-    blockage.attempt_ended(effects, task)
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return

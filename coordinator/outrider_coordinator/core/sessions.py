@@ -45,7 +45,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
     _register(state, effects, agent, event)
     agent.facts.is_leaving = False
-    applied = _outboxes(effects, agent, event.outboxes)
+    applied = _outboxes(state, effects, agent, event.outboxes)
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
     accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED)
     effects.sends.append(Reply(event.reply, accepted))
@@ -207,12 +207,18 @@ def _watch_for_silence(state: State, agent: Agent) -> None:
         state.set_timer(agent.last_heard_us + state.settings.suspect_after_us, TimerKind.SILENCE, agent.id)
 
 
-def _outboxes(effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
-    """Where each outbox is applied up to. A piece that the agent no longer has (a restored backup) is passed over."""
+def _outboxes(state: State, effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
+    """Where each outbox is applied up to.
+
+    A piece that the agent no longer has (it was acknowledged before a backup was restored) is recorded and passed (I5).
+    """
     applied, agent.replaying = {}, {}
     for outbox in outboxes:
-        seq = max(agent.applied.get(outbox.outbox_id, 0), outbox.first_seq - 1)
-        if seq != agent.applied.get(outbox.outbox_id, 0):
+        known = agent.applied.get(outbox.outbox_id, 0)
+        seq = max(known, outbox.first_seq - 1)
+        if seq != known:
+            text = f"outbox {outbox.outbox_id}: reports {known + 1} to {seq} are not there any more"
+            state.agent_event(effects, EventType.AGENT_OUTBOX_GAP, agent.id, text=text)
             agent.applied[outbox.outbox_id] = seq
             effects.outboxes[agent.id, outbox.outbox_id] = seq
         applied[outbox.outbox_id] = seq

@@ -12,6 +12,8 @@ from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 
+_UNSTARTED = frozenset((AttemptState.OFFERED, AttemptState.ACCEPTED))
+
 
 def take(agent: Agent, attempt: Attempt) -> None:
     """Count a new or resumed attempt."""
@@ -67,6 +69,7 @@ def started(agent: Agent, attempt: Attempt) -> None:
     if agent.ahead.pop(attempt.key, None) is not None:
         attempt.holds_slot = True
         agent.slots_used += 1
+        _give_way(agent)
 
 
 def park(agent: Agent, attempt: Attempt) -> None:
@@ -83,3 +86,16 @@ def unpark(agent: Agent, attempt: Attempt) -> None:
         agent.parked -= 1
         agent.slots_used += 1
         attempt.holds_slot = True
+        _give_way(agent)
+
+
+def _give_way(agent: Agent) -> None:
+    """Somebody took a slot that a prefetched attempt was counted on: that one has not started and stands first again."""
+    if agent.slots_used <= agent.slots:
+        return
+    for attempt in reversed(agent.attempts.values()):
+        if attempt.holds_slot and attempt.prefetched and attempt.state in _UNSTARTED:
+            attempt.holds_slot = False
+            agent.slots_used -= 1
+            agent.ahead = {attempt.key: attempt, **agent.ahead}
+            return
