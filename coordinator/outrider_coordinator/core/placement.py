@@ -14,6 +14,7 @@ from outrider_coordinator.core.queue import ClassKey
 from outrider_coordinator.core.spec import Constraint, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
+from outrider_coordinator.core.waits import carried
 
 
 class Rule(NamedTuple):
@@ -195,6 +196,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.created_us,
                 task.ready_us,
                 now_us,
+                carried(task) if task.waits else None,
             )
         )
     )

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.spec import Claim
+
+#: A wait that is for no named limit.
+_NO_CLAIM = Claim("")
 
 
 class InsertTask(NamedTuple):
@@ -90,6 +94,15 @@ class PutWait(NamedTuple):
     resolution: bytes
     dependency_state: int
     is_open: bool
+    opened_us: int
+    expires_us: int
+    expired_on: str
+    system: str
+    claim_key: str
+    claim_shared: bool
+    claim_units: int
+    additional_us: int
+    granted_us: int
 
 
 class PutRun(NamedTuple):
@@ -289,6 +302,7 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
 
 def wait_row(task_id: str, wait: Wait) -> PutWait:
     """A wait as it is now."""
+    claim = wait.claim or _NO_CLAIM
     return PutWait(
         task_id,
         wait.key,
@@ -300,6 +314,15 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         wait.resolution,
         wait.dependency_state,
         wait.is_open,
+        wait.opened_us,
+        wait.expires_us,
+        wait.expired_on,
+        wait.system,
+        claim.key,
+        claim.shared,
+        claim.units,
+        wait.additional_us,
+        wait.granted_us,
     )
 
 

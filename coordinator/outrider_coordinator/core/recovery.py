@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from outrider_coordinator.core import slots
+from outrider_coordinator.core.blockage import is_remembered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
@@ -35,11 +36,12 @@ def restore(
         state.add_task(task)
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
-        state.tasks[task_id].set_wait(wait)
+        if is_remembered(wait):
+            state.tasks[task_id].set_wait(wait)
     for attempt in attempts:
         _attach(state, attempt)
     for task in state.tasks.values():
-        _link(state, task)
+        _link(state, effects, task)
     for run in state.runs.values():
         run.open_count = sum(task_id in state.tasks for task_id in run.task_ids)
     for agent in state.agents.values():
@@ -64,7 +66,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         slots.give_back(agent, attempt)
 
 
-def _link(state: State, task: Task) -> None:
+def _link(state: State, effects: Effects, task: Task) -> None:
     if task.state is TaskState.PENDING:
         task.waiting_for = {other for other in task.dependency_ids if other in state.tasks}
         for dependency_id in task.dependency_ids:
@@ -77,15 +79,8 @@ def _link(state: State, task: Task) -> None:
     if task.spec.queue_timeout_us and task.attempts_made == 0:
         state.set_timer(task.created_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
     for wait in task.waits:
-        if wait.is_open and not wait.is_resolved:
-            _rearm(state, task, wait)
-
-
-def _rearm(state: State, task: Task, wait: Wait) -> None:
-    if wait.kind == "dependency":
-        state.waiters.setdefault(wait.required_task_id, []).append((task.id, wait.key))
-    elif wait.retry_us:
-        state.set_timer(wait.retry_us, TimerKind.WAIT, task.id, wait.key)
+        if wait.is_pending:
+            watch(state, effects, task, wait)
 
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:

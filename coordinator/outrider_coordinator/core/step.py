@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, reports, sessions, submission
+from outrider_coordinator.core import blockage, breaker, control, reports, sessions, submission, waits
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
     AgentOrdered,
@@ -120,6 +120,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
             blockage.retry_time_came(state, effects, key, key2)
+        case TimerKind.WAIT_BUDGET:
+            waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
         case TimerKind.LOST if agent:
