@@ -69,6 +69,17 @@ verify: $(STAMP) ## Check that what is generated is what is committed
 	@$(BIN)/python docs/generate_settings.py $(GENERATED)/settings.md
 	@diff -u docs/settings.md $(GENERATED)/settings.md || { echo "run: make docs"; exit 1; }
 
+.PHONY: coverage
+coverage: $(STAMP) ## Show which branches of the decision core its pure tests do not take
+	@$(BIN)/python -m coverage run --branch --source=outrider_coordinator.core -m pytest -q -p no:xdist \
+	  $(wildcard tests/unit tests/property tests/transcripts tests/sim) $(ARGS)
+	@$(BIN)/python -m coverage report --skip-covered --show-missing
+
+.PHONY: mutate
+mutate: $(STAMP) ## Put small faults into the decision core and see whether tests notice (ARGS="breaker queue")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutation.txt
+	@$(BIN)/python tests/mutation/mutate_core.py $(ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
@@ -79,8 +90,9 @@ interop: $(STAMP) ## Drive a coordinator from Node, by reflection and by the pro
 
 .PHONY: lock
 lock: $(STAMP) ## Lock the dependencies again after a change (ARGS=--upgrade for newer ones)
-	@for extra in base coordinator dev; do \
-	  case $$extra in base) options=;; coordinator) options="--extra coordinator";; dev) options="--extra coordinator --group dev";; esac; \
+	@for extra in base coordinator dev mutation; do \
+	  case $$extra in base) options=;; coordinator) options="--extra coordinator";; \
+	    dev) options="--extra coordinator --group dev";; mutation) options="--extra coordinator --group dev --group mutation";; esac; \
 	  $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate $(ARGS) \
 	    --universal --python-version 3.11 $$options pyproject.toml --output-file requirements/$$extra.txt || exit 1; \
 	done

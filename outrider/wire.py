@@ -39,15 +39,15 @@ _SHORT = tuple(_encode(value) for value in range(_SHORT_END))
 _GROUP = tuple(bytes((value | 0x80,)) for value in range(0x80))
 
 #: What stands before an integer, and before a string, bytes or message, by field number.
-INTEGER_KEYS = tuple(_encode(field << 3) for field in range(32))
-BLOCK_KEYS = tuple(_encode(field << 3 | 2) for field in range(32))
+INTEGER_KEYS = tuple(_encode(field << 3) for field in range(64))
+BLOCK_KEYS = tuple(_encode(field << 3 | 2) for field in range(64))
 
 
 def integer(field: int, value: int) -> bytes:
-    """An integer, bool or enum field; field numbers below 32."""
+    """An integer, bool or enum field; field numbers below 64."""
     return INTEGER_KEYS[field] + varint(value)
 
 
 def block(field: int, body: bytes) -> bytes:
-    """A string, bytes or message field; field numbers below 32."""
+    """A string, bytes or message field; field numbers below 64."""
     return BLOCK_KEYS[field] + varint(len(body)) + body

@@ -14,7 +14,7 @@ from outrider_agent.daemon import EXIT_CANNOT_START, run
 from outrider_agent.settings import load
 
 #: Flags that are no settings of that name.
-_OTHER = ("config", "preset", "label", "drain_timeout")
+_OTHER = ("config", "preset", "label", "resource", "drain_timeout")
 _EPILOG = """\
 Every flag is also a setting: a key of [agent] in the --config file, or OUTRIDER_AGENT_<NAME> in the environment; flags
 win over the environment, which wins over the file. Without --coordinator the agent looks at OUTRIDER_COORDINATOR and
@@ -25,7 +25,7 @@ stops them at once. Exit codes: 0 drained, 1 cannot start or refused by the coor
 
 examples:
   outrider-agent --coordinator 127.0.0.1:7420 --slots 4
-  outrider-agent --coordinator coordinator.example:7420 --tls-ca ca.pem --label gpu=yes --label zone=b
+  outrider-agent --coordinator coordinator.example:7420 --tls-ca ca.pem --label zone=b --resource gpu=2
 """
 
 
@@ -45,6 +45,15 @@ def parser(prog: str = "outrider-agent") -> argparse.ArgumentParser:
     made.add_argument(
         "--label", action="append", default=[], metavar="KEY=VALUE", help="what tasks can ask for; repeatable"
     )
+    made.add_argument(
+        "--resource", action="append", default=[], metavar="NAME=AMOUNT", help="what tasks can take; repeatable"
+    )
+    made.add_argument(
+        "--runner", action="append", dest="runners", metavar="NAME", help="a runner tasks can ask for; repeatable"
+    )
+    made.add_argument(
+        "--task-type", action="append", dest="task_types", metavar="TYPE", help="a type tasks can ask for; repeatable"
+    )
     made.add_argument("--state-directory", metavar="DIR", help="outbox and scratch space")
     made.add_argument("--working-directory", metavar="DIR", help="where workers run and import from (default: here)")
     made.add_argument("--drain-timeout", type=float, metavar="SECONDS", help="how long SIGTERM lets attempts finish")
@@ -61,7 +70,20 @@ def flags_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
     flags = {name: value for name, value in vars(arguments).items() if name not in _OTHER}
     flags["drain_timeout_s"] = arguments.drain_timeout
     flags["labels"] = parse_labels(arguments.label) or None
+    flags["resources"] = parse_resources(arguments.resource) or None
     return flags
+
+
+def parse_resources(texts: Sequence[str]) -> dict[str, float]:
+    """``NAME=AMOUNT`` texts as amounts; raises `ValueError` naming the one that is not."""
+    amounts = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        try:
+            amounts[name] = float(amount)
+        except ValueError:
+            raise ValueError(f"--resource {text!r} must be NAME=AMOUNT, like gpu=1") from None
+    return amounts
 
 
 def parse_labels(texts: Sequence[str]) -> dict[str, str]:

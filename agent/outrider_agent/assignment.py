@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+from google.protobuf.duration_pb2 import Duration
 
 from outrider import tracing
 from outrider.v1 import agent_service_pb2, task_pb2
@@ -34,6 +35,9 @@ class Origin:
 class Dossier(msgspec.Struct, eq=False):
     """Everything the keeper has on one attempt beside its place on the board.
 
+    ``timeout_us`` bounds its running time, ``silence_us`` the time between two messages and ``remaining_us`` everything
+    from its arrival on; 0 means no bound.
+
     A struct and not a dataclass: one is made for every attempt, and this is made in a fifth of the time.
     """
 
@@ -42,6 +46,8 @@ class Dossier(msgspec.Struct, eq=False):
     narrator: Narrator
     attempt_key: str
     timeout_us: int
+    silence_us: int
+    remaining_us: int
     received_ns: int
     parent: tracing.TraceParent | None
     span: tracing.TraceParent | None
@@ -61,6 +67,11 @@ class Dossier(msgspec.Struct, eq=False):
     stop: tuple[int, str] | None = None
     #: Fenced: nobody wants to hear of it.
     is_silent: bool = False
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether some time of the attempt is limited."""
+        return bool(self.timeout_us or self.silence_us or self.remaining_us)
 
     def grant(self, resolve: messages.Resolve) -> int:
         """How much longer the attempt may run by a resolution, in microseconds; nothing when it comes again."""
@@ -118,7 +129,11 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     is_prefetched = not is_command and assignment.prefetched
     attempt = Attempt(key, task_id, number, fence, is_prefetched, is_command)
     narrator = Narrator(task_id, number, fence, traceparent)
-    return Dossier(attempt, run, narrator, attempt_key, _microseconds(spec), now_ns, parent, span)
+    timeout_us = _microseconds(spec.timeout) if spec.HasField("timeout") else 0
+    silence_us = _microseconds(spec.stall_timeout) if spec.HasField("stall_timeout") else 0
+    remaining_us = _microseconds(assignment.remaining_duration) if assignment.HasField("remaining_duration") else 0
+    bounds = (timeout_us, silence_us, remaining_us)
+    return Dossier(attempt, run, narrator, attempt_key, *bounds, now_ns, parent, span)
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:
@@ -165,8 +180,6 @@ def _carried(key: int, assignment: agent_service_pb2.Assignment) -> tuple[list[m
     return answers, [one.key for one in assignment.expired_waits]
 
 
-def _microseconds(spec: task_pb2.TaskSpec) -> int:
-    """The attempt's time budget; 0 means none."""
-    if not spec.HasField("timeout"):
-        return 0
-    return max(1, spec.timeout.ToMicroseconds())
+def _microseconds(budget: Duration) -> int:
+    """A time budget that is there, at least 1."""
+    return max(1, budget.ToMicroseconds())

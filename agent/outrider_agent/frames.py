@@ -34,6 +34,9 @@ class Identity:
     prefetch_credit: int
     parked_max: int
     labels: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
+    task_types: tuple[str, ...] = ()
+    runners: tuple[str, ...] = ()
 
 
 def hello(
@@ -52,6 +55,9 @@ def hello(
         instance_start_ms=identity.instance_start_ms,
         version=identity.version,
         labels=identity.labels,
+        resources=identity.resources,
+        task_types=identity.task_types,
+        runners=identity.runners,
         slots=identity.slots,
         prefetch_credit=identity.prefetch_credit,
         parked_max=identity.parked_max,

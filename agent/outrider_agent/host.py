@@ -34,6 +34,11 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
+def resources() -> dict[str, float]:
+    """What tasks can take of the machine unless the settings say otherwise: `cpu` in cores, `memory` in bytes."""
+    return {"cpu": float(len(os.sched_getaffinity(0))), "memory": float(psutil.virtual_memory().total)}
+
+
 def boot_id() -> str:
     """The kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -333,5 +333,8 @@ async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str
         prefetch_credit=settings.prefetch_credit,
         parked_max=settings.parked_max,
         labels=dict(settings.labels),
+        resources=host.resources() | settings.resources,
+        task_types=tuple(sorted(settings.task_types)),
+        runners=tuple(sorted(settings.runners)),
     )
     return await Keeper(settings, state, identity, targets).run()

@@ -15,11 +15,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from outrider.v1 import task_pb2, worker_message_pb2
+from outrider.wire import BLOCK_KEYS, block, integer
 from outrider.worker import messages
 from outrider_agent import wire
 
 #: The arms of WorkerMessage.message, in the order of their numbers.
-_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED, _ANSWER_GIVEN = map(wire.key, range(10, 18))
+_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED, _ANSWER_GIVEN = BLOCK_KEYS[10:18]
 
 
 class Narrator:
@@ -109,15 +110,15 @@ def _unblocked(message: messages.Unblocked) -> bytes:
 
 
 def _log(message: messages.LogOutput) -> bytes:
-    return wire.integer(1, message.stream) + wire.block(2, message.data)
+    return integer(1, message.stream) + block(2, message.data)
 
 
 def _completed(message: messages.Completed) -> bytes:
     body = wire.completed_result(message.data, message.content_type)
     if not message.summary and not message.remaining_issues:
         return body
-    summary = wire.block(2, message.summary.encode()) if message.summary else b""
-    return b"".join((body, summary, *(wire.block(3, issue.encode()) for issue in message.remaining_issues)))
+    summary = block(2, message.summary.encode()) if message.summary else b""
+    return b"".join((body, summary, *(block(3, issue.encode()) for issue in message.remaining_issues)))
 
 
 def _failed(message: messages.Failed) -> bytes:

@@ -34,6 +34,15 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int, setting("Attempts that run at once; 0 takes the number of CPUs the agent may use.", ge=0, le=4096)
     ] = 0
     labels: Annotated[dict[str, str], setting("What tasks can ask for with constraints.")] = {}
+    resources: Annotated[
+        dict[str, float],
+        setting(
+            "Amounts that tasks can take, like {gpu = 2}; cpu (cores) and memory (bytes) default to the machine's. "
+            "They count against tasks that claim some, and against no others."
+        ),
+    ] = {}
+    task_types: Annotated[list[str], setting("Task types offered to tasks that ask for one by name.")] = []
+    runners: Annotated[list[str], setting("Runners offered to tasks that ask for one by name.")] = []
     state_directory: Annotated[
         str,
         setting("Outbox and scratch space; empty takes $STATE_DIRECTORY, else the XDG state folder and the name."),
@@ -115,6 +124,11 @@ def resolved(settings: AgentSettings, environment: Mapping[str, str]) -> AgentSe
     working_directory = Path(settings.working_directory or Path.cwd()).absolute()
     if not working_directory.is_dir():
         raise InvalidRequest(f"the working directory {working_directory} does not exist; set agent.working_directory")
+    for name_of, amount in settings.resources.items():
+        if not (name_of and 0 <= amount < float("inf")):
+            raise InvalidRequest(
+                f"agent.resources: {name_of!r} is {amount}; give each a name and an amount of 0 or more"
+            )
     for field, values in (("log_level", ("debug", "info", "warning", "error")), ("log_format", ("plain", "json"))):
         if getattr(settings, field) not in values:
             raise InvalidRequest(f"agent.{field} is {getattr(settings, field)!r}; use one of {', '.join(values)}")

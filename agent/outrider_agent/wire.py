@@ -1,13 +1,15 @@
-"""Protobuf by hand where a message is put together from parts that are already encoded.
+"""Reports and their frames, put together by hand from parts that are already encoded.
 
-Owns the few encoding rules the hot path needs (varints, length-delimited fields) and the frames built with them. The
-field numbers are those of protos/outrider/v1; a test compares every function with the generated classes.
+Owns the form of what the agent sends for every attempt; the encoding rules are `outrider.wire`'s. The field numbers are
+those of protos/outrider/v1; a test compares every function with the generated classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+
+from outrider.wire import BLOCK_KEYS, INTEGER_KEYS, block, integer, varint
 
 #: SessionRequest.session_epoch, SessionRequest.reports, Reports.outbox_id, .first_seq.
 _EPOCH, _REPORTS, _OUTBOX_ID, _FIRST_SEQ = 1, 7, 1, 2
@@ -17,38 +19,12 @@ _TRACE, _TRACEPARENT = 30, 1
 _SECONDS, _NANOS, _WORKER_PID, _CONTENT_TYPE = 1, 2, 1, 2
 
 
-#: Groups of seven bits that others follow.
-_CONTINUED = tuple(bytes((group | 128,)) for group in range(128))
-#: Keys, lengths and most numbers have at most two groups; looking them up is a third of all encoding saved.
-_SHORT_END = 1 << 12
-_SHORT = tuple(bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in range(_SHORT_END))
-
-
-def varint(value: int) -> bytes:
-    """A non-negative integer in base 128, least significant group first."""
-    return _SHORT[value] if value < _SHORT_END else _CONTINUED[value & 127] + varint(value >> 7)
-
-
-def integer(field: int, value: int) -> bytes:
-    """An integer field."""
-    return varint(field << 3) + varint(value)
-
-
-def key(field: int) -> bytes:
-    """What stands before the length of a string, bytes or message field."""
-    return varint(field << 3 | 2)
-
-
-def block(field: int, body: bytes) -> bytes:
-    """A string, bytes or message field."""
-    return key(field) + varint(len(body)) + body
-
-
 #: What every report has, put together once: WorkerMessage.task_id, .attempt, .fence, .number, .event_time, .terminal
 #: (true) and .start; Start.event_time and .started; Completed.result; Payload.data; Reports.messages.
-_TASK_ID_KEY, _ATTEMPT_KEY, _FENCE_KEY = key(1), varint(2 << 3), varint(3 << 3)
-_NUMBER_KEY, _EVENT_TIME_KEY, _TERMINAL, _START_KEY = varint(4 << 3), key(5), integer(6, 1), key(7)
-_START_TIME_KEY, _STARTED_KEY, _RESULT_KEY, _DATA_KEY, _MESSAGES_KEY = key(1), key(2), key(1), key(1), key(3)
+_TASK_ID_KEY, _ATTEMPT_KEY, _FENCE_KEY, _NUMBER_KEY = BLOCK_KEYS[1], *INTEGER_KEYS[2:5]
+_EVENT_TIME_KEY, _TERMINAL, _START_KEY = BLOCK_KEYS[5], integer(6, 1), BLOCK_KEYS[7]
+_START_TIME_KEY, _STARTED_KEY, _RESULT_KEY = BLOCK_KEYS[1], BLOCK_KEYS[2], BLOCK_KEYS[1]
+_DATA_KEY, _MESSAGES_KEY, _NANOS_KEY = BLOCK_KEYS[1], BLOCK_KEYS[3], INTEGER_KEYS[_NANOS]
 
 
 def worker_message_prefix(task_id: str, attempt: int, fence: int, traceparent: str) -> bytes:
@@ -63,7 +39,7 @@ def worker_message_prefix(task_id: str, attempt: int, fence: int, traceparent: s
 def worker_message(
     prefix: bytes, number: int, time_ns: int, arm_key: bytes, body: bytes, *, is_terminal: bool, start: bytes = b""
 ) -> bytes:
-    """A WorkerMessage: ``arm_key`` is the `key` of the oneof's field, ``body`` what stands in it.
+    """A WorkerMessage: ``arm_key`` stands before the length of the oneof's field, ``body`` what stands in it.
 
     ``start`` is what `start` made, on a terminal message that takes the attempt's start along.
     """
@@ -112,7 +88,7 @@ def _timestamp(time_ns: int) -> bytes:
 @lru_cache(maxsize=8)
 def _of_second(seconds: int, nanos_bytes: int) -> bytes:
     """What stands before the nanos of a Timestamp and before that: the same for most messages of that second."""
-    body = integer(_SECONDS, seconds) + varint(_NANOS << 3)
+    body = integer(_SECONDS, seconds) + _NANOS_KEY
     return varint(len(body) + nanos_bytes) + body
 
 
@@ -122,4 +98,4 @@ def reports_frame(epoch: int, outbox_id: str, first_seq: int, messages: Iterable
     for message in messages:
         parts += (_MESSAGES_KEY, varint(len(message)), message)
     reports = b"".join(parts)
-    return b"".join((integer(_EPOCH, epoch), key(_REPORTS), varint(len(reports)), reports))
+    return b"".join((integer(_EPOCH, epoch), BLOCK_KEYS[_REPORTS], varint(len(reports)), reports))

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import secrets
 import signal
 import ssl
 import sys
@@ -178,7 +179,8 @@ class _Daemon:
     def _engine(self) -> Engine:
         clock = Clock()
         settings = core_settings(self._settings)
-        state = new_state(settings, coordinator_epoch=self._store.coordinator_epoch, now_us=clock.now_us())
+        epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
+        state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
         recovered = restore(state, self._store.reader, stored_spec)
         if state.epoch == 1:
             state.requests.is_complete = True

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from outrider_coordinator.core.records import Write
 from outrider_coordinator.store.errors import StoreFailed
@@ -24,6 +24,7 @@ from outrider_coordinator.store.errors import StoreFailed
 APPLY_ROWS, APPLY_BYTES, APPLY_AFTER_S = 32_768, 16 << 20, 0.5
 
 Work = TypeVar("Work")
+Values = ParamSpec("Values")
 
 
 class Store(Protocol[Work]):
@@ -60,7 +61,6 @@ class StoreThread(Generic[Work]):
         applied: Callable[[], None],
         failed: Callable[[BaseException, str], None],
     ) -> None:
-        self._committed = committed
         self._applied = applied
         self._failed = failed
         self._loop = asyncio.get_running_loop()
@@ -71,7 +71,9 @@ class StoreThread(Generic[Work]):
         self._error: BaseException | None = None
         self._is_closed = False
         self.unapplied_rows = 0
-        self._writing = _Writing(store, self._tell)
+        self._writing = _Writing(
+            store, self._on_loop(committed), self._on_loop(self._now_applied), self._on_loop(self._now_failed)
+        )
         self._thread = threading.Thread(target=self._writing.run, name="store", daemon=True)
         self._thread.start()
 
@@ -97,20 +99,18 @@ class StoreThread(Generic[Work]):
         self._writing.orders.put(self._writing.end)
         self._thread.join()
 
-    def _tell(self, what: str, value: float | BaseException) -> None:
-        """Called in the threads."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hear, what, value)
+    def _on_loop(self, hear: Callable[Values, None]) -> Callable[Values, None]:
+        """What the threads call for ``hear`` to be called on the loop."""
 
-    def _hear(self, what: str, value: float | BaseException) -> None:
-        if isinstance(value, BaseException):
-            self._end(value)
-            self._failed(value, what)
-        elif what == "committed":
-            self._committed(value)
-        else:
-            self._now_applied(int(value))
-            self._applied()
+        def tell(*args: Values.args, **kwargs: Values.kwargs) -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(functools.partial(hear, *args, **kwargs))
+
+        return tell
+
+    def _now_failed(self, error: BaseException, what: str) -> None:
+        self._end(error)
+        self._failed(error, what)
 
     def _now_applied(self, batches: int) -> None:
         while self._applied_batches < batches:
@@ -121,6 +121,7 @@ class StoreThread(Generic[Work]):
         for future in ready:
             if not future.done():
                 future.set_result(None)
+        self._applied()
 
     def _end(self, error: BaseException) -> None:
         self._error = error
@@ -133,10 +134,18 @@ class StoreThread(Generic[Work]):
 class _Writing(Generic[Work]):
     """The store thread's side, and the apply thread's."""
 
-    def __init__(self, store: Store[Work], tell: Callable[[str, float | BaseException], None]) -> None:
+    def __init__(
+        self,
+        store: Store[Work],
+        committed: Callable[[float], None],
+        applied: Callable[[int], None],
+        failed: Callable[[BaseException, str], None],
+    ) -> None:
         self.orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._store = store
-        self._tell = tell
+        self._committed = committed
+        self._applied = applied
+        self._failed = failed
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._batches = 0
         self._due_s = 0.0
@@ -153,7 +162,7 @@ class _Writing(Generic[Work]):
                 if not self._is_applying and self._is_due():
                     self._begin_apply()
         except BaseException as error:
-            self._tell("what was committed could not be applied" if self._has_failed else "a commit failed", error)
+            self._failed(error, "what was committed could not be applied" if self._has_failed else "a commit failed")
         self._work.put(None)
         applier.join()
 
@@ -165,7 +174,7 @@ class _Writing(Generic[Work]):
                 self._due_s = began_s + APPLY_AFTER_S
             self._store.append(batch)
         self._batches += 1
-        self._tell("committed", time.perf_counter() - began_s)
+        self._committed(time.perf_counter() - began_s)
 
     def hurry(self) -> None:
         """Somebody wants to read what is durable by now."""
@@ -200,11 +209,11 @@ class _Writing(Generic[Work]):
             self._applying_batches = self._batches
             self._work.put(self._store.take_backlog())
         else:
-            self._tell("applied", self._batches)
+            self._applied(self._batches)
 
     def _end_apply(self) -> None:
         self._is_applying = False
-        self._tell("applied", self._applying_batches)
+        self._applied(self._applying_batches)
 
     def _fail_apply(self, error: BaseException) -> None:
         self._has_failed = True

@@ -64,6 +64,9 @@ def show(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> 
             ("parked", str(agent.parked or "")),
             ("breaker", _breaker(agent)),
             ("labels", " ".join(f"{key}={value}" for key, value in sorted(agent.labels.items()))),
+            ("resources", _resources(agent)),
+            ("task types", " ".join(agent.task_types)),
+            ("runners", " ".join(agent.runners)),
             ("host", agent.host),
             ("version", agent.version),
             ("connected", output.age(agent.session_start_time)),
@@ -74,6 +77,17 @@ def show(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> 
             ("unacknowledged", str(agent.outbox_pending or "")),
         ]
     )
+
+
+def _resources(agent: Any) -> str:
+    """Every resource with what live tasks have taken of it, memory in GiB."""
+    words = []
+    for name, amount in sorted(agent.resources.items()):
+        used, scale, unit = agent.resources_used.get(name, 0.0), 1.0, ""
+        if name == "memory":
+            scale, unit = 2.0**30, " GiB"
+        words.append(f"{name} {used / scale:g} of {round(amount / scale, 1):g}{unit}")
+    return ", ".join(words)
 
 
 def _agent(context: typer.Context, name: str) -> Any:

@@ -188,7 +188,7 @@ def watch(
             output.emit(event) if as_json else output.line(follow.describe(event))
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except Exception:
+    except Exception:  # once the wait is over: closing the session ended the stream, with whatever error that gives
         if not stop.is_set():
             raise
     if stop.is_set():

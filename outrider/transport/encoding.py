@@ -11,6 +11,7 @@ from typing import Any
 
 from outrider.v1 import task_pb2
 from outrider.v1 import task_service_pb2 as pb
+from outrider.wire import block
 from outrider.work import Options, call_arguments, check_size, function_name
 
 #: So many functions are remembered by one client; a program has fewer, unless it makes up names.
@@ -22,24 +23,6 @@ _REQUEST_ID = pb.SubmitRequest.REQUEST_ID_FIELD_NUMBER
 _SPEC = pb.SubmitRequest.SPEC_FIELD_NUMBER
 _TASKS = pb.Submissions.TASKS_FIELD_NUMBER
 _SUBMISSIONS = pb.SubmitStreamRequest.SUBMISSIONS_FIELD_NUMBER
-
-
-def delimited(number: int, data: bytes) -> bytes:
-    """A field with this number, of a message, string or bytes type, in protobuf's encoding."""
-    key, size = number << 3 | 2, len(data)
-    if key < 0x80 and size < 0x80:
-        return bytes((key, size)) + data
-    if key < 0x80 and size < 0x4000:
-        return bytes((key, size & 0x7F | 0x80, size >> 7)) + data
-    return _varint(key) + _varint(size) + data
-
-
-def _varint(value: int) -> bytes:
-    groups = []
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*groups, value))
 
 
 class CallEncoder:
@@ -62,8 +45,8 @@ class CallEncoder:
             name = function_name(function)
             known = self._known.get(name) or self._know(name)
         if args or kwargs:
-            known += delimited(_ARGUMENTS, delimited(_DATA, call_arguments(name, args, kwargs)))
-        spec = delimited(_FUNCTION, known)
+            known += block(_ARGUMENTS, block(_DATA, call_arguments(name, args, kwargs)))
+        spec = block(_FUNCTION, known)
         if not self._is_default:
             spec = self._options.apply(task_pb2.TaskSpec()).SerializeToString() + spec
         check_size(len(spec))
@@ -87,14 +70,14 @@ class RequestEncoder:
         self, request_id: str, spec: bytes, dependency_ids: Sequence[str], trace: task_pb2.TraceContext
     ) -> bytes:
         """A request as it stands in a frame; ``spec`` is a serialized TaskSpec."""
-        data = self._same + delimited(_REQUEST_ID, request_id.encode()) + delimited(_SPEC, spec)
+        data = self._same + block(_REQUEST_ID, request_id.encode()) + block(_SPEC, spec)
         if dependency_ids:
             data += pb.SubmitRequest(dependency_ids=dependency_ids).SerializeToString()
         if trace.traceparent:
             data += pb.SubmitRequest(trace=trace).SerializeToString()
-        return delimited(_TASKS, data)
+        return block(_TASKS, data)
 
 
 def frame(requests: Sequence[bytes]) -> bytes:
     """A serialized SubmitStreamRequest with these requests."""
-    return delimited(_SUBMISSIONS, b"".join(requests))
+    return block(_SUBMISSIONS, b"".join(requests))

@@ -27,6 +27,7 @@ BUILD = {
     "9 systemd": 5,
     "10 census": 5,
     "11 figures": 1,
+    "limits": 5,
 }
 BAD_INPUT = (
     "unknown function",

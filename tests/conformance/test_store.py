@@ -30,6 +30,7 @@ READS: dict[type, Callable[[Reader, Any], Any]] = {
     records.PutRun: lambda reader, row: getattr(reader.run(row.namespace, row.id), "run", None),
     records.PutAgent: lambda reader, row: next(part for part in reader.agents() if part.id == row.id),
     records.PutOutbox: lambda reader, row: next(part for part in reader.outboxes() if part[:2] == row[:2]),
+    records.PutLimit: lambda reader, row: next(part for part in reader.limits() if part[:2] == row[:2]),
     records.InsertLog: lambda reader, row: records.InsertLog(
         row.task_id, row.attempt, *reader.logs(row.task_id, row.attempt, row.number - 1, 1)[0]
     ),
@@ -67,7 +68,7 @@ def test_every_record_comes_back_as_it_was_written(store: SqliteStore, record: t
 def test_every_kind_of_record_is_tested() -> None:
     """No record is added to the core without a test of how it is stored; evidence and deletes have their own."""
     kinds = {kind for kind in vars(records).values() if isinstance(kind, type) and kind.__module__ == records.__name__}
-    others = {records.UpdateTask, records.DeleteAgent, records.InsertEvidence}
+    others = {records.UpdateTask, records.DeleteAgent, records.DeleteLimit, records.InsertEvidence}
     assert {kind for kind in kinds if hasattr(kind, "_fields")} == set(READS) | others
 
 
@@ -137,6 +138,38 @@ def test_a_batch_that_fails_leaves_nothing(store: SqliteStore) -> None:
     assert store.reader.task("default", "new") is None
     store.commit([task("new")])
     assert store.reader.task("default", "new") is not None
+
+
+LIMITS = st.lists(
+    st.one_of(
+        st.builds(
+            lambda key, capacity: example(records.PutLimit, key=key, capacity=capacity),
+            st.sampled_from("ab"),
+            st.integers(1, 9),
+        ),
+        st.builds(records.DeleteLimit, st.just("namespace"), st.sampled_from("ab")),
+    ),
+    max_size=6,
+)
+
+
+@on_one_store
+@given(batches=st.lists(LIMITS, min_size=1, max_size=3))
+def test_limits_are_defined_and_forgotten_in_the_order_given(
+    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: Any
+) -> None:
+    """However definitions and their ends are mixed in a batch, the last word on each limit is what is found."""
+    store = open_store(tmp_path_factory.mktemp("limits"))
+    store.commit([records.DeleteLimit("namespace", key) for key in "ab"])
+    found: dict[str, Any] = {}
+    for batch in batches:
+        store.commit(batch)
+        for row in batch:
+            found.pop(row.key, None)
+            if isinstance(row, records.PutLimit):
+                found[row.key] = row
+    assert store.reader.limits() == [found[key] for key in sorted(found)]
+    store.close()
 
 
 FLEET = st.lists(

@@ -6,30 +6,15 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
 import outrider
-from support.command_line import TIMEOUT_S, CommandLine, cluster_up, command_line
+from support.command_line import TIMEOUT_S, CommandLine
 from support.waiting import eventually
 
 NOWHERE = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """A command line beside a cluster of two agents."""
-    with cluster_up(tmp_path_factory.mktemp("up"), "--agents", "2", "--slots", "2") as line:
-        yield line
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[CommandLine]:
-    """A command line without a cluster."""
-    with command_line(tmp_path) as line:
-        yield line
 
 
 @pytest.fixture

@@ -5,28 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from support.command_line import TIMEOUT_S, CommandLine, cluster_up, command_line
+from support.command_line import TIMEOUT_S, CommandLine
 from support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """A command line beside a cluster of two agents."""
-    with cluster_up(tmp_path_factory.mktemp("up"), "--agents", "2", "--slots", "2") as line:
-        yield line
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[CommandLine]:
-    """A command line without a cluster."""
-    with command_line(tmp_path) as line:
-        yield line
 
 
 def test_submit_prints_the_id(cli: CommandLine) -> None:

@@ -38,15 +38,6 @@ def client(running: Cluster) -> Iterator[outrider.Client]:
         yield connected
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where tasks wait until the test lets them on."""
-    made = Gate(tmp_path)
-    yield made
-    made.open(100)
-    made.close()
-
-
 # --- submit
 
 

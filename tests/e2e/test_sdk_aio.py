@@ -36,15 +36,6 @@ async def client(running: Cluster) -> AsyncIterator[aio.Client]:
         yield connected
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where tasks wait until the test lets them on."""
-    made = Gate(tmp_path)
-    yield made
-    made.open(100)
-    made.close()
-
-
 async def in_state(handle: aio.TaskHandle[object], state: TaskState) -> None:
     """Wait until the task is there."""
     pause = asyncio.Event()

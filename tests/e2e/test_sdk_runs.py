@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent import futures
-from pathlib import Path
 
 import pytest
 
@@ -33,15 +32,6 @@ def client(running: Cluster) -> Iterator[outrider.Client]:
     """One client for all tests here."""
     with running.connect() as connected:
         yield connected
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where tasks wait until the test lets them on."""
-    made = Gate(tmp_path)
-    yield made
-    made.open(100)
-    made.close()
 
 
 # --- runs

@@ -31,15 +31,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where tasks wait until the test lets them on."""
-    made = Gate(tmp_path)
-    yield made
-    made.open(100)
-    made.close()
-
-
 def test_submits_survive_kill_9(running: Cluster) -> None:
     """The coordinator dies amid 300 submits from two threads: every handle gets its result, no task exists twice."""
     handles: SimpleQueue[tuple[int, outrider.TaskHandle[int]]] = SimpleQueue()

@@ -19,7 +19,9 @@ _STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     int: INTEGERS,
     bytes: st.binary(max_size=20),
     bool: st.booleans(),
+    float: st.floats(allow_nan=False),
     dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=3),
+    dict[str, float]: st.dictionaries(TEXTS, st.floats(0, 2**40), max_size=3),
     tuple[str, ...]: st.lists(TEXTS, max_size=3).map(tuple),
     tuple[tuple[int, int], ...]: st.lists(st.tuples(INTEGERS, INTEGERS), max_size=3).map(tuple),
 }
@@ -50,7 +52,9 @@ def _value(name: str, hint: Any, at: int) -> Any:
         int: at,
         bytes: name.encode(),
         bool: at % 2 == 0,
+        float: at + 0.5,
         dict[str, str]: {name: "value"},
+        dict[str, float]: {name: at / 2},
         tuple[str, ...]: (name, "second"),
         tuple[tuple[int, int], ...]: ((at, 1), (at + 1, 2)),
     }

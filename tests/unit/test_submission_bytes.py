@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from outrider.errors import InvalidRequest, TooLarge
-from outrider.transport.encoding import CallEncoder, RequestEncoder, delimited, frame
+from outrider.transport.encoding import CallEncoder, RequestEncoder, frame
 from outrider.v1 import task_pb2, task_service_pb2
+from outrider.wire import block
 from outrider.work import SPEC_BYTES_MAX, Options, function_spec
 
 OPTIONS = (
@@ -19,13 +20,13 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
-@pytest.mark.parametrize("number", [1, 15, 16, 300])
+@pytest.mark.parametrize("number", [1, 15, 16, 63])
 def test_a_field_of_any_size_is_written_as_protobuf_does(number: int, size: int) -> None:
     """Key and length are varints of as many bytes as they need."""
     key = number << 3 | 2
-    message = task_pb2.Payload.FromString(delimited(1, b"x" * size))
+    message = task_pb2.Payload.FromString(block(1, b"x" * size))
     assert message.data == b"x" * size
-    head = delimited(number, b"x" * size)[: -size or None]
+    head = block(number, b"x" * size)[: -size or None]
     values, value, shift = [], 0, 0
     for byte in head:
         value |= (byte & 0x7F) << shift

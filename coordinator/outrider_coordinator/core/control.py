@@ -1,4 +1,4 @@
-"""What people order: cancel a task; pause, resume, drain, remove or trust an agent. And what time ends by itself."""
+"""What people order: cancel a task; pause, resume, drain, remove or trust an agent."""
 
 from __future__ import annotations
 
@@ -34,14 +34,6 @@ def cancel(state: State, effects: Effects, task_id: str, message: str) -> Cancel
             PushCancel(agent.epoch, agent.id, task.id, attempt.number, attempt.fence, message or "cancel requested")
         )
     return CancelVerdict(task_id, task.state, cancelled=True)
-
-
-def queue_timed_out(state: State, effects: Effects, task_id: str) -> None:
-    """A task waited for its first start for longer than it may."""
-    task = state.tasks.get(task_id)
-    if task is not None and task.attempts_made == 0 and task.state in (TaskState.PENDING, TaskState.QUEUED):
-        error = encode_error(Reason.QUEUE_TIMEOUT, "did not start within its queue timeout")
-        end_task(state, effects, task, TaskState.EXPIRED, reason=Reason.QUEUE_TIMEOUT, error=error)
 
 
 def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -> None:

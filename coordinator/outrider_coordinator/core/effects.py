@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core import records
 from outrider_coordinator.core.events import ReplyTo
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Trace, Wait
 from outrider_coordinator.core.states import Reason, TaskState
 
@@ -76,7 +77,10 @@ class Carried(NamedTuple):
 
 
 class PushAssign(NamedTuple):
-    """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches."""
+    """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches.
+
+    ``remaining_us`` is what is left of the task's deadline, 0 when it has none.
+    """
 
     epoch: int
     agent_id: str
@@ -93,6 +97,7 @@ class PushAssign(NamedTuple):
     created_us: int
     ready_us: int
     offered_us: int
+    remaining_us: int = 0
     carried: Carried | None = None
 
 
@@ -184,6 +189,7 @@ class Effects:
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
+    limits: dict[LimitKey, Pool] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
 
 
@@ -201,5 +207,7 @@ def rows(effects: Effects) -> list[records.Write]:
     writes.extend(
         records.PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items()
     )
+    if effects.limits:
+        writes += [records.limit_row(key, pool) for key, pool in effects.limits.items()]
     writes.extend(effects.events)
     return writes

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
@@ -141,6 +142,9 @@ class SessionOpened:
     held: list[Held]
     outboxes: list[OutboxFacts]
     reply: ReplyTo
+    resources: dict[str, float] = field(default_factory=dict)
+    task_types: tuple[str, ...] = ()
+    runners: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -273,6 +277,19 @@ class AgentOrdered:
 
 
 @dataclass(slots=True)
+class LimitDefined:
+    """Somebody says what a limit is, or with ``definition`` None that its name means nothing special any more.
+
+    Reply: True, or Refused (NOT_FOUND) when there is nothing to forget.
+    """
+
+    namespace: str
+    key: str
+    definition: Definition | None
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
 class OutcomesLoaded:
     """What the store says of tasks asked for by a `LoadOutcomes`: None for ids it does not have."""
 
@@ -296,6 +313,7 @@ Event = (
     | ReportsReceived
     | SessionEnded
     | AgentOrdered
+    | LimitDefined
     | OutcomesLoaded
     | Ticked
 )

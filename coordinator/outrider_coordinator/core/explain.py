@@ -101,7 +101,7 @@ def _suggestions(state: State, task: Task, rules: list[str]) -> list[str]:
         suggestions.append("one more agent, or more slots on one")
     for agent_id in sorted(state.agents):
         agent = state.agents[agent_id]
-        if agent.admin is Admin.PAUSED and mismatch(agent, task.spec.constraints) is None:
+        if agent.admin is Admin.PAUSED and mismatch(agent, task.spec.demands) is None:
             suggestions.append(f"outrider agent resume {agent_id}")
     if "NO_FREE_SLOT" in rules and task.spec.priority < 10:
         suggestions.append(f"a higher priority than {task.spec.priority}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
@@ -37,6 +38,8 @@ NO_TRACE = Trace()
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
+    ``resources`` are what it takes of its agent's machine, as its task demands.
+    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has.
     """
 
@@ -56,6 +59,8 @@ class Attempt:
     is_probe: bool = False
     revoke_sent: bool = False
     last_number: int = 0
+    resources: tuple[tuple[str, float], ...] = ()
+    holding: Holding | None = None
     intent: Intent = Intent.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)
@@ -228,6 +233,10 @@ class Agent:
     admin: Admin = Admin.ACTIVE
     breaker: Breaker = field(default_factory=Breaker)
     labels: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, float] = field(default_factory=dict)
+    resources_used: dict[str, float] = field(default_factory=dict)
+    task_types: tuple[str, ...] = ()
+    runners: tuple[str, ...] = ()
     slots: int = 0
     prefetch_credit: int = 0
     parked_max: int = 0

@@ -74,7 +74,7 @@ def fence(state: State, effects: Effects, attempt: Attempt, message: str) -> Non
     """Nobody wants this attempt any more: stop counting it and tell its agent."""
     agent = state.agents.get(attempt.agent_id)
     if agent is not None:
-        slots.release(agent, attempt)
+        slots.release(state, agent, attempt)
         if agent.is_online:
             effects.sends.append(
                 PushCancel(agent.epoch, agent.id, attempt.task_id, attempt.number, attempt.fence, message, fenced=True)

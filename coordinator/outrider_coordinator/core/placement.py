@@ -5,24 +5,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from outrider_coordinator.core import breaker, slots
+from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
-from outrider_coordinator.core.spec import Constraint, Operator
+from outrider_coordinator.core.rules import Rule
+from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
 from outrider_coordinator.core.waits import carried
-
-
-class Rule(NamedTuple):
-    """Why an agent cannot take a task: an UPPER_SNAKE name and a line for people."""
-
-    name: str
-    text: str
-
 
 _assign = PushAssign._make
 _ABSENT = {
@@ -45,8 +37,19 @@ def closed_to_work(agent: Agent) -> Rule | None:
     return None
 
 
-def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
-    """The first label constraint that an agent does not meet, None when it meets all."""
+def mismatch(agent: Agent, demands: Demands) -> Rule | None:
+    """The first demand that an agent as it is could never meet, however idle: None when it could meet all."""
+    if demands is NO_DEMANDS:
+        return None
+    rule = _label_rule(agent, demands.constraints)
+    if rule is None and demands.runner and demands.runner not in agent.runners:
+        rule = Rule("RUNNER", f"it offers no runner {demands.runner!r}")
+    if rule is None and demands.task_type and demands.task_type not in agent.task_types:
+        rule = Rule("TASK_TYPE", f"it offers no task type {demands.task_type!r}")
+    return rule or resources.lacking(agent, demands.resources)
+
+
+def _label_rule(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
     for constraint in constraints:
         value = agent.labels.get(constraint.key)
         if not _holds(constraint, value):
@@ -57,7 +60,8 @@ def mismatch(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | None:
 
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
-    rule = mismatch(agent, task.spec.constraints) or closed_to_work(agent)
+    demands = task.spec.demands
+    rule = mismatch(agent, demands) or closed_to_work(agent) or resources.in_use(agent, demands.resources)
     if rule is None and agent.free_slots == 0:
         rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
     return rule
@@ -134,7 +138,7 @@ def _line_load(agent: Agent) -> float | None:
 def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
     candidates = Candidates(_line_max(state, key))
     for agent in agents:
-        if not key.constraints or mismatch(agent, key.constraints) is None:
+        if mismatch(agent, key.demands) is None and resources.in_use(agent, key.demands.resources) is None:
             for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
                 if load is not None:
                     heapq.heappush(heap, (load, agent.id))
@@ -146,6 +150,7 @@ def _place_queue(state: State, effects: Effects) -> None:
     if not open_agents:
         return
     queue, agents = state.queue, state.agents
+    limits.begin_pass(state)
     heads = queue.heads()
     classes: dict[ClassKey, Candidates] = {}
     while heads:
@@ -154,7 +159,10 @@ def _place_queue(state: State, effects: Effects) -> None:
         if candidates is None:
             candidates = classes[key] = _candidates(state, open_agents, key)
         agent = candidates.best(agents)
-        if agent is None:
+        if agent is not None and key.demands.resources and resources.in_use(agent, key.demands.resources):
+            classes[key] = candidates = _candidates(state, open_agents, key)
+            agent = candidates.best(agents)
+        if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
             heapq.heappop(heads)
             continue
         offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
@@ -170,9 +178,12 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     number = task.attempts_made = task.attempts_made + 1
     fence, now_us = state.next_fence(), state.now_us
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
+    attempt.resources = task.spec.demands.resources
     task.attempt = attempt
     breaker.offered(agent, attempt)
     slots.take(agent, attempt)
+    if task.spec.demands is not NO_DEMANDS:
+        limits.take(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
@@ -196,6 +207,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.created_us,
                 task.ready_us,
                 now_us,
+                deadlines.left_us(state, task) if spec.deadline_us else 0,
                 carried(task) if task.waits else None,
             )
         )
@@ -221,8 +233,11 @@ def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
 
 
 def _line_max(state: State, key: ClassKey) -> float:
-    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time."""
-    known = state.durations_us.get(key.kind) if key.is_function else None
+    """Plain functions whose kind has always ended fast may wait in line, as many as end within the line's time.
+
+    What holds limits goes to a free slot only: in a line it would hold them without need.
+    """
+    known = state.durations_us.get(key.kind) if key.is_plain else None
     if known is None or known > state.settings.short_function_us:
         return 0.0
     return state.settings.line_us / max(1.0, known)

@@ -12,16 +12,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
-from outrider_coordinator.core.spec import Constraint
+from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import TaskState
 
 
 class ClassKey(NamedTuple):
     """What placement can tell two tasks apart by."""
 
-    constraints: tuple[Constraint, ...]
+    demands: Demands
     kind: str
-    is_function: bool
+    is_plain: bool
+    namespace: str = ""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether tasks of this class may have to wait for others that run."""
+        return bool(self.demands.claims or self.demands.scopes)
 
 
 Entry = tuple[int, int, str]
@@ -30,7 +36,10 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    return ClassKey(spec.constraints, spec.kind if spec.is_function else "", spec.is_function)
+    demands = spec.demands
+    is_limited = bool(demands.claims or demands.scopes)
+    is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    return ClassKey(demands, spec.kind if is_plain else "", is_plain, task.namespace if is_limited else "")
 
 
 def sort_key(task: Task) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 from outrider_coordinator.core.spec import Claim
 
@@ -135,6 +136,9 @@ class PutAgent(NamedTuple):
     breaker_opened_count: int
     breaker_reset_us: int
     labels: dict[str, str]
+    resources: dict[str, float]
+    task_types: tuple[str, ...]
+    runners: tuple[str, ...]
     slots: int
     prefetch_credit: int
     parked_max: int
@@ -158,6 +162,26 @@ class PutOutbox(NamedTuple):
     agent_id: str
     outbox_id: str
     applied_seq: int
+
+
+class PutLimit(NamedTuple):
+    """A limit that somebody defined. A rate's bucket was going to be full at ``full_us`` when ``taken_us`` was."""
+
+    namespace: str
+    key: str
+    kind: int
+    capacity: int
+    per_second: float
+    burst: int
+    full_us: int
+    taken_us: int
+
+
+class DeleteLimit(NamedTuple):
+    """The definition of a limit is forgotten."""
+
+    namespace: str
+    key: str
 
 
 class InsertLog(NamedTuple):
@@ -216,6 +240,8 @@ Write = (
     | PutAgent
     | DeleteAgent
     | PutOutbox
+    | PutLimit
+    | DeleteLimit
     | InsertLog
     | InsertEvidence
     | InsertEvent
@@ -225,22 +251,7 @@ Write = (
 def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
-        return UpdateTask._make(
-            (
-                task.id,
-                int(task.state),
-                int(task.reason),
-                task.ready_us,
-                task.attempts_made,
-                task.attempts_counted,
-                task.worker_deaths,
-                task.start_us,
-                task.end_us,
-                task.progress,
-                task.outcome,
-                task.error,
-            )
-        )
+        return UpdateTask._make((task.id, *_changing(task)))
     task.is_stored = True
     spec = task.spec
     return InsertTask._make(
@@ -261,18 +272,25 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
-            int(task.state),
-            int(task.reason),
-            task.ready_us,
-            task.attempts_made,
-            task.attempts_counted,
-            task.worker_deaths,
-            task.start_us,
-            task.end_us,
-            task.progress,
-            task.outcome,
-            task.error,
+            *_changing(task),
         )
+    )
+
+
+def _changing(task: Task) -> tuple[int | bytes, ...]:
+    """The fields that both rows end with, in their order: what a task's life changes."""
+    return (
+        int(task.state),
+        int(task.reason),
+        task.ready_us,
+        task.attempts_made,
+        task.attempts_counted,
+        task.worker_deaths,
+        task.start_us,
+        task.end_us,
+        task.progress,
+        task.outcome,
+        task.error,
     )
 
 
@@ -358,6 +376,9 @@ def agent_row(agent: Agent) -> PutAgent:
         breaker.opened_count,
         breaker.reset_us,
         dict(agent.labels),
+        dict(agent.resources),
+        agent.task_types,
+        agent.runners,
         agent.slots,
         agent.prefetch_credit,
         agent.parked_max,
@@ -367,4 +388,20 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.instance_start_ms,
         agent.last_heard_us,
         agent.session_start_us,
+    )
+
+
+def limit_row(key: LimitKey, pool: Pool) -> PutLimit | DeleteLimit:
+    """The definition of a limit as it is now, or that there is none."""
+    if not pool.is_defined:
+        return DeleteLimit(*key)
+    definition = pool.definition
+    return PutLimit(
+        *key,
+        int(definition.kind),
+        definition.capacity,
+        definition.per_second,
+        definition.burst,
+        pool.full_us,
+        pool.taken_us,
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider_coordinator.core import slots
+from outrider_coordinator.core import deadlines, slots
+from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core.blockage import is_remembered, watch
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
@@ -21,6 +23,7 @@ def restore(
     waits: Iterable[tuple[str, Wait]],
     runs: Iterable[Run],
     agents: Iterable[Agent],
+    limits: Iterable[tuple[LimitKey, Pool]] = (),
 ) -> Effects:
     """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
 
@@ -38,8 +41,10 @@ def restore(
     for task_id, wait in waits:
         if is_remembered(wait):
             state.tasks[task_id].set_wait(wait)
+    named_limits.restore(state, limits)
     for attempt in attempts:
         _attach(state, attempt)
+    named_limits.restored(state)
     for task in state.tasks.values():
         _link(state, effects, task)
     for run in state.runs.values():
@@ -53,6 +58,7 @@ def restore(
 
 def _attach(state: State, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
         task.strays = (*task.strays, attempt)
         return
@@ -61,6 +67,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         return
     holds_slot = attempt.holds_slot
     slots.take(agent, attempt)
+    named_limits.hold(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
         slots.give_back(agent, attempt)
@@ -76,8 +83,7 @@ def _link(state: State, effects: Effects, task: Task) -> None:
             state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
-    if task.spec.queue_timeout_us and task.attempts_made == 0:
-        state.set_timer(task.created_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
+    deadlines.watch(state, task)
     for wait in task.waits:
         if wait.is_pending:
             watch(state, effects, task, wait)

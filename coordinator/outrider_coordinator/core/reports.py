@@ -127,7 +127,7 @@ def _log(state: State, effects: Effects, agent: Agent, task: Task, attempt: Atte
 def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """The first success wins, also a stray's; a committed cancel wins over it (I1, I14)."""
     started_us = attempt.started_us or report.time_us
-    slots.release(agent, attempt)
+    slots.release(state, agent, attempt)
     move_attempt(attempt, AttemptState.CLOSED)
     attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
     effects.attempts[attempt.key] = attempt

@@ -57,7 +57,7 @@ def attempt_returned(
     state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, to: AttemptState, message: str
 ) -> None:
     """An attempt never started (rejected, revoked, lost on the way): nothing is counted, the task is offered again."""
-    slots.release(agent, attempt)
+    slots.release(state, agent, attempt)
     move_attempt(attempt, to)
     attempt.ended_us = state.now_us
     effects.attempts[attempt.key] = attempt
@@ -82,7 +82,7 @@ def attempt_returned(
 def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, message: str) -> None:
     """An attempt's agent is out of contact past the grace: the task goes elsewhere, a late success still wins."""
     stop = stopping.decider(attempt, Reason.AGENT_LOST)
-    slots.release(agent, attempt)
+    slots.release(state, agent, attempt)
     move_attempt(attempt, AttemptState.LOST)
     attempt.reason, attempt.ended_us = Reason.AGENT_LOST, state.now_us
     attempt.counted = stop is None and attempt.started_us > 0
@@ -127,7 +127,7 @@ def _close(
     error: bytes,
     ended_us: int,
 ) -> None:
-    slots.release(agent, attempt)
+    slots.release(state, agent, attempt)
     move_attempt(attempt, AttemptState.CLOSED)
     attempt.reason, attempt.error, attempt.ended_us = reason, error, ended_us
     effects.attempts[attempt.key] = attempt

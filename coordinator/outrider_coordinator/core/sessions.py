@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import slots, stopping
+from outrider_coordinator.core import limits, slots, stopping
 from outrider_coordinator.core.blockage import push_answer
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -185,6 +185,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.connectivity, agent.epoch = Connectivity.ONLINE, state.next_session()
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
+    agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
     if agent.admin is Admin.DRAINING:
@@ -236,9 +237,9 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 
 
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
-    """A stray that still runs is taken back when nothing replaced it yet, and fenced otherwise."""
+    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise."""
     task.drop_stray(attempt)
-    if task.attempt is not None:
+    if task.attempt is not None or not limits.may_take(state, task):
         fence(state, effects, attempt, "went elsewhere")
         return VERDICT_FENCE
     to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
@@ -247,6 +248,7 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
     task.attempt = attempt
     slots.take(agent, attempt)
+    limits.hold(state, task, attempt)
     if to is AttemptState.BLOCKED:
         slots.park(agent, attempt)
     effects.attempts[attempt.key] = attempt

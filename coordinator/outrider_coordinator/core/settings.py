@@ -32,6 +32,7 @@ class CoreSettings:
     lost_after_us: int = 300 * SECOND_US
     accept_timeout_us: int = 5 * SECOND_US
     startup_hold_us: int = 25 * SECOND_US
+    stop_overdue_us: int = 60 * SECOND_US
     breaker_failures: int = 5
     breaker_reset_us: int = 30 * SECOND_US
     breaker_reset_max_us: int = 600 * SECOND_US

@@ -6,13 +6,17 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
+from outrider_coordinator.core import limits, resources
 from outrider_coordinator.core.model import Agent, Attempt
+from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 
 
 def take(agent: Agent, attempt: Attempt) -> None:
     """Count a new or resumed attempt."""
     agent.attempts[attempt.key] = attempt
+    if attempt.resources:
+        resources.take(agent, attempt)
     if attempt.prefetched and attempt.state is AttemptState.OFFERED:
         attempt.holds_slot = False
         agent.ahead[attempt.key] = attempt
@@ -21,10 +25,14 @@ def take(agent: Agent, attempt: Attempt) -> None:
         agent.slots_used += 1
 
 
-def release(agent: Agent, attempt: Attempt) -> None:
-    """Count an attempt no longer, whatever it held."""
+def release(state: State, agent: Agent, attempt: Attempt) -> None:
+    """Count an attempt no longer, whatever it held: it is not live any more."""
+    if attempt.holding is not None:
+        limits.release(state, attempt)
     if agent.attempts.pop(attempt.key, None) is None:
         return
+    if attempt.resources:
+        resources.give_back(agent, attempt)
     if agent.ahead.pop(attempt.key, None) is not None:
         return
     if attempt.holds_slot:

@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
@@ -23,7 +25,8 @@ _event = InsertEvent._make
 
 
 class TimerKind(IntEnum):
-    """What a timer is for; its two keys are a task id and an attempt number or wait key, or an agent id."""
+    """What a timer is for; its two keys are a task id and an attempt number or wait key, an agent id, or a
+    namespace and the name of a limit."""
 
     READY = 1
     QUEUE_TIMEOUT = 2
@@ -32,6 +35,8 @@ class TimerKind(IntEnum):
     SILENCE = 6
     LOST = 7
     BREAKER = 8
+    DEADLINE = 9
+    LIMIT = 10
     WAIT_BUDGET = 20
 
 
@@ -47,6 +52,7 @@ class State:
     for it. ``durations_us`` holds a moving average of the
     running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
     time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
+    ``random`` is the only source of chance: the same seed and events make the same decisions.
     """
 
     settings: CoreSettings
@@ -54,10 +60,12 @@ class State:
     started_us: int
     now_us: int
     requests: RequestIndex
+    random: Chance
     tasks: dict[str, Task] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
+    limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, reports, sessions, submission, waits
+from outrider_coordinator.core import (
+    blockage,
+    breaker,
+    control,
+    deadlines,
+    limits,
+    reports,
+    sessions,
+    submission,
+    waits,
+)
+from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
     AgentOrdered,
@@ -12,6 +23,7 @@ from outrider_coordinator.core.events import (
     CancelRequested,
     Event,
     HeartbeatReceived,
+    LimitDefined,
     OutcomesLoaded,
     ReportsReceived,
     RunSubmitted,
@@ -31,8 +43,11 @@ from outrider_coordinator.core.states import TaskState
 _NUMBERS_PER_EPOCH = 1 << 40
 
 
-def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int) -> State:
-    """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever."""
+def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, seed: int = 0) -> State:
+    """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever.
+
+    ``seed`` is all the chance there is in the core's decisions.
+    """
     first = coordinator_epoch * _NUMBERS_PER_EPOCH + 1
     return State(
         settings=settings,
@@ -40,6 +55,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int) ->
         started_us=now_us,
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
+        random=Chance(seed),
         fence_next=first,
         session_next=first,
     )
@@ -93,6 +109,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             sessions.ended(state, effects, event.agent_id, event.epoch, goodbye=event.goodbye)
         case AgentOrdered():
             control.agent_ordered(state, effects, event)
+        case LimitDefined():
+            limits.defined(state, effects, event)
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
         case Ticked():
@@ -114,8 +132,10 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
     match kind:
         case TimerKind.READY if task and task.state is TaskState.PENDING and not task.waiting_for:
             make_ready(state, effects, task)
-        case TimerKind.QUEUE_TIMEOUT:
-            control.queue_timed_out(state, effects, key)
+        case TimerKind.QUEUE_TIMEOUT if task:
+            deadlines.queue_timed_out(state, effects, task)
+        case TimerKind.DEADLINE if task:
+            deadlines.deadline_passed(state, effects, task)
         case TimerKind.GRACE:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
@@ -128,5 +148,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             sessions.lost_after(state, effects, agent)
         case TimerKind.BREAKER if agent:
             breaker.timer_fired(state, effects, agent)
+        case TimerKind.LIMIT:
+            limits.timer_fired(state, key, key2)
         case _:
             pass

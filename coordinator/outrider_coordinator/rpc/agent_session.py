@@ -206,6 +206,9 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         parked_max=hello.parked_max,
         held=[agent_facts.held(item) for item in hello.held],
         outboxes=[agent_facts.outbox(item) for item in hello.outboxes],
+        resources={name: amount for name, amount in hello.resources.items() if 0 < amount < float("inf")},
+        task_types=tuple(hello.task_types),
+        runners=tuple(hello.runners),
         reply=reply,  # type: ignore[arg-type]  # a callable of one value
     )
 

@@ -1,8 +1,8 @@
 """The rows of one transaction as statements: what replaces what, and in which order they run.
 
-Within a batch only the last word on a task, an attempt, a wait, a run, an agent or an outbox is written. Agents are the
-one kind of record that can be deleted: a delete takes back what stood before it in the batch, and what comes after it
-counts again.
+Within a batch only the last word on a task, an attempt, a wait, a run, an agent, an outbox or a limit is written.
+Agents and limits can be deleted: a delete takes back what stood before it in the batch, and what comes after it counts
+again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
         by_type.setdefault(kind, []).extend(group)
     if records.DeleteAgent in by_type:
         by_type[records.DeleteAgent], by_type[records.PutAgent], by_type[records.PutOutbox] = _fleet(rows)
+    if records.DeleteLimit in by_type:
+        by_type[records.DeleteLimit], by_type[records.PutLimit] = _limits(rows)
     tasks, updates = _tasks(by_type.get(records.InsertTask, []), by_type.get(records.UpdateTask, []))
     yield from _runs(queries.INSERT_TASK, tasks)
     yield from _runs(queries.UPDATE_TASK, updates)
@@ -101,6 +103,13 @@ def _fleet(
     return list(deletes.values()), list(agents.values()), [row for of_agent in outboxes.values() for row in of_agent]
 
 
+def _limits(rows: Sequence[records.Write]) -> tuple[list[records.DeleteLimit], list[records.PutLimit]]:
+    """What is forgotten and what is put: the last word on each."""
+    latest = {row[:2]: row for row in rows if isinstance(row, (records.PutLimit, records.DeleteLimit))}
+    deletes = [row for row in latest.values() if isinstance(row, records.DeleteLimit)]
+    return deletes, [row for row in latest.values() if isinstance(row, records.PutLimit)]
+
+
 def _run_row(record: Any) -> Row:
     values = list(record)
     values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
@@ -109,7 +118,7 @@ def _run_row(record: Any) -> Row:
 
 def _agent_row(record: Any) -> Row:
     values = list(record)
-    values[7] = json.dumps(record.labels)
+    values[7:11] = map(json.dumps, values[7:11])
     return tuple(values)
 
 
@@ -128,6 +137,8 @@ _WRITES: tuple[_Write, ...] = (
     (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES), None, None),
     (records.PutAgent, (queries.PUT_AGENT,), _agent_row, _id),
     (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
+    (records.DeleteLimit, (queries.DELETE_LIMIT,), None, None),
+    (records.PutLimit, (queries.PUT_LIMIT,), None, _pair),
     (records.InsertLog, (queries.INSERT_LOG,), None, None),
     (records.InsertEvidence, (queries.INSERT_EVIDENCE,), None, None),
 )

@@ -7,7 +7,8 @@ know what a batch says.
 Form: a record begins at a multiple of `PAGE_BYTES` and is a header (salt, number, length and CRC-32, little-endian)
 and the body. Numbers rise by one with every record; each start of a coordinator has a salt of its own, so nothing that
 an earlier one left, in this folder or in the one a file was restored from, is ever taken for its own. The files are
-zeros at first, so that a sync has no metadata to write, and are only ever made longer.
+zeros at first, so that a sync has no metadata to write. While a coordinator writes them they are only ever made longer;
+`Journal.begin`, when nothing in them is needed, cuts them back to `FILE_BYTES`.
 
 Invariants: a record is synced before the next one is written, so that only the last one can be torn; a record that
 cannot be read while a later one can was damaged, which is said and never passed over.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from outrider_coordinator.core import effects, records, recovery
+from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.state import State
@@ -25,6 +26,7 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effect
         waits=((row.task_id, _wait(row)) for row in reader.open_waits()),
         runs=(_run(row) for row in reader.open_runs()),
         agents=_agents(reader),
+        limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
     )
 
 
@@ -114,6 +116,11 @@ def _run(row: records.PutRun) -> Run:
     )
 
 
+def _limit(row: records.PutLimit) -> Pool:
+    definition = Definition(LimitKind(row.kind), row.capacity, row.per_second, row.burst)
+    return Pool(definition, is_defined=True, full_us=row.full_us, taken_us=row.taken_us)
+
+
 def _agents(reader: Reader) -> list[Agent]:
     agents = {row.id: _agent(row) for row in reader.agents()}
     for row in reader.outboxes():
@@ -133,6 +140,9 @@ def _agent(row: records.PutAgent) -> Agent:
         admin=Admin(row.admin),
         breaker=breaker,
         labels=row.labels,
+        resources=row.resources,
+        task_types=row.task_types,
+        runners=row.runners,
         slots=row.slots,
         prefetch_credit=row.prefetch_credit,
         parked_max=row.parked_max,

@@ -76,6 +76,10 @@ DELETE_AGENT = Writing("DELETE FROM agents WHERE id IN (", 1, ")")
 DELETE_OUTBOXES = Writing("DELETE FROM outboxes WHERE agent_id IN (", 1, ")")
 #: How far an outbox is applied.
 PUT_OUTBOX = _insert("outboxes", _columns(records.PutOutbox), "INSERT OR REPLACE")
+#: A limit, new or changed.
+PUT_LIMIT = _insert("limits", _columns(records.PutLimit), "INSERT OR REPLACE")
+#: A limit that is forgotten.
+DELETE_LIMIT = Writing("DELETE FROM limits WHERE (namespace, key) IN (", 2, ")")
 #: Captured output; a replay after a crash writes the same row again.
 INSERT_LOG = _insert("logs", _columns(records.InsertLog), "INSERT OR REPLACE")
 #: A report that could not be applied.
@@ -165,6 +169,8 @@ OPEN_RUNS = f"{_RUNS} WHERE ended_us = 0"
 AGENTS = f"SELECT {', '.join(AGENT_COLUMNS)} FROM agents ORDER BY id"
 #: All outbox positions.
 OUTBOXES = "SELECT agent_id, outbox_id, applied_seq FROM outboxes"
+#: All limits that somebody defined.
+LIMITS = f"SELECT {', '.join(_columns(records.PutLimit))} FROM limits ORDER BY namespace, key"
 #: Highest sequence number of a task that is not terminal: what a later one must sort behind.
 LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks WHERE state <= 6"
 

@@ -219,11 +219,15 @@ class Reader:
 
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
-        return [records.PutAgent._make((*row[:7], json.loads(row[7]), *row[8:])) for row in self._rows(queries.AGENTS)]
+        return [_agent(row) for row in self._rows(queries.AGENTS)]
 
     def outboxes(self) -> list[records.PutOutbox]:
         """All outbox positions."""
         return [records.PutOutbox(*row) for row in self._rows(queries.OUTBOXES)]
+
+    def limits(self) -> list[records.PutLimit]:
+        """All limits that somebody defined."""
+        return [records.PutLimit(*row) for row in self._rows(queries.LIMITS)]
 
     def last_sequence(self) -> int:
         """Highest sequence number of a task that is not terminal; 0 when there is none."""
@@ -251,6 +255,11 @@ def _attempt(row: tuple[Any, ...]) -> records.PutAttempt:
 
 def _wait(row: tuple[Any, ...]) -> records.PutWait:
     return records.PutWait(*row)
+
+
+def _agent(row: tuple[Any, ...]) -> records.PutAgent:
+    labels, resources, task_types, runners = (json.loads(text) for text in row[7:11])
+    return records.PutAgent._make((*row[:7], labels, resources, tuple(task_types), tuple(runners), *row[11:]))
 
 
 def _run(row: tuple[Any, ...]) -> records.PutRun:

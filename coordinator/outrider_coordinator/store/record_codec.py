@@ -25,6 +25,8 @@ KINDS: tuple[type, ...] = (
     records.PutAgent,
     records.DeleteAgent,
     records.PutOutbox,
+    records.PutLimit,
+    records.DeleteLimit,
     records.InsertLog,
     records.InsertEvidence,
     records.InsertEvent,
