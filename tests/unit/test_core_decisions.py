@@ -18,7 +18,7 @@ from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.graph import check
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Constraint, Demands, Operator, Spec
-from outrider_coordinator.core.states import BreakerState, Reason, TaskState
+from outrider_coordinator.core.states import Reason, TaskState
 from support.core_world import World
 
 
@@ -251,26 +251,6 @@ def test_an_external_wait_ends_at_its_retry_time() -> None:
     world.wait(2)
     resolution = task_pb2.Resolution.FromString(agent.answers[0].resolution)
     assert (resolution.key, resolution.resolved_by) == ("k", "timer")
-
-
-def test_the_breaker_opens_probes_and_closes() -> None:
-    """Five dead workers open the breaker; after the reset one probe at a time; two successes close it (I10)."""
-    world = World()
-    agent = world.connect("a", 4)
-    for _ in range(5):
-        (task,) = world.submit(max_attempts=1)
-        world.fail(agent, world.ref(agent, task), Reason.WORKER_DIED)
-    breaker = world.state.agents["a"].breaker
-    assert breaker.state is BreakerState.OPEN
-    tasks = world.submit(3)
-    assert not agent.held
-    world.wait(31)
-    assert len(agent.held) == 1
-    for _ in range(2):
-        (ref,) = agent.held
-        world.complete(agent, ref)
-    assert breaker.state is BreakerState.CLOSED
-    assert [ref.task_id for ref in agent.held] == [tasks[2]]
 
 
 def test_a_poisonous_task_is_quarantined() -> None:

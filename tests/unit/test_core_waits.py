@@ -40,6 +40,8 @@ def waiting(
     ref = world.ref(agent, task)
     world.start(agent, ref)
     for number in range(1, agents):
+        (other,) = world.submit()
+        world.start(agent, world.ref(agent, other))
         world.connect("abc"[number], 2)
     world.block(agent, ref, "k", kind, **KINDS[kind])
     return world, agent, task, ref
@@ -84,7 +86,7 @@ def test_a_wait_over_its_budget_fails_its_task(kind: str) -> None:
 
 
 def test_a_wait_that_moves_goes_on_elsewhere_with_what_is_known() -> None:
-    """MOVE: queued again without a try used up; the next attempt is told the answers and what was waited for in vain."""
+    """MOVE: queued again without a try used up; the next attempt is told the answers and what ran out of time."""
     world, agent, task, ref = waiting(agents=2, waits=policies("clarification", 60, WaitExpiry.MOVE), max_attempts=1)
     answer(world, task)
     world.unblock(agent, ref, "k")
@@ -167,6 +169,7 @@ def test_a_budget_survives_a_restart() -> None:
         runs=[],
         agents=[world.state.agents["a"]],
         limits=[],
+        breakers=[],
     )
     assert (wait.expires_us, task, "k") in [(timer[0], timer[3], timer[4]) for timer in state.timers]
     assert state.system_waiters == {"ci": {(task, "k"): None}}

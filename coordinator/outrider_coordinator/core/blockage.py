@@ -40,7 +40,7 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
     wait = task.wait(report.text)
     if wait is not None and wait.is_open and attempt is task.attempt:
         _close(state, effects, task, wait)
-        _forget(task)
+        forget(task)
     stopped = any(other.is_open and not other.keeps_running for other in task.waits)
     if attempt.state is AttemptState.BLOCKED and not stopped:
         move_attempt(attempt, AttemptState.STARTED)
@@ -55,7 +55,7 @@ def attempt_ended(state: State, effects: Effects, task: Task) -> None:
     """The attempt is over, and its waits are too; what the next one should know stays."""
     if task.waits:
         close_all(state, effects, task)
-        _forget(task)
+        forget(task)
 
 
 def close_all(state: State, effects: Effects, task: Task) -> None:
@@ -234,7 +234,7 @@ def _close(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     effects.waits[task.id, wait.key] = wait
 
 
-def _forget(task: Task) -> None:
+def forget(task: Task) -> None:
     """Keep of the closed waits what matters; of the grants the latest, which names their sum."""
     total_us = waits.granted_us(task)
     task.waits = tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, sessions
+from outrider_coordinator.core import blame, breaker, sessions
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
@@ -10,7 +10,7 @@ from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.retry import attempt_returned
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Admin, AttemptState, EventType, Reason, TaskState
+from outrider_coordinator.core.states import Admin, AttemptState, Blame, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 
@@ -56,14 +56,17 @@ def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -
         return
     agent.last_heard_us = state.now_us
     to = AttemptState.REVOKED if event.revoked else AttemptState.REJECTED
+    refused = False
     for ref in event.refs:
         attempt = agent.attempts.get((ref.task_id, ref.attempt))
         if attempt is None or attempt.fence != ref.fence:
             continue
         if attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
-            if not event.revoked and not agent.facts.is_leaving:
-                breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_REJECTED)
+            refused = not event.revoked and not agent.facts.is_leaving
+            attempt.blame = Blame.AGENT if refused else Blame.NONE
             attempt_returned(state, effects, agent, state.tasks[ref.task_id], attempt, to, event.message)
+    if refused:
+        blame.rejected(state, effects, agent)
 
 
 def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
@@ -77,7 +80,7 @@ def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
         effects.sends.append(Reply(event.reply, _remove(state, effects, agent, force=event.force)))
         return
     if event.order == AgentOrder.RESET_BREAKER:
-        breaker.reset(state, effects, agent)
+        breaker.close(state, effects, agent.breaker)
     else:
         _set_admin(state, effects, agent, event)
     state.placement_is_due = True

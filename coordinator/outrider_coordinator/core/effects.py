@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from outrider_coordinator.core import records
 from outrider_coordinator.core.events import ReplyTo
 from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Trace, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
 from outrider_coordinator.core.states import Reason, TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------
@@ -188,6 +188,7 @@ class Effects:
     waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
+    breakers: dict[tuple[str, str, str], Breaker] = field(default_factory=dict)
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
     limits: dict[LimitKey, Pool] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
@@ -204,6 +205,7 @@ def rows(effects: Effects) -> list[records.Write]:
     writes.extend(records.wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
     writes.extend(records.run_row(run) for run in effects.runs.values())
     writes.extend(records.agent_row(agent) for agent in effects.agents.values())
+    writes.extend(records.breaker_row(breaker) for breaker in effects.breakers.values())
     writes.extend(
         records.PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items()
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.limit_book import Holding
+from outrider_coordinator.core.samples import Window
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
     Admin,
     AttemptState,
+    Blame,
     BreakerState,
     Connectivity,
     Intent,
@@ -40,7 +42,8 @@ class Attempt:
 
     ``resources`` are what it takes of its agent's machine, as its task demands.
     ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
-    ``intent`` says why its agent was asked to stop it, NONE while nobody has.
+    ``intent`` says why its agent was asked to stop it, NONE while nobody has. ``is_probe`` says that a breaker leased
+    it when it was offered, ``blame`` who is held responsible for its end.
     """
 
     task_id: str
@@ -62,6 +65,7 @@ class Attempt:
     resources: tuple[tuple[str, float], ...] = ()
     holding: Holding | None = None
     intent: Intent = Intent.NONE
+    blame: Blame = Blame.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)
 
@@ -115,7 +119,8 @@ class Task:
     ``strays`` and ``waits`` are replaced when they change.
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
-    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known.
+    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
+    agents on which it failed by what may be a fault of its own, in the order of the failures, each once.
     """
 
     id: str
@@ -142,6 +147,7 @@ class Task:
     attempt: Attempt | None = None
     strays: tuple[Attempt, ...] = ()
     waits: tuple[Wait, ...] = ()
+    failed_on: tuple[str, ...] = ()
     progress: bytes = b""
     outcome: bytes = b""
     error: bytes = b""
@@ -207,14 +213,49 @@ class HostFacts:
 
 @dataclass(slots=True)
 class Breaker:
-    """Circuit breaker of one agent. ``reset_us`` is when OPEN may become HALF_OPEN."""
+    """Circuit breaker of an agent, of an agent for one kind of work, or of an outside system: whichever is named.
 
+    ``failures`` are those in a row while it is CLOSED, ``successes`` those of probes while it is HALF_OPEN.
+    ``opened_count`` is how often it opened since it was last CLOSED, ``reset_us`` when OPEN may become HALF_OPEN;
+    what was offered since then has fences from ``opened_fence`` on. ``culprit`` is the task whose failure opened it,
+    when that may still turn out to be the task's fault. ``window`` is None while nothing failed.
+    """
+
+    agent_id: str = ""
+    kind: str = ""
+    system: str = ""
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
     successes: int = 0
     opened_count: int = 0
     reset_us: int = 0
+    opened_fence: int = 0
+    culprit: str = ""
     probe: tuple[str, int] | None = None
+    window: Window | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Unique among all breakers."""
+        return self.agent_id, self.kind, self.system
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        if self.system:
+            return f"the breaker of system {self.system!r}"
+        return f"the breaker of agent {self.agent_id!r}" + (f" for {self.kind!r}" if self.kind else "")
+
+
+@dataclass(slots=True)
+class System:
+    """An outside system of which something is known to have failed.
+
+    ``failing`` maps a task that failed on it to (agent id, time in us), the latest last.
+    """
+
+    breaker: Breaker
+    failing: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -225,6 +266,8 @@ class Agent:
     prefetched ones among them that hold no slot yet, oldest first. ``applied`` maps outbox id to the last applied
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
+    ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
+    silence that does.
     """
 
     id: str
@@ -259,6 +302,11 @@ class Agent:
     replaying: dict[str, int] = field(default_factory=dict)
     unlisted: list[tuple[str, int]] = field(default_factory=list)
     silence_timer_is_set: bool = False
+    type_breakers: dict[str, Breaker] = field(default_factory=dict)
+    charged_us: int = 0
+
+    def __post_init__(self) -> None:
+        self.breaker.agent_id = self.id
 
     @property
     def prefetched(self) -> int:

@@ -73,12 +73,11 @@ def make_ready(state: State, effects: Effects, task: Task) -> None:
 def fence(state: State, effects: Effects, attempt: Attempt, message: str) -> None:
     """Nobody wants this attempt any more: stop counting it and tell its agent."""
     agent = state.agents.get(attempt.agent_id)
-    if agent is not None:
-        slots.release(state, agent, attempt)
-        if agent.is_online:
-            effects.sends.append(
-                PushCancel(agent.epoch, agent.id, attempt.task_id, attempt.number, attempt.fence, message, fenced=True)
-            )
+    slots.release(state, effects, agent, attempt)
+    if agent is not None and agent.is_online:
+        effects.sends.append(
+            PushCancel(agent.epoch, agent.id, attempt.task_id, attempt.number, attempt.fence, message, fenced=True)
+        )
     move_attempt(attempt, AttemptState.FENCED)
     attempt.ended_us = state.now_us
     effects.attempts[attempt.key] = attempt

@@ -32,9 +32,19 @@ def closed_to_work(agent: Agent) -> Rule | None:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
     if agent.admin is Admin.DRAINING or agent.facts.is_leaving:
         return Rule("DRAINING", "it finishes its work and leaves")
-    if not breaker.may_offer(agent):
+    if not breaker.may_pass(agent.breaker):
         return Rule("BREAKER_OPEN", f"its circuit breaker is {agent.breaker.state.name} after repeated failures")
     return None
+
+
+def closed_to_kind(agent: Agent, kind: str) -> Rule | None:
+    """Why an agent gets no new work of a kind while it may get other work, None when it may."""
+    if breaker.may_offer(agent, kind):
+        return None
+    state = agent.type_breakers[kind].state.name
+    return Rule(
+        "TYPE_BREAKER_OPEN", f"its circuit breaker for {kind!r} is {state}: such work failed here, not elsewhere"
+    )
 
 
 def mismatch(agent: Agent, demands: Demands) -> Rule | None:
@@ -61,7 +71,12 @@ def _label_rule(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | Non
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
     demands = task.spec.demands
-    rule = mismatch(agent, demands) or closed_to_work(agent) or resources.in_use(agent, demands.resources)
+    rule = (
+        mismatch(agent, demands)
+        or closed_to_work(agent)
+        or closed_to_kind(agent, task.spec.kind)
+        or resources.in_use(agent, demands.resources)
+    )
     if rule is None and agent.free_slots == 0:
         rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
     return rule
@@ -91,30 +106,31 @@ class Candidates:
     """Open agents that match one class, as heaps by load; where loads have changed, by what they were before.
 
     ``line_max`` is how many attempts per slot may wait in line on an agent before one of the class joins them; 0 for
-    none.
+    none. ``kind`` is the kind of work.
     """
 
     line_max: float
+    kind: str
     slots: list[tuple[float, str]] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)
 
     def best(self, agents: dict[str, Agent]) -> Agent | None:
         """The agent to offer to next: least of its slots in use, or the shortest line of prefetched attempts."""
-        agent = _least(self.slots, agents, _slot_load)
+        agent = _least(self.slots, agents, self.kind, _slot_load)
         if agent is not None or not self.line_max:
             return agent
-        agent = _least(self.lines, agents, _line_load)
+        agent = _least(self.lines, agents, self.kind, _line_load)
         return agent if agent is not None and self.lines[0][0] < self.line_max else None
 
 
 def _least(
-    heap: list[tuple[float, str]], agents: dict[str, Agent], load: Callable[[Agent], float | None]
+    heap: list[tuple[float, str]], agents: dict[str, Agent], kind: str, load: Callable[[Agent, str], float | None]
 ) -> Agent | None:
     """The first agent once loads that have changed are put right; those that can take nothing more are dropped."""
     while heap:
         known, agent_id = heap[0]
         agent = agents[agent_id]
-        now = load(agent)
+        now = load(agent, kind)
         if now == known:
             return agent
         if now is None:
@@ -124,22 +140,27 @@ def _least(
     return None
 
 
-def _slot_load(agent: Agent) -> float | None:
+def _slot_load(agent: Agent, kind: str) -> float | None:
     """Share of the slots in use; None when no attempt may take one."""
-    return agent.slots_used / agent.slots if agent.slots_used < agent.slots and breaker.may_offer(agent) else None
+    if agent.slots_used >= agent.slots or not breaker.may_offer(agent, kind):
+        return None
+    return agent.slots_used / agent.slots
 
 
-def _line_load(agent: Agent) -> float | None:
+def _line_load(agent: Agent, kind: str) -> float | None:
     """Attempts in line per slot; None when the agent's credit is used up."""
     length = len(agent.ahead)
-    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent) else None
+    return length / agent.slots if length < agent.prefetch_credit and breaker.may_offer(agent, kind) else None
 
 
 def _candidates(state: State, agents: list[Agent], key: ClassKey) -> Candidates:
-    candidates = Candidates(_line_max(state, key))
+    candidates = Candidates(_line_max(state, key), key.kind)
     for agent in agents:
         if mismatch(agent, key.demands) is None and resources.in_use(agent, key.demands.resources) is None:
-            for heap, load in ((candidates.slots, _slot_load(agent)), (candidates.lines, _line_load(agent))):
+            for heap, load in (
+                (candidates.slots, _slot_load(agent, key.kind)),
+                (candidates.lines, _line_load(agent, key.kind)),
+            ):
                 if load is not None:
                     heapq.heappush(heap, (load, agent.id))
     return candidates
@@ -180,7 +201,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     attempt.resources = task.spec.demands.resources
     task.attempt = attempt
-    breaker.offered(agent, attempt)
+    breaker.offered(state, effects, agent, task, attempt)
     slots.take(agent, attempt)
     if task.spec.demands is not NO_DEMANDS:
         limits.take(state, effects, task, attempt)

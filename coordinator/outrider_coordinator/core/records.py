@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.spec import Claim
+from outrider_coordinator.core.states import BreakerState
 
 #: A wait that is for no named limit.
 _NO_CLAIM = Claim("")
@@ -80,6 +81,7 @@ class PutAttempt(NamedTuple):
     is_probe: bool
     last_number: int
     intent: int
+    blame: int
 
 
 class PutWait(NamedTuple):
@@ -132,9 +134,6 @@ class PutAgent(NamedTuple):
     machine_id: str
     connectivity: int
     admin: int
-    breaker_state: int
-    breaker_opened_count: int
-    breaker_reset_us: int
     labels: dict[str, str]
     resources: dict[str, float]
     task_types: tuple[str, ...]
@@ -151,9 +150,35 @@ class PutAgent(NamedTuple):
 
 
 class DeleteAgent(NamedTuple):
-    """An agent was removed, with its outbox positions."""
+    """An agent was removed, with its outbox positions and its breakers."""
 
     id: str
+
+
+class PutBreaker(NamedTuple):
+    """A circuit breaker that is not CLOSED: of an agent, of an agent for a kind of work, or of an outside system.
+
+    The names that do not apply are empty. ``probe_attempt`` 0: it has leased no attempt.
+    """
+
+    agent_id: str
+    kind: str
+    system: str
+    state: int
+    opened_count: int
+    reset_us: int
+    opened_fence: int
+    culprit: str
+    probe_task_id: str
+    probe_attempt: int
+
+
+class DeleteBreaker(NamedTuple):
+    """A circuit breaker is CLOSED again."""
+
+    agent_id: str
+    kind: str
+    system: str
 
 
 class PutOutbox(NamedTuple):
@@ -239,6 +264,8 @@ Write = (
     | PutRun
     | PutAgent
     | DeleteAgent
+    | PutBreaker
+    | DeleteBreaker
     | PutOutbox
     | PutLimit
     | DeleteLimit
@@ -314,6 +341,7 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
             attempt.is_probe,
             attempt.last_number,
             int(attempt.intent),
+            int(attempt.blame),
         )
     )
 
@@ -366,15 +394,11 @@ def run_row(run: Run) -> PutRun:
 
 def agent_row(agent: Agent) -> PutAgent:
     """An agent as it is now."""
-    breaker = agent.breaker
     return PutAgent(
         agent.id,
         agent.machine_id,
         int(agent.connectivity),
         int(agent.admin),
-        int(breaker.state),
-        breaker.opened_count,
-        breaker.reset_us,
         dict(agent.labels),
         dict(agent.resources),
         agent.task_types,
@@ -388,6 +412,22 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.instance_start_ms,
         agent.last_heard_us,
         agent.session_start_us,
+    )
+
+
+def breaker_row(breaker: Breaker) -> PutBreaker | DeleteBreaker:
+    """A breaker as it is now: what is CLOSED has no row."""
+    if breaker.state is BreakerState.CLOSED:
+        return DeleteBreaker(*breaker.key)
+    probe = breaker.probe or ("", 0)
+    return PutBreaker(
+        *breaker.key,
+        int(breaker.state),
+        breaker.opened_count,
+        breaker.reset_us,
+        breaker.opened_fence,
+        breaker.culprit,
+        *probe,
     )
 
 

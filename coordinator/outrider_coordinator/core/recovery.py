@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider_coordinator.core import deadlines, slots
+from outrider_coordinator.core import breaker, deadlines, slots
 from outrider_coordinator.core import limits as named_limits
-from outrider_coordinator.core.blockage import is_remembered, watch
+from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, TaskState
+from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, TaskState
 
 
 def restore(
@@ -23,9 +23,10 @@ def restore(
     waits: Iterable[tuple[str, Wait]],
     runs: Iterable[Run],
     agents: Iterable[Agent],
+    breakers: Iterable[Breaker] = (),
     limits: Iterable[tuple[LimitKey, Pool]] = (),
 ) -> Effects:
-    """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
+    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
     Every agent that holds something is suspect from ``startup_hold_us`` on: it gets that long to say hello before its
     graces begin. Returns effects with the events this made; nothing is offered before the first step.
@@ -47,6 +48,8 @@ def restore(
     named_limits.restored(state)
     for task in state.tasks.values():
         _link(state, effects, task)
+    for known in breakers:
+        breaker.restored(state, known)
     for run in state.runs.values():
         run.open_count = sum(task_id in state.tasks for task_id in run.task_ids)
     for agent in state.agents.values():
@@ -58,6 +61,10 @@ def restore(
 
 def _attach(state: State, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
+        task.failed_on = (*task.failed_on, attempt.agent_id)
+    if attempt.state is AttemptState.CLOSED:
+        return
     attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
         task.strays = (*task.strays, attempt)
@@ -84,6 +91,8 @@ def _link(state: State, effects: Effects, task: Task) -> None:
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
     deadlines.watch(state, task)
+    if task.waits:
+        forget(task)
     for wait in task.waits:
         if wait.is_pending:
             watch(state, effects, task, wait)
@@ -91,8 +100,6 @@ def _link(state: State, effects: Effects, task: Task) -> None:
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
-    if agent.breaker.state is BreakerState.OPEN:
-        state.set_timer(agent.breaker.reset_us, TimerKind.BREAKER, agent.id)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent

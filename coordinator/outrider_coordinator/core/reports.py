@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, slots
+from outrider_coordinator.core import blame, blockage, slots
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -127,14 +127,14 @@ def _log(state: State, effects: Effects, agent: Agent, task: Task, attempt: Atte
 def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """The first success wins, also a stray's; a committed cancel wins over it (I1, I14)."""
     started_us = attempt.started_us or report.time_us
-    slots.release(state, agent, attempt)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.CLOSED)
     attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
     state.learn_duration(task.spec.kind, max(0, report.time_us - started_us))
     agent.succeeded_count += 1
-    breaker.ended(state, effects, agent, attempt, succeeded=True, reason=Reason.NONE)
+    blame.succeeded(state, effects, agent, task, attempt)
     if attempt is task.attempt:
         task.attempt = None
         task.attempts_counted += 1

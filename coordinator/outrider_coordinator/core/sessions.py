@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits, slots, stopping
+from outrider_coordinator.core import blame, breaker, limits, slots, stopping
 from outrider_coordinator.core.blockage import push_answer
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -25,7 +25,7 @@ from outrider_coordinator.core.outcome import fence
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, Reason, TaskState
+from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 
 
@@ -158,6 +158,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     for key, attempt in list(agent.attempts.items()):
         stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, f"agent {agent.id} was removed")
     del state.agents[agent.id]
+    blame.forget(state, effects, agent)
     effects.agents.pop(agent.id, None)
     for outbox in [outbox for outbox in effects.outboxes if outbox[0] == agent.id]:
         del effects.outboxes[outbox]
@@ -246,8 +247,11 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     move_attempt(attempt, to)
     task.attempts_counted -= attempt.counted
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
+    attempt.blame = Blame.NONE
     task.attempt = attempt
     slots.take(agent, attempt)
+    if attempt.is_probe:
+        breaker.resumed(state, effects, agent, task, attempt)
     limits.hold(state, task, attempt)
     if to is AttemptState.BLOCKED:
         slots.park(agent, attempt)

@@ -34,9 +34,14 @@ class CoreSettings:
     startup_hold_us: int = 25 * SECOND_US
     stop_overdue_us: int = 60 * SECOND_US
     breaker_failures: int = 5
+    breaker_rate: float = 0.5
+    breaker_window_us: int = 600 * SECOND_US
+    breaker_samples_min: int = 10
     breaker_reset_us: int = 30 * SECOND_US
     breaker_reset_max_us: int = 600 * SECOND_US
-    breaker_probe_successes: int = 2
+    half_open_tests: int = 2
+    probe_time_us: int = 60 * SECOND_US
+    fails_everywhere: int = 3
     poison_limit: int = 3
     lost_attempts_max: int = 3
     short_function_us: int = 50_000

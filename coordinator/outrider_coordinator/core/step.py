@@ -146,8 +146,10 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             sessions.silence_checked(state, effects, agent)
         case TimerKind.LOST if agent:
             sessions.lost_after(state, effects, agent)
-        case TimerKind.BREAKER if agent:
-            breaker.timer_fired(state, effects, agent)
+        case TimerKind.BREAKER:
+            breaker.reset_time_came(state, effects, key, key2)
+        case TimerKind.PROBE:
+            breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.LIMIT:
             limits.timer_fired(state, key, key2)
         case _:

@@ -54,11 +54,6 @@ def budget_ended(state: State, effects: Effects, task_id: str, key: str) -> None
         effects.waits[task.id, key] = wait
 
 
-def left_agents(task: Task) -> frozenset[str]:
-    """Agents on which a wait of the task ran out: it goes on elsewhere where that is possible."""
-    return frozenset(wait.expired_on for wait in task.waits if wait.expired_on)
-
-
 def carried(task: Task) -> Carried:
     """What the next attempt should know: answers to questions, and what was waited for in vain."""
     known = tuple(wait.resolution for wait in task.waits if wait.kind == "clarification" and wait.resolution)
