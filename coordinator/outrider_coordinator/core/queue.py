@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
@@ -116,6 +117,14 @@ class ReadyQueue:
         heads = [(entry, key) for key in list(self.lines) if (entry := self.head(key)) is not None]
         heapq.heapify(heads)
         return heads
+
+    def claimants(self, of_class_max: int) -> list[Task]:
+        """Tasks that claim limits, in the order of the queue; of each class only the first few."""
+        entries: list[Entry] = []
+        for key, line in self.lines.items():
+            if key.demands.claims:
+                entries += islice(heapq.merge(line.fresh, sorted(line.late)), of_class_max)
+        return [self.tasks[entry[2]] for entry in sorted(entries) if entry[2] in self.tasks]
 
     def ahead_of(self, task: Task) -> int:
         """How many tasks would be placed before this one. Reads the whole queue: for Explain only."""
