@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, deadlines, limits, reports, sessions, submission
+from outrider_coordinator.core import (
+    blockage,
+    breaker,
+    control,
+    deadlines,
+    lease,
+    limits,
+    reports,
+    sessions,
+    submission,
+)
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -109,7 +119,10 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
 
 def _heard(state: State, event: HeartbeatReceived) -> None:
     agent = state.agents.get(event.agent_id)
-    if agent is not None and agent.epoch == event.epoch:
+    if agent is None:
+        return
+    lease.sent(state, agent)  # also in a session that is over by now
+    if agent.epoch == event.epoch:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
