@@ -14,6 +14,7 @@ from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
+from outrider_coordinator.core.waits import carried
 
 _assign = PushAssign._make
 _ABSENT = {
@@ -228,6 +229,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.ready_us,
                 now_us,
                 deadlines.left_us(state, task) if spec.deadline_us else 0,
+                carried(task) if task.waits else None,
             )
         )
     )

@@ -162,6 +162,11 @@ def _failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: A
     )
 
 
+def _answer_given(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    if report.given is not None:
+        blockage.answer_given(state, effects, task, report.given)
+
+
 def _unknown(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """A kind that this version does not know: if it ends the attempt, it is a failure."""
     if report.terminal:
@@ -176,4 +181,5 @@ _HANDLERS = {
     ReportKind.LOG: _log,
     ReportKind.COMPLETED: _completed,
     ReportKind.FAILED: _failed,
+    ReportKind.ANSWER_GIVEN: _answer_given,
 }
