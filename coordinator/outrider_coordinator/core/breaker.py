@@ -37,6 +37,7 @@ def ended(state: State, effects: Effects, agent: Agent, attempt: Attempt, *, suc
         return
     if breaker.probe == attempt.key:
         breaker.probe = None
+        state.fleet.changed(agent)
         state.placement_is_due = True
     if reason in BLAMED:
         _failed(state, effects, agent, reason)
@@ -87,4 +88,5 @@ def _move(state: State, effects: Effects, agent: Agent, to: BreakerState, reason
         breaker.failures = 0
     effects.agents[agent.id] = agent
     state.agent_event(effects, EventType.AGENT_BREAKER, agent.id, reason=reason, text=to.name)
+    state.fleet.changed(agent)
     state.placement_is_due = True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from outrider_coordinator.core.eligibility import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task
-from outrider_coordinator.core.placement import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity, TaskState
 

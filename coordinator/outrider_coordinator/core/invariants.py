@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits, resources
+from outrider_coordinator.core import fleet, limits, resources
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, TaskState
@@ -17,11 +18,29 @@ def check(state: State) -> None:
     for agent in state.agents.values():
         _check_agent(agent)
     limits.check(state)
+    fleet.check(state.fleet, state.agents, fits)
+    _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
     for task_state in TaskState:
         found = sum(task.state is task_state for task in state.tasks.values())
         assert state.count(task_state) == found, f"{task_state.name}: counted {state.count(task_state)}, are {found}"
+
+
+def _check_queue(state: State) -> None:
+    """Every need counts its tasks, every sleeping one is woken by its agents, and no tag runs ahead of its lanes."""
+    queue = state.queue
+    waiting: dict[tuple[object, ...], int] = {}
+    for task in queue.tasks.values():
+        assert task.strand is not None, f"task {task.id} is in the queue and in no strand of it"
+        need = task.strand.group.need
+        waiting[need.name] = waiting.get(need.name, 0) + 1
+        assert any(entry[2] == task.id for entry in task.strand.line), f"task {task.id} has no entry in its strand"
+    for need in queue.needs.values():
+        assert need.waiting == waiting.get(need.name, 0), f"{need.demands}: counted {need.waiting}, are {waiting}"
+        assert need.is_awake or (need.reach and need in need.reach.asleep), f"{need.demands} sleeps for ever"
+    active = sum(need.is_awake and need.waiting > 0 for need in queue.needs.values())
+    assert queue.active == active, f"{active} needs are awake with tasks, counted {queue.active}"
 
 
 def _check_task(state: State, task: Task) -> None:

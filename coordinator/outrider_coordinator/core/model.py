@@ -7,7 +7,7 @@ protocol messages that the core passes on unread.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.spec import Spec
@@ -97,7 +97,8 @@ class Task:
     ``strays`` and ``waits`` are replaced when they change.
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
-    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known.
+    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``rank_us`` and
+    ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran.
     """
 
     id: str
@@ -110,6 +111,7 @@ class Task:
     run_id: str = ""
     run_key: str = ""
     client_id: str = ""
+    submitter: str = ""
     request_id: str = ""
     digest: bytes = b""
     trace: Trace = NO_TRACE
@@ -128,6 +130,9 @@ class Task:
     outcome: bytes = b""
     error: bytes = b""
     is_stored: bool = False
+    rank_us: int | None = None
+    near_agent_id: str = ""
+    strand: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_terminal(self) -> bool:
@@ -188,6 +193,21 @@ class HostFacts:
 
 
 @dataclass(slots=True)
+class Measured:
+    """How one kind of work goes on one agent: averages over its last attempts, failures that speak against it."""
+
+    duration_us: float = 0.0
+    failure_rate: float = 0.0
+
+    @property
+    def cost_us(self) -> float:
+        """Time per success; what only ever failed costs more than anything that did not."""
+        if not self.duration_us:
+            return 1e15 * (1 + self.failure_rate)
+        return self.duration_us / max(0.05, 1 - self.failure_rate)
+
+
+@dataclass(slots=True)
 class Breaker:
     """Circuit breaker of one agent. ``reset_us`` is when OPEN may become HALF_OPEN."""
 
@@ -206,7 +226,8 @@ class Agent:
     ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too; ``ahead`` holds the
     prefetched ones among them that hold no slot yet, oldest first. ``applied`` maps outbox id to the last applied
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
-    ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
+    ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay. ``pressure``
+    is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at its last one.
     """
 
     id: str
@@ -232,6 +253,10 @@ class Agent:
     suspect_us: int = 0
     slots_used: int = 0
     parked: int = 0
+    pressure: int = 0
+    latency_us: float = 0.0
+    turn: int = 0
+    measured: dict[str, Measured] = field(default_factory=dict)
     succeeded_count: int = 0
     failed_count: int = 0
     facts: HostFacts = field(default_factory=HostFacts)

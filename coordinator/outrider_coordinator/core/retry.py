@@ -63,6 +63,7 @@ def attempt_returned(
     effects.attempts[attempt.key] = attempt
     if agent.breaker.probe == attempt.key:
         agent.breaker.probe = None
+        state.fleet.changed(agent)
     state.placement_is_due = True
     if task.attempt is not attempt:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, limits, reports, sessions, submission
+from outrider_coordinator.core import blockage, breaker, control, limits, reports, sessions, strategies, submission
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -24,6 +24,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
@@ -46,6 +47,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
         random=Chance(seed),
+        queue=ReadyQueue(settings.aging_us, dict(settings.shares)),
         fence_next=first,
         session_next=first,
     )
@@ -113,7 +115,11 @@ def _heard(state: State, event: HeartbeatReceived) -> None:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
+        if agent.facts.is_leaving != event.facts.is_leaving:
+            state.fleet.changed(agent)
+            state.placement_is_due = True
         agent.facts = event.facts
+        strategies.press(state, agent)
 
 
 def _fire(state: State, effects: Effects, timer: Timer) -> None:
