@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from outrider.claims import Claim
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
 
@@ -42,8 +43,14 @@ class Options:
     """How a task is run. Durations are seconds or timedeltas; what is left out has the coordinator's default.
 
     ``priority`` is 0 to 10 or one of `PRIORITIES`; ``labels`` must all hold on the agent; ``attempts`` counts the first
-    one too; ``after`` takes handles or ids of tasks that must succeed first, and ``inputs_argument`` names the keyword
-    argument that receives their results by id; ``request_id`` makes a repeated submit return the same task.
+    one too; ``deadline`` bounds everything from submit to the end, ``timeout`` one attempt's running time and
+    ``stall_timeout`` how long it may report nothing; an ``exclusive`` task never runs twice at a time, also when an
+    agent is out of contact, and an ``at_most_once`` task is never started a second time; ``after`` takes handles or ids
+    of tasks that must succeed first, and ``inputs_argument`` names the keyword argument that receives their results by
+    id; ``request_id`` makes a repeated submit return the same task.
+
+    ``limits`` (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"`` for units, or a `Claim`) are held, all or none, while
+    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once.
     """
 
     title: str = ""
@@ -53,13 +60,19 @@ class Options:
     priority: int | str | None = None
     labels: Mapping[str, str] | None = None
     timeout: Seconds | None = None
+    stall_timeout: Seconds | None = None
+    deadline: Seconds | None = None
     attempts: int = 0
     backoff: Seconds | None = None
     disconnect_grace: Seconds | None = None
     queue_timeout: Seconds | None = None
+    exclusive: bool = False
+    at_most_once: bool = False
     not_before: dt.datetime | None = None
     weight: float = 0.0
     estimated_duration: Seconds | None = None
+    limits: Sequence[str | Claim] = ()
+    write_scopes: Sequence[str] = ()
     after: Sequence[Any] = ()
     inputs_argument: str = ""
     request_id: str = ""
@@ -87,12 +100,18 @@ class Options:
             raise InvalidRequest(f"attempts counts tries, the first too; it cannot be {self.attempts}")
         if self.attempts:
             spec.retry.max_attempts = self.attempts
+        for claim in map(_claim, self.limits):
+            spec.limits.add(key=claim.key, shared=claim.shared, units=claim.units)
+        spec.write_scopes.extend(self.write_scopes)
+        spec.exclusive, spec.at_most_once = self.exclusive, self.at_most_once
         self._apply_times(spec)
         return spec
 
     def _apply_times(self, spec: task_pb2.TaskSpec) -> None:
         durations = (
             (self.timeout, spec.timeout),
+            (self.stall_timeout, spec.stall_timeout),
+            (self.deadline, spec.deadline_duration),
             (self.backoff, spec.retry.initial_backoff),
             (self.disconnect_grace, spec.disconnect_grace),
             (self.queue_timeout, spec.queue_timeout),
@@ -108,6 +127,10 @@ class Options:
 
 
 _DEFAULT = Options()
+
+
+def _claim(claim: str | Claim) -> Claim:
+    return Claim.parse(claim) if isinstance(claim, str) else claim.checked()
 
 
 def priority_number(priority: int | str) -> int:

@@ -99,6 +99,8 @@ class Pool:
         self._not_before_us = 0
         self._unflushed: set[int] = set()
         self._is_closed = False
+        #: Whether workers are not read from.
+        self.is_hushed = False
 
     @property
     def pids(self) -> set[int]:
@@ -133,6 +135,7 @@ class Pool:
 
     def hush(self, *, is_quiet: bool) -> None:
         """Stop or go on reading what workers say; they block while nobody reads."""
+        self.is_hushed = is_quiet
         for worker in self.workers.values():
             if is_quiet:
                 worker.pipe.pause()

@@ -14,20 +14,20 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
 from outrider_agent import clock
 from outrider_agent.assignment import Dossier, Origin, open_dossier, receive_span
 from outrider_agent.core.board import Admission, Attempt, Board, Limits, Returned, State, Unstarted
-from outrider_agent.core.deadlines import Deadlines
+from outrider_agent.core.budgets import Bound, Budgets
 from outrider_agent.executioner import Executioner
 from outrider_agent.outlet import Outlet, Ref
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.reporter import Reporter
 
 _logger = logging.getLogger(__name__)
-
-_GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
 
 
 class Runner:
@@ -50,7 +50,7 @@ class Runner:
         self._outlet = outlet
         self._reporter = reporter
         self._wake = wake
-        self._deadlines = Deadlines()
+        self._budgets = Budgets()
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
         self._last_key = 0
         #: What each message of a worker about one attempt leads to.
@@ -60,6 +60,7 @@ class Runner:
             messages.LogOutput: self._logged,
             messages.Blocked: self._blocked,
             messages.Unblocked: self._unblocked,
+            messages.AnswerGiven: self._answered_another,
             messages.Completed: self._last_word,
             messages.Failed: self._failed,
         }
@@ -93,6 +94,8 @@ class Runner:
                 answer = self.board.admit(attempt)
                 if answer is Admission.ACCEPTED:
                     self.dossiers[attempt.key] = dossier
+                    if dossier.remaining_us:
+                        self._budgets.assigned(attempt.key, dossier.remaining_us, clock.boot_us())
                     accepted.append(attempt)
                 elif answer is Admission.DUPLICATE:
                     # As it is here, not begun: it is answered whatever the first one has reported.
@@ -125,16 +128,20 @@ class Runner:
         """Kill these attempts; the fenced ones without a word, the others report ``reason``, a TaskReason number."""
         text = message or "cancelled"
         for attempt in self._find(refs):
-            dossier = self.dossiers[attempt.key]
-            dossier.is_silent |= is_fenced
-            if attempt.state is State.ACCEPTED:
-                dossier.stop = dossier.stop or (reason, text)
-                self._withdraw(attempt, Unstarted.DROP if is_fenced else Unstarted.CANCEL)
-            elif attempt.state is State.CLOSED:
-                self._forget_if_silent(attempt)
-            else:
-                self._kill(attempt, reason, text, grace_s)
+            self.dossiers[attempt.key].is_silent |= is_fenced
+            self._stop(attempt, reason, text, grace_s)
         self._wake()
+
+    def _stop(self, attempt: Attempt, reason: int, message: str, grace_s: float | None = None) -> None:
+        """Kill an attempt, keep it from starting, or forget it: whatever is left to do."""
+        dossier = self.dossiers[attempt.key]
+        if attempt.state is State.ACCEPTED:
+            dossier.stop = dossier.stop or (reason, message)
+            self._withdraw(attempt, Unstarted.DROP if dossier.is_silent else Unstarted.CANCEL)
+        elif attempt.state is State.CLOSED:
+            self._forget_if_silent(attempt)
+        else:
+            self._kill(attempt, reason, message, grace_s)
 
     def answer(self, ref: Ref, resolve: messages.Resolve) -> None:
         """A wait of an attempt was resolved; a parked attempt hears of it when it has a slot."""
@@ -142,17 +149,8 @@ class Runner:
         if attempt is None or attempt.state is State.CLOSED or not attempt.worker_id:
             return
         dossier = self.dossiers[attempt.key]
-        more_s = dossier.more_time.pop(resolve.wait_key, 0.0)
-        if more_s and resolve.data.strip().lower() in _GRANTED:
-            self._deadlines.extend(attempt.key, int(more_s * 1e6))
-        order = messages.Resolve(
-            attempt.key,
-            resolve.wait_key,
-            resolve.data,
-            resolve.content_type,
-            resolve.dependency_state,
-            resolve.resolved_by,
-        )
+        self._budgets.extend(attempt.key, dossier.grant(resolve))
+        order = msgspec.structs.replace(resolve, key=attempt.key)
         if resolve.wait_key not in attempt.waits or self.board.answered(attempt.key):
             self._pool.send(attempt.worker_id, order)
         else:
@@ -199,6 +197,8 @@ class Runner:
             if follow is not None:
                 dossier = self.dossiers.get(message.key)  # type: ignore[union-attr]  # all that have a step have a key
                 if dossier is not None and dossier.last_word is None and not dossier.narrator.is_ended:
+                    if dossier.silence_us:
+                        self._budgets.heard(dossier.attempt.key, now_us)
                     follow(worker, dossier, message, now_us)
             elif isinstance(message, messages.Recalled):
                 self._returned(self.board.recalled(worker_id, message.keys, now_us))
@@ -221,8 +221,8 @@ class Runner:
         dossier.narrator.worker_pid = worker.pid
         dossier.command_pid = message.child_pid
         self.board.started(attempt.key, now_us)
-        if dossier.timeout_us:
-            self._deadlines.start(attempt.key, dossier.timeout_us, now_us)
+        if dossier.is_bounded:
+            self._budgets.started(attempt.key, dossier.timeout_us, dossier.silence_us, now_us)
         if attempt.is_command:
             self._reporter.report(dossier, message)
         else:
@@ -242,15 +242,20 @@ class Runner:
             dossier.more_time[message.wait_key] = message.additional_s
         if not message.keeps_running:
             self.board.blocked(message.key, message.wait_key)
-            self._deadlines.pause(message.key, now_us)
+            self._budgets.blocked(message.key, now_us)
         self._reporter.report(dossier, message)
 
     def _unblocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Unblocked, now_us: int) -> None:
         if message.wait_key in dossier.attempt.waits:
             self.board.unblocked(message.key, message.wait_key)
             if not dossier.attempt.waits:
-                self._deadlines.resume(message.key, now_us)
+                self._budgets.unblocked(message.key, now_us)
         dossier.more_time.pop(message.wait_key, None)
+        self._reporter.report(dossier, message)
+
+    def _answered_another(
+        self, worker: WorkerProcess, dossier: Dossier, message: messages.AnswerGiven, now_us: int
+    ) -> None:
         self._reporter.report(dossier, message)
 
     def _failed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Failed, now_us: int) -> None:
@@ -281,7 +286,7 @@ class Runner:
     def _kill(self, attempt: Attempt, reason: int, message: str, grace_s: float | None) -> None:
         dossier = self.dossiers[attempt.key]
         if self._executioner.kill(dossier, _stopped(attempt.key, 0, reason, message), grace_s):
-            self._deadlines.drop(attempt.key)
+            self._budgets.drop(attempt.key)
 
     def _said_stop(self, dossier: Dossier, grace_s: float) -> None:
         verdict = dossier.verdict
@@ -299,8 +304,8 @@ class Runner:
         """Report the attempt's outcome and free its place."""
         outcome = _outcome(dossier)
         key = dossier.attempt.key
-        if dossier.timeout_us:
-            self._deadlines.drop(key)
+        if dossier.is_bounded:
+            self._budgets.drop(key)
         self.board.closed(key, now_us)
         if dossier.span is not None:
             self._trace(dossier, outcome)
@@ -318,8 +323,8 @@ class Runner:
             self._forget(attempt.key, clock.boot_us())
 
     def _forget(self, key: int, now_us: int) -> None:
-        if self.dossiers.pop(key).timeout_us:
-            self._deadlines.drop(key)
+        if self.dossiers.pop(key).is_bounded:
+            self._budgets.drop(key)
         self.board.acknowledged(key, now_us)
 
     def _withdraw(self, attempt: Attempt, fate: Unstarted) -> None:
@@ -374,13 +379,24 @@ class Runner:
                 self._pool.dismiss(worker_id)
 
     def _expire(self, now_us: int) -> None:
-        for key in self._deadlines.expired(now_us):
-            dossier = self.dossiers[key]
-            text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
-            self._kill(dossier.attempt, task_pb2.TASK_REASON_TIMED_OUT, text, None)
+        for key, bound in self._budgets.expired(now_us, is_listening=not self._pool.is_hushed):
+            dossier = self.dossiers.get(key)
+            if dossier is not None:
+                self._stop(dossier.attempt, *_expiry(dossier, bound))
 
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]
+
+
+def _expiry(dossier: Dossier, bound: Bound) -> tuple[int, str]:
+    """Reason and message of an attempt that has reached a bound."""
+    if bound is Bound.TIMEOUT:
+        text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
+        return task_pb2.TASK_REASON_TIMED_OUT, text
+    if bound is Bound.STALL:
+        text = f"the attempt reported nothing for {dossier.silence_us / 1e6:g} s; output and progress count as reports"
+        return task_pb2.TASK_REASON_STALLED, text
+    return task_pb2.TASK_REASON_DEADLINE_EXCEEDED, "the task's deadline has passed"
 
 
 def _stopped(key: int, time_ns: int, reason: int, message: str) -> messages.Failed:

@@ -11,7 +11,7 @@ from outrider.v1 import agent_service_pb2 as wire
 from outrider.v1 import task_pb2
 from support.agent_process import is_gone
 from support.agent_tasks import daemon_argv
-from support.scripted_coordinator import ScriptedCoordinator, command, function, ref
+from support.scripted_coordinator import ScriptedCoordinator, bounded, command, function, ref
 from support.waiting import eventually
 
 TASKS = "support.agent_tasks"
@@ -264,6 +264,43 @@ def test_a_timeout_pauses_while_blocked(coordinator: ScriptedCoordinator, start_
     coordinator.outcome("other")
     coordinator.answer("asks", "q", "yes")
     assert coordinator.outcome("asks").HasField("completed")
+
+
+def test_an_attempt_that_reports_nothing_is_stalled(coordinator: ScriptedCoordinator, start_agent) -> None:
+    """Output keeps an attempt going for longer than its stall timeout; silence for so long ends it, recoverably."""
+    start_agent("--slots", "2")
+    coordinator.wait_session()
+    lively = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.25; done"]
+    coordinator.assign(
+        bounded(command("lively", lively), stall_s=1), bounded(command("silent", ["sleep", "1000"]), stall_s=0.5)
+    )
+    failed = coordinator.outcome("silent").failed
+    assert failed.error.reason == task_pb2.TASK_REASON_STALLED
+    assert failed.recoverable
+    assert coordinator.outcome("lively").HasField("completed")
+
+
+def test_a_stall_timeout_stands_still_while_blocked(coordinator: ScriptedCoordinator, start_agent) -> None:
+    """Waiting for an answer is no silence."""
+    start_agent("--slots", "1")
+    coordinator.wait_session()
+    coordinator.assign(bounded(function("asks", f"{TASKS}:ask", '"q"'), stall_s=0.4))
+    coordinator.wait_for("asks", "blocked")
+    coordinator.assign(command("other", ["sleep", "1"]))
+    coordinator.outcome("other")
+    coordinator.answer("asks", "q", "yes")
+    assert coordinator.outcome("asks").HasField("completed")
+
+
+def test_an_agent_keeps_the_deadline_of_a_task(coordinator: ScriptedCoordinator, start_agent, tmp_path: Path) -> None:
+    """What is left when it arrives is all there is, for an attempt that runs and for one that waits for a slot."""
+    start_agent("--slots", "1")
+    coordinator.wait_session()
+    waits = function("waits", f"{TASKS}:witness", f'"{tmp_path}/w"', f'"{tmp_path}/g"', prefetched=True)
+    coordinator.assign(bounded(command("runs", ["sleep", "1000"]), remaining_s=1.2), bounded(waits, remaining_s=0.6))
+    for task_id in ("waits", "runs"):
+        assert coordinator.outcome(task_id).failed.error.reason == task_pb2.TASK_REASON_DEADLINE_EXCEEDED
+    assert not (tmp_path / "w").exists()
 
 
 def test_granted_time_extends_the_timeout(coordinator: ScriptedCoordinator, start_agent) -> None:

@@ -10,6 +10,7 @@ import pytest
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import Answered, CancelRequested, Ref
 from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from outrider_coordinator.core.stopping import STOPS, stop_attempt
 from support.core_world import ModelAgent, World
@@ -48,6 +49,8 @@ class Walk:
         """One to three tasks with random policy, sometimes after others."""
         after = tuple(self.random.sample(self.tasks, 1)) if self.tasks and self.random.random() < 0.3 else ()
         fields: dict[str, Any] = {"max_attempts": self.random.choice((0, 1, 3)), "priority": self.random.randrange(11)}
+        if self.random.random() < 0.1:
+            fields["deadline_us"] = self.random.randint(1, 60) * SECOND_US
         self.tasks += self.world.submit(self.random.randint(1, 3), after=after, **fields)
 
     def connect(self) -> None:
@@ -104,7 +107,7 @@ class Walk:
         if task is None or task.attempt is None or task.attempt.number != ref.attempt or not waits:
             self.world.fail(agent, ref)
             return
-        self.world.do(Answered(task.id, waits[0].key, lambda key: b"x", self.world.replies.append))
+        self.world.do(Answered(task.id, waits[0].key, b"x", self.world.replies.append))
         self.world.unblock(agent, ref, waits[0].key)
 
     def cancel(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from outrider import errors, status
@@ -88,6 +89,21 @@ def test_a_task_travels_over_the_wire(coordinator: CoordinatorProcess) -> None:
     ]
     assert events[-1].completed.result.data == b"42"
     assert get(coordinator, task_id).result.data == b"42"
+    agent.close()
+
+
+def test_a_deadline_travels_and_ends_the_task(coordinator: CoordinatorProcess) -> None:
+    """The assignment says how much is left; when it is over the attempt is stopped and the task is EXPIRED."""
+    agent = ScriptedAgent(coordinator, "a")
+    task_id = coordinator.tasks.Submit(function(deadline_duration=duration_pb2.Duration(seconds=1))).task_id
+    (assignment,) = agent.next("assign").assignments
+    assert 0 < assignment.remaining_duration.ToMilliseconds() <= 1000
+    cancel = agent.next("cancel")
+    assert cancel.reason == task_pb2.TASK_REASON_DEADLINE_EXCEEDED
+    error = task_pb2.TaskError(reason=cancel.reason, message=cancel.message)
+    agent.report(assignment.ref, failed=worker_message_pb2.Failed(error=error), terminal=True)
+    assert watch_until_ended(coordinator, task_id)[-1].type == event_pb2.EVENT_TYPE_TASK_EXPIRED
+    assert get(coordinator, task_id).error.message == "not done within its deadline of 1 s"
     agent.close()
 
 

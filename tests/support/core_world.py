@@ -66,6 +66,7 @@ class World:
         self.log: list[InsertEvent] = []
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
+        self.sent: list[Any] = []
         self.made = 0
 
     def do(self, *events: Event, after_us: int = 0) -> Effects:
@@ -81,6 +82,7 @@ class World:
         rows(effects)
         self.log.extend(effects.events)
         self._note_ends(effects)
+        self.sent.extend(effects.sends)
         for send in effects.sends:
             self._deliver(send)
 

@@ -237,6 +237,15 @@ def command(task_id: str, argv: Iterable[str], *, timeout_s: float = 0.0) -> wir
     return _assignment(task_id, spec, prefetched=False, timeout_s=timeout_s)
 
 
+def bounded(assignment: wire.Assignment, *, stall_s: float = 0.0, remaining_s: float = 0.0) -> wire.Assignment:
+    """The same with a stall timeout, or with so much left of its task's deadline."""
+    if stall_s:
+        assignment.spec.stall_timeout.FromMilliseconds(int(stall_s * 1000))
+    if remaining_s:
+        assignment.remaining_duration.FromMilliseconds(int(remaining_s * 1000))
+    return assignment
+
+
 def _assignment(task_id: str, spec: task_pb2.TaskSpec, *, prefetched: bool, timeout_s: float) -> wire.Assignment:
     if timeout_s:
         spec.timeout.FromMilliseconds(int(timeout_s * 1000))

@@ -57,6 +57,7 @@ class StillPool:
     def __init__(self) -> None:
         worker = SimpleNamespace(worker_id=WORKER_ID, pid=WORKER_PID, tasks_done=0, idle_since_us=0, last_error="")
         self.workers = {WORKER_ID: worker}
+        self.is_hushed = False
 
     def send(self, worker_id: int, *said: messages.ToWorker) -> None:
         """To nobody."""

@@ -111,6 +111,8 @@ def test_a_priority_is_a_number_or_a_name(priority: int | str, number: int) -> N
         ({"queue_timeout": dt.timedelta(days=-1)}, "0 to"),
         ({"not_before": dt.datetime(2030, 1, 1)}, "time zone"),
         ({"attempts": -1}, "cannot be -1"),
+        ({"deadline": -1}, "0 to"),
+        ({"stall_timeout": -1}, "0 to"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], says: str) -> None:
@@ -131,6 +133,12 @@ def test_options_left_out_are_not_sent() -> None:
     assert not spec.HasField("priority")
     assert not spec.HasField("timeout")
     assert not spec.HasField("retry")
+    assert not spec.HasField("deadline_duration")
+    assert not spec.exclusive
+    chosen = spec_of(deadline=dt.timedelta(minutes=1), stall_timeout=2, exclusive=True, at_most_once=True)
+    assert (chosen.deadline_duration.seconds, chosen.stall_timeout.seconds) == (60, 2)
+    assert chosen.exclusive
+    assert chosen.at_most_once
     assert spec_of(timeout=0).HasField("timeout")
     assert spec_of(labels={"gpu": "yes"}).constraints[0].values == ["yes"]
 

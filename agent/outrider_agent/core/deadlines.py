@@ -44,6 +44,13 @@ class Deadlines:
         if budget is not None:
             budget.left_us += more_us
 
+    def restart(self, key: int, budget_us: int, now_us: int) -> None:
+        """Begin anew with the whole budget; a clock that stands goes on standing."""
+        budget = self._budgets.get(key)
+        if budget is not None:
+            budget.left_us = budget_us
+            budget.since_us = None if budget.since_us is None else now_us
+
     def drop(self, key: int) -> None:
         """The attempt has ended."""
         self._budgets.pop(key, None)

@@ -1,8 +1,8 @@
-"""What people order: cancel a task; pause, resume, drain, remove or trust an agent. And what time ends by itself."""
+"""What people order: cancel a task; pause, resume, drain, remove or trust an agent."""
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, sessions, strategies
+from outrider_coordinator.core import blame, breaker, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
@@ -10,8 +10,8 @@ from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.retry import attempt_returned
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Admin, AttemptState, EventType, Reason, TaskState
-from outrider_coordinator.core.transitions import move_attempt
+from outrider_coordinator.core.states import Admin, AttemptState, Blame, EventType, Reason, TaskState
+from outrider_coordinator.core.transitions import move_admin, move_attempt
 
 
 def cancel(state: State, effects: Effects, task_id: str, message: str) -> CancelVerdict:
@@ -36,14 +36,6 @@ def cancel(state: State, effects: Effects, task_id: str, message: str) -> Cancel
     return CancelVerdict(task_id, task.state, cancelled=True)
 
 
-def queue_timed_out(state: State, effects: Effects, task_id: str) -> None:
-    """A task waited for its first start for longer than it may."""
-    task = state.tasks.get(task_id)
-    if task is not None and task.attempts_made == 0 and task.state in (TaskState.PENDING, TaskState.QUEUED):
-        error = encode_error(Reason.QUEUE_TIMEOUT, "did not start within its queue timeout")
-        end_task(state, effects, task, TaskState.EXPIRED, reason=Reason.QUEUE_TIMEOUT, error=error)
-
-
 def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -> None:
     """The agent has these attempts. Not made durable: a report or the next Hello says it again."""
     agent = _session(state, event.agent_id, event.epoch)
@@ -65,14 +57,17 @@ def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -
         return
     agent.last_heard_us = state.now_us
     to = AttemptState.REVOKED if event.revoked else AttemptState.REJECTED
+    refused = False
     for ref in event.refs:
         attempt = agent.attempts.get((ref.task_id, ref.attempt))
         if attempt is None or attempt.fence != ref.fence:
             continue
         if attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
-            if not event.revoked and not agent.facts.is_leaving:
-                breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_REJECTED)
+            refused = not event.revoked and not agent.facts.is_leaving
+            attempt.blame = Blame.AGENT if refused else Blame.NONE
             attempt_returned(state, effects, agent, state.tasks[ref.task_id], attempt, to, event.message)
+    if refused:
+        blame.rejected(state, effects, agent)
 
 
 def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
@@ -86,7 +81,7 @@ def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
         effects.sends.append(Reply(event.reply, _remove(state, effects, agent, force=event.force)))
         return
     if event.order == AgentOrder.RESET_BREAKER:
-        breaker.reset(state, effects, agent)
+        breaker.close(state, effects, agent.breaker)
     else:
         _set_admin(state, effects, agent, event)
     state.placement_is_due = True
@@ -103,7 +98,7 @@ _ADMIN = {
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
     if agent.admin is not admin:
-        agent.admin = admin
+        move_admin(agent, admin)
         effects.agents[agent.id] = agent
         state.agent_event(effects, kind, agent.id)
         state.fleet.changed(agent)

@@ -26,7 +26,7 @@ def is_open(agent: Agent) -> bool:
         agent.connectivity is _ONLINE
         and agent.admin is _ACTIVE
         and not agent.facts.is_leaving
-        and breaker.may_offer(agent)
+        and breaker.may_pass(agent.breaker)
     )
 
 
@@ -38,9 +38,19 @@ def closed_to_work(agent: Agent) -> Rule | None:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
     if agent.admin is Admin.DRAINING or agent.facts.is_leaving:
         return Rule("DRAINING", "it finishes its work and leaves")
-    if not breaker.may_offer(agent):
+    if not breaker.may_pass(agent.breaker):
         return Rule("BREAKER_OPEN", f"its circuit breaker is {agent.breaker.state.name} after repeated failures")
     return None
+
+
+def closed_to_kind(agent: Agent, kind: str) -> Rule | None:
+    """Why an agent gets no new work of a kind while it may get other work, None when it may."""
+    if breaker.may_offer(agent, kind):
+        return None
+    state = agent.type_breakers[kind].state.name
+    return Rule(
+        "TYPE_BREAKER_OPEN", f"its circuit breaker for {kind!r} is {state}: such work failed here, not elsewhere"
+    )
 
 
 def fits(agent: Agent, hard: Hard) -> bool:
@@ -65,7 +75,12 @@ def _unmet(agent: Agent, hard: Hard) -> Rule | None:
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
     demands = task.spec.demands
-    rule = mismatch(agent, demands) or closed_to_work(agent) or resources.in_use(agent, demands.resources)
+    rule = (
+        mismatch(agent, demands)
+        or closed_to_work(agent)
+        or closed_to_kind(agent, task.spec.kind)
+        or resources.in_use(agent, demands.resources)
+    )
     if rule is None and agent.free_slots == 0:
         rule = Rule("NO_FREE_SLOT", f"all {agent.slots} slots are in use")
     return rule

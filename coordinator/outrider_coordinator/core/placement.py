@@ -7,7 +7,7 @@ nothing that has not started waits in a line elsewhere.
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, limits, slots, strategies
+from outrider_coordinator.core import breaker, deadlines, limits, slots, strategies
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
@@ -16,6 +16,7 @@ from outrider_coordinator.core.queue import Need
 from outrider_coordinator.core.spec import NO_DEMANDS
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState, EventType, TaskState
+from outrider_coordinator.core.waits import carried
 
 _assign = PushAssign._make
 
@@ -79,7 +80,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     attempt.resources = task.spec.demands.resources
     task.attempt = attempt
-    breaker.offered(agent, attempt)
+    breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)
     state.fleet.turn = agent.turn = state.fleet.turn + 1
     if task.spec.demands is not NO_DEMANDS:
@@ -107,6 +108,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.created_us,
                 task.ready_us,
                 now_us,
+                deadlines.left_us(state, task) if spec.deadline_us else 0,
+                carried(task) if task.waits else None,
             )
         )
     )

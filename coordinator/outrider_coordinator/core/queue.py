@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.fleet import Index, Reach
@@ -77,10 +78,17 @@ class TaskClass:
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands = spec.demands
+    demands = _elsewhere(task) if task.waits else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
     return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
+
+
+def _elsewhere(task: Task) -> Demands:
+    """The task's demands, rather anywhere else than where one of its waits ran out of time."""
+    left = tuple((agent_id, -100) for agent_id in sorted({wait.expired_on for wait in task.waits} - {""}))
+    demands = task.spec.demands
+    return demands._replace(affinities=demands.affinities + left) if left else demands
 
 
 @dataclass(slots=True)
@@ -329,6 +337,16 @@ class ReadyQueue:
                 kept = sorted(entry for entry in strand.line if entry[2] in self.tasks)
                 strand.line = Line()
                 strand.line.fresh.extend(kept)
+
+    def claimants(self, of_class_max: int) -> list[Task]:
+        """Tasks that claim limits, about in the order in which they are looked at; of each class only the first few."""
+        found: list[Task] = []
+        for key, group in self.classes.items():
+            if key.demands.claims:
+                for strand in group.strands.values():
+                    known = (entry for entry in sorted(strand.line) if entry[2] in self.tasks)
+                    found += (self.tasks[entry[2]] for entry in islice(known, of_class_max))
+        return sorted(found, key=lambda task: (task.rank_us or 0, task.order))
 
     def ahead_of(self, task: Task) -> int:
         """About how many tasks are to be looked at before this one. Reads every strand: for Explain only."""

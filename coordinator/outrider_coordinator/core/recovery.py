@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from outrider_coordinator.core import breaker, deadlines, slots
 from outrider_coordinator.core import limits as named_limits
-from outrider_coordinator.core import slots
+from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, TaskState
+from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, TaskState
 
 
 def restore(
@@ -23,9 +24,10 @@ def restore(
     waits: Iterable[tuple[str, Wait]],
     runs: Iterable[Run],
     agents: Iterable[Agent],
+    breakers: Iterable[Breaker] = (),
     limits: Iterable[tuple[LimitKey, Pool]] = (),
 ) -> Effects:
-    """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
+    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
     Every agent that holds something is suspect from ``startup_hold_us`` on: it gets that long to say hello before its
     graces begin. Returns effects with the events this made; nothing is offered before the first step.
@@ -40,13 +42,16 @@ def restore(
         state.add_task(task)
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
-        state.tasks[task_id].set_wait(wait)
+        if is_remembered(wait):
+            state.tasks[task_id].set_wait(wait)
     named_limits.restore(state, limits)
     for attempt in attempts:
         _attach(state, attempt)
     named_limits.restored(state)
     for task in state.tasks.values():
-        _link(state, task)
+        _link(state, effects, task)
+    for known in breakers:
+        breaker.restored(state, known)
     for run in state.runs.values():
         run.open_count = sum(task_id in state.tasks for task_id in run.task_ids)
     for agent in state.agents.values():
@@ -58,6 +63,10 @@ def restore(
 
 def _attach(state: State, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
+        task.failed_on = (*task.failed_on, attempt.agent_id)
+    if attempt.state is AttemptState.CLOSED:
+        return
     attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
         task.strays = (*task.strays, attempt)
@@ -73,7 +82,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         slots.give_back(state, agent, attempt)
 
 
-def _link(state: State, task: Task) -> None:
+def _link(state: State, effects: Effects, task: Task) -> None:
     if task.state is TaskState.PENDING:
         task.waiting_for = {other for other in task.dependency_ids if other in state.tasks}
         for dependency_id in task.dependency_ids:
@@ -83,24 +92,16 @@ def _link(state: State, task: Task) -> None:
             state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
-    if task.spec.queue_timeout_us and task.attempts_made == 0:
-        state.set_timer(task.created_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
+    deadlines.watch(state, task)
+    if task.waits:
+        forget(task)
     for wait in task.waits:
-        if wait.is_open and not wait.is_resolved:
-            _rearm(state, task, wait)
-
-
-def _rearm(state: State, task: Task, wait: Wait) -> None:
-    if wait.kind == "dependency":
-        state.waiters.setdefault(wait.required_task_id, []).append((task.id, wait.key))
-    elif wait.retry_us:
-        state.set_timer(wait.retry_us, TimerKind.WAIT, task.id, wait.key)
+        if wait.is_pending:
+            watch(state, effects, task, wait)
 
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
-    if agent.breaker.state is BreakerState.OPEN:
-        state.set_timer(agent.breaker.reset_us, TimerKind.BREAKER, agent.id)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent

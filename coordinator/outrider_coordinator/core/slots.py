@@ -6,7 +6,8 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits, resources
+from outrider_coordinator.core import breaker, limits, resources
+from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
@@ -26,11 +27,21 @@ def take(state: State, agent: Agent, attempt: Attempt) -> None:
         agent.slots_used += 1
 
 
-def release(state: State, agent: Agent, attempt: Attempt) -> None:
-    """Count an attempt no longer, whatever it held: it is not live any more."""
+def release(state: State, effects: Effects, agent: Agent | None, attempt: Attempt) -> None:
+    """An attempt stopped being live, in whatever way: give back everything it held. Again, it holds nothing.
+
+    ``agent`` is None when it was removed from the fleet.
+    """
+    if attempt.is_probe:
+        breaker.give_back(state, effects, attempt)
     if attempt.holding is not None:
         limits.release(state, attempt)
         state.queue.ask_again()
+    if agent is not None:
+        _leave(state, agent, attempt)
+
+
+def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
     if agent.attempts.pop(attempt.key, None) is None:
         return
     if attempt.resources:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, limits, reports, sessions, strategies, submission
+from outrider_coordinator.core import (
+    blockage,
+    breaker,
+    control,
+    deadlines,
+    limits,
+    reports,
+    sessions,
+    strategies,
+    submission,
+    waits,
+)
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -128,18 +139,24 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
     match kind:
         case TimerKind.READY if task and task.state is TaskState.PENDING and not task.waiting_for:
             make_ready(state, effects, task)
-        case TimerKind.QUEUE_TIMEOUT:
-            control.queue_timed_out(state, effects, key)
+        case TimerKind.QUEUE_TIMEOUT if task:
+            deadlines.queue_timed_out(state, effects, task)
+        case TimerKind.DEADLINE if task:
+            deadlines.deadline_passed(state, effects, task)
         case TimerKind.GRACE:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
             blockage.retry_time_came(state, effects, key, key2)
+        case TimerKind.WAIT_BUDGET:
+            waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
         case TimerKind.LOST if agent:
             sessions.lost_after(state, effects, agent)
-        case TimerKind.BREAKER if agent:
-            breaker.timer_fired(state, effects, agent)
+        case TimerKind.BREAKER:
+            breaker.reset_time_came(state, effects, key, key2)
+        case TimerKind.PROBE:
+            breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.LIMIT:
             limits.timer_fired(state, key, key2)
         case _:

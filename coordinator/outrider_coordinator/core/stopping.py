@@ -69,8 +69,11 @@ def send_again(effects: Effects, agent: Agent, attempt: Attempt) -> None:
 def decider(attempt: Attempt, reason: Reason) -> Stop | None:
     """What decides about the task of an attempt that ended without success for this reason; None: the end itself.
 
-    An attempt that failed by itself before it was stopped has just failed, unless there is no time for another.
+    An attempt that failed by itself before it was stopped has just failed, unless there is no time for another. Its
+    agent keeps the deadline too, and may be the first to say so.
     """
+    if reason is Reason.DEADLINE_EXCEEDED:
+        return STOPS[Intent.DEADLINE]
     if attempt.intent and (reason in _STOPPED or attempt.intent is Intent.DEADLINE):
         return STOPS[attempt.intent]
     return None

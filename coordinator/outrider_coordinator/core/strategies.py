@@ -49,7 +49,7 @@ def choose(state: State, need: Need, task: Task) -> tuple[Agent, bool] | None:
 
 def _with_a_slot(state: State, need: Need, index: Index, task: Task) -> Agent | None:
     if wishes.has_any(need.demands):
-        return wishes.best(state, task, _candidates(state, need, index, task))
+        return wishes.best(state, need.demands, task, _candidates(state, need, index, task))
     if isinstance(index, Ranking):
         return _first(state, index, need)
     return _drawn(state, need, index)
@@ -58,17 +58,22 @@ def _with_a_slot(state: State, need: Need, index: Index, task: Task) -> Agent | 
 def _first(state: State, index: Ranking, need: Need) -> Agent | None:
     """The best agent whose breakers let this kind through."""
     agent = index.first(state.agents)
-    if agent is None or breaker.may_offer(agent):
+    if agent is None or breaker.may_offer(agent, need.kind):
         return agent
-    return next((agent for agent in index.each(state.agents) if breaker.may_offer(agent)), None)
+    return next((agent for agent in index.each(state.agents) if breaker.may_offer(agent, need.kind)), None)
 
 
 def _drawn(state: State, need: Need, lot: Lot) -> Agent | None:
     """RANDOM and TWO_CHOICES."""
     agent = lot.draw(state.agents, state.random.randrange)
+    if agent is not None and not breaker.may_offer(agent, need.kind):
+        others = (state.agents[agent_id] for agent_id in lot.ids)
+        agent = next((one for one in others if lot.key_of(one) and breaker.may_offer(one, need.kind)), None)
     if agent is None or _strategy(state, need) is Strategy.RANDOM:
         return agent
     other = lot.draw(state.agents, state.random.randrange)
+    if other is not None and not breaker.may_offer(other, need.kind):
+        return agent
     return agent if other is None or (slot_key(agent) or ()) <= (slot_key(other) or ()) else other
 
 
@@ -86,7 +91,7 @@ def _candidates(state: State, need: Need, index: Index, task: Task) -> list[Agen
         agent = reach.members.get(agent_id)
         if agent is not None and agent not in found and key_of(agent) is not None:
             found.append(agent)
-    return [agent for agent in found if breaker.may_offer(agent)]
+    return [agent for agent in found if breaker.may_offer(agent, need.kind)]
 
 
 def _prepare(state: State, need: Need) -> Index:

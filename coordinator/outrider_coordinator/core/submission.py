@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from outrider_coordinator.core import deadlines
 from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
 from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Run, Task
 from outrider_coordinator.core.outcome import end_task, make_ready
-from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import EventType, Reason, TaskState
 
 
@@ -163,8 +164,8 @@ def _enter(state: State, effects: Effects, task: Task) -> None:
     state.add_task(task)
     effects.tasks[task.id] = task
     state.event(effects, EventType.TASK_SUBMITTED, task)
-    if task.spec.queue_timeout_us:
-        state.set_timer(state.now_us + task.spec.queue_timeout_us, TimerKind.QUEUE_TIMEOUT, task.id)
+    if task.spec.queue_timeout_us or task.spec.deadline_us:
+        deadlines.watch(state, task)
 
 
 def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState]) -> None:

@@ -23,30 +23,29 @@ def has_any(demands: Demands) -> bool:
     return bool(demands.affinities or demands.avoid_tags or demands.spread or demands.sticky)
 
 
-def best(state: State, task: Task, candidates: Iterable[Agent]) -> Agent | None:
+def best(state: State, demands: Demands, task: Task, candidates: Iterable[Agent]) -> Agent | None:
     """The candidate with the highest score, the first of equals."""
     found: Agent | None = None
     best_score = 0
     for agent in candidates:
-        score = score_of(state, task, agent)
+        score = score_of(state, demands, task, agent)
         if found is None or score > best_score:
             found, best_score = agent, score
     return found
 
 
-def score_of(state: State, task: Task, agent: Agent) -> int:
+def score_of(state: State, demands: Demands, task: Task, agent: Agent) -> int:
     """How much a task would like to be on this agent."""
-    demands = task.spec.demands
     score = sum(weight for agent_id, weight in demands.affinities if agent_id == agent.id)
     if demands.sticky and agent.id == task.near_agent_id:
         score += STICKY
     if demands.avoid_tags or demands.spread:
-        score += _beside(state, task, agent)
+        score += _beside(state, demands, task, agent)
     return score
 
 
-def _beside(state: State, task: Task, agent: Agent) -> int:
-    demands, score = task.spec.demands, 0
+def _beside(state: State, demands: Demands, task: Task, agent: Agent) -> int:
+    score = 0
     for attempt in agent.attempts.values():
         other = state.tasks.get(attempt.task_id)
         if other is None:

@@ -35,8 +35,10 @@ _EPOCH, _ASSIGN, _REVOKE, _ACK = 1, 3, 4, 7
 _ITEMS = 1
 #: AttemptRef.task_id, .attempt, .fence.
 _TASK_ID, _ATTEMPT, _FENCE = 1, 2, 3
-#: Assignment.ref, .spec, .inputs, .trace, .prefetched, .namespace, .run_id.
-_REF, _SPEC, _INPUTS, _TRACE, _PREFETCHED, _NAMESPACE, _RUN_ID = 1, 2, 3, 4, 5, 6, 7
+#: Assignment.ref, .spec, .inputs, .trace, .prefetched, .namespace, .run_id, .remaining_duration.
+_REF, _SPEC, _INPUTS, _TRACE, _PREFETCHED, _NAMESPACE, _RUN_ID, _REMAINING = 1, 2, 3, 4, 5, 6, 7, 8
+#: Assignment.earlier_answers, .expired_waits.
+_EARLIER_ANSWERS, _EXPIRED_WAITS = 9, 10
 #: OutboxApplied.outbox_id, .applied_seq.
 _OUTBOX_ID, _APPLIED_SEQ = 1, 2
 
@@ -110,6 +112,11 @@ def _assignment(send: Any, outcomes: dict[str, bytes]) -> bytes:
     if send.trace.parent:
         trace = task_pb2.TraceContext(traceparent=send.trace.parent, tracestate=send.trace.state)
         parts.append(block(_TRACE, trace.SerializeToString()))
+    if send.remaining_us:
+        parts.append(block(_REMAINING, duration(send.remaining_us).SerializeToString()))
+    if send.carried is not None:
+        parts += [block(_EARLIER_ANSWERS, resolution) for resolution in send.carried.answers]
+        parts += [block(_EXPIRED_WAITS, reason) for reason in send.carried.expired]
     parts.append(_placed(send.prefetched, send.namespace, send.run_id))
     return block(_ITEMS, b"".join(parts))
 

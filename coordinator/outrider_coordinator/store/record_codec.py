@@ -24,6 +24,8 @@ KINDS: tuple[type, ...] = (
     records.PutRun,
     records.PutAgent,
     records.DeleteAgent,
+    records.PutBreaker,
+    records.DeleteBreaker,
     records.PutOutbox,
     records.PutLimit,
     records.DeleteLimit,
