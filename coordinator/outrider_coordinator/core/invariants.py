@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, limits, resources
+from outrider_coordinator.core import breaker, fleet, limits, resources
+from outrider_coordinator.core.blockage import is_remembered
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
@@ -23,6 +25,8 @@ def check(state: State) -> None:
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
+    fleet.check(state.fleet, state.agents, fits)
+    _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
     for task_state in TaskState:
@@ -30,11 +34,29 @@ def check(state: State) -> None:
         assert state.count(task_state) == found, f"{task_state.name}: counted {state.count(task_state)}, are {found}"
 
 
+def _check_queue(state: State) -> None:
+    """Every need counts its tasks, every sleeping one is woken by its agents, and no tag runs ahead of its lanes."""
+    queue = state.queue
+    waiting: dict[tuple[object, ...], int] = {}
+    for task in queue.tasks.values():
+        assert task.strand is not None, f"task {task.id} is in the queue and in no strand of it"
+        need = task.strand.group.need
+        waiting[need.name] = waiting.get(need.name, 0) + 1
+        assert any(entry[2] == task.id for entry in task.strand.line), f"task {task.id} has no entry in its strand"
+    for need in queue.needs.values():
+        assert need.waiting == waiting.get(need.name, 0), f"{need.demands}: counted {need.waiting}, are {waiting}"
+        assert need.is_awake or (need.reach and need in need.reach.asleep), f"{need.demands} sleeps for ever"
+    active = sum(need.is_awake and need.waiting > 0 for need in queue.needs.values())
+    assert queue.active == active, f"{active} needs are awake with tasks, counted {queue.active}"
+
+
 def _check_task(state: State, task: Task) -> None:
     story = f"task {task.id} ({task.state.name})"
     assert task.state not in TERMINAL, f"I1: {story} is terminal and still in memory"
     assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {story} has attempt {task.attempt}"
     assert task.attempts_counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    if task.waits:
+        _check_waits(state, task)
     for stray in task.strays:
         assert stray.state is AttemptState.LOST, f"I2: {story} has a stray in {stray.state.name}"
     if task.state is not TaskState.PENDING:
@@ -42,6 +64,19 @@ def _check_task(state: State, task: Task) -> None:
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
         assert task.attempt.key in agent.attempts, f"{story}: agent {agent.id} does not know its attempt"
+
+
+def _check_waits(state: State, task: Task) -> None:
+    for wait in task.waits:
+        story = f"task {task.id} wait {wait.key!r}"
+        assert not wait.is_open or task.attempt is not None, f"{story} is open and nobody runs"
+        assert wait.is_open or is_remembered(wait), f"{story} is closed and kept for nothing"
+        indexed = (task.id, wait.key) in state.system_waiters.get(wait.system, {})
+        due = wait.is_pending and wait.kind == "external" and bool(wait.system)
+        assert indexed == due, f"{story}: looked for by its system: {indexed}, must be {due}"
+        if wait.is_pending and wait.kind == "dependency":
+            entries = state.waiters.get(wait.required_task_id, {})
+            assert (task.id, wait.key) in entries, f"{story} is looked for by nobody"
 
 
 def _check_agent(agent: Agent) -> None:

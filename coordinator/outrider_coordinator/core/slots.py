@@ -15,7 +15,7 @@ from outrider_coordinator.core.states import AttemptState
 _UNSTARTED = frozenset((AttemptState.OFFERED, AttemptState.ACCEPTED))
 
 
-def take(agent: Agent, attempt: Attempt) -> None:
+def take(state: State, agent: Agent, attempt: Attempt) -> None:
     """Count a new or resumed attempt."""
     agent.attempts[attempt.key] = attempt
     if attempt.resources:
@@ -23,6 +23,7 @@ def take(agent: Agent, attempt: Attempt) -> None:
     if attempt.prefetched and attempt.state is AttemptState.OFFERED:
         attempt.holds_slot = False
         agent.ahead[attempt.key] = attempt
+        state.fleet.lines[agent.id] = agent
     else:
         attempt.holds_slot = True
         agent.slots_used += 1
@@ -37,59 +38,63 @@ def release(state: State, effects: Effects, agent: Agent | None, attempt: Attemp
         breaker.give_back(state, effects, attempt)
     if attempt.holding is not None:
         limits.release(state, attempt)
+        state.queue.ask_again()
     if agent is not None:
-        _leave(agent, attempt)
+        _leave(state, agent, attempt)
 
 
-def _leave(agent: Agent, attempt: Attempt) -> None:
+def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
     if agent.attempts.pop(attempt.key, None) is None:
         return
     if attempt.resources:
         resources.give_back(agent, attempt)
+    state.fleet.changed(agent)
     if agent.ahead.pop(attempt.key, None) is not None:
         return
     if attempt.holds_slot:
-        give_back(agent, attempt)
+        give_back(state, agent, attempt)
     elif attempt.state is AttemptState.BLOCKED:
         agent.parked -= 1
 
 
-def give_back(agent: Agent, attempt: Attempt) -> None:
+def give_back(state: State, agent: Agent, attempt: Attempt) -> None:
     """Free the slot of an attempt and let the oldest prefetched one have it."""
     attempt.holds_slot = False
     agent.slots_used -= 1
+    state.fleet.changed(agent)
     if agent.ahead and agent.slots_used < agent.slots:
         promoted = agent.ahead.pop(next(iter(agent.ahead)))
         promoted.holds_slot = True
         agent.slots_used += 1
 
 
-def started(agent: Agent, attempt: Attempt) -> None:
+def started(state: State, agent: Agent, attempt: Attempt) -> None:
     """A prefetched attempt runs: it holds a slot now, even if the order differs from ours."""
     if agent.ahead.pop(attempt.key, None) is not None:
         attempt.holds_slot = True
         agent.slots_used += 1
-        _give_way(agent)
+        state.fleet.changed(agent)
+        _give_way(state, agent)
 
 
-def park(agent: Agent, attempt: Attempt) -> None:
+def park(state: State, agent: Agent, attempt: Attempt) -> None:
     """A BLOCKED attempt gives its slot back, unless the agent parks as many as it may."""
-    started(agent, attempt)
+    started(state, agent, attempt)
     if attempt.holds_slot and agent.parked < agent.parked_max:
         agent.parked += 1
-        give_back(agent, attempt)
+        give_back(state, agent, attempt)
 
 
-def unpark(agent: Agent, attempt: Attempt) -> None:
+def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
     """A parked attempt runs again and holds a slot."""
     if not attempt.holds_slot:
         agent.parked -= 1
         agent.slots_used += 1
         attempt.holds_slot = True
-        _give_way(agent)
+        _give_way(state, agent)
 
 
-def _give_way(agent: Agent) -> None:
+def _give_way(state: State, agent: Agent) -> None:
     """Somebody took a slot that a prefetched attempt was counted on: that one has not started and stands first again."""
     if agent.slots_used <= agent.slots:
         return
@@ -98,4 +103,5 @@ def _give_way(agent: Agent) -> None:
             attempt.holds_slot = False
             agent.slots_used -= 1
             agent.ahead = {attempt.key: attempt, **agent.ahead}
+            state.fleet.lines[agent.id] = agent
             return

@@ -108,6 +108,8 @@ def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path
         facts.demands = Demands(**demands)
     if facts.at_most_once and facts.max_attempts > 1:
         raise invalid(f"{path}.retry.max_attempts", "a task that runs at most once has one attempt")
+    if facts.at_most_once and any(policy.on_expiry is WaitExpiry.MOVE for policy in facts.waits[:4]):
+        raise invalid(f"{path}.wait_policies", "a task that runs at most once cannot MOVE; let it FAIL or KEEP waiting")
     return facts
 
 
