@@ -25,7 +25,7 @@ from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.specs import SpecReader
 from sim.kernel import Kernel
 from sim.model_coordinator import Process
-from sim.witness import Witness
+from sim.observer import Witness
 
 RETRY_US = (200_000, 1_500_000)
 LATENCY_US = (100, 3_000)
@@ -44,7 +44,7 @@ class ModelIds:
 
 
 class Call:
-    """One request until it is answered. ``attempt`` posts it; a coordinator that dies loses it, and it is sent again."""
+    """One request until it is answered: ``attempt`` posts it; what a dying coordinator loses is sent again."""
 
     def __init__(self, clients: Clients, attempt: Callable[[Process, Call], None], tries_max: int = 1_000) -> None:
         self.is_over = False
@@ -225,16 +225,13 @@ class Clients:
                 self._answer(task_id, key, str(data.get("text", "yes")))
 
     def _answer(self, task_id: str, key: str, text: str) -> None:
-        def resolution(wait_key: str) -> bytes:
-            answer = task_pb2.Payload(data=text.encode(), content_type="text/plain")
-            message = task_pb2.Resolution(key=wait_key, answer=answer, resolved_by="person")
-            return message.SerializeToString()
+        payload = task_pb2.Payload(data=text.encode(), content_type="text/plain").SerializeToString()
 
         def attempt(process: Process, call: Call) -> None:
             def reply(value: Any) -> None:
                 call.answered(process, lambda: None)
 
-            process.post(Answered(task_id, key, resolution, reply))
+            process.post(Answered(task_id, key, payload, reply, agrees=text == "yes"))
 
         Call(self, attempt)
 

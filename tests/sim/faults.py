@@ -34,7 +34,10 @@ def _lasting(low_s: float, high_s: float, base: Draw = _nobody) -> Draw:
 
 def _cut(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     ways = dice.choice(((UP,), (DOWN,), (UP, DOWN)))
-    return _agent(dice, agents) | {"ways": ways, "for_us": int(dice.choice((0.5, 4, 9, 30)) * dice.uniform(0.7, 1.3) * S)}
+    return _agent(dice, agents) | {
+        "ways": ways,
+        "for_us": int(dice.choice((0.5, 4, 9, 30)) * dice.uniform(0.7, 1.3) * S),
+    }
 
 
 def _step(dice: random.Random, agents: list[str]) -> dict[str, Any]:

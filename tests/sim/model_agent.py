@@ -26,8 +26,8 @@ from outrider_agent.runner import Runner
 from sim.kernel import START_US, Kernel, Pausable
 from sim.model_disk import Disk, ModelOutbox, left_behind
 from sim.network import Connection, Wire
+from sim.observer import Witness
 from sim.plan import AgentPlan
-from sim.witness import Witness
 from sim.workers import ModelExecutioner, ModelPool, ModelWorker
 
 KILL_GRACE_S = 2.0

@@ -1,6 +1,6 @@
 """The coordinator as a process: the real core and the real release rule between a model store and a model network.
 
-Real: `core.step`, `store.load.restore`, `release.ReleaseQueue`, the conversion between the wire and facts. Modelled: the
+Real: `core.step`, `store.load.restore`, `release.ReleaseQueue`, the conversion of wire and facts. Modelled: the
 event loop of `engine.Engine` (same order of take, commit and release), threads, the gRPC server. A `Process` that is
 killed does nothing more; one that is stopped does everything later, in order.
 """
@@ -33,7 +33,7 @@ from outrider_coordinator.rpc.specs import stored_spec
 from outrider_coordinator.store.load import restore
 from sim.kernel import Kernel, Pausable
 from sim.model_store import ModelStore
-from sim.witness import Witness
+from sim.observer import Witness
 
 STORE_ID = "store"
 #: `invariants.check` looks at everything, so not after every step.

@@ -177,7 +177,7 @@ class ModelStore:
         return self.tables.coordinator_epoch
 
     def commit(self, batch: Any, done: Callable[[bool], None]) -> None:
-        """Make ``batch`` (which has ``rows``) durable, then call ``done``: True when that is known, False for an error."""
+        """Make ``batch.rows`` durable, then call ``done``: True when that is known, False for an error."""
         assert self._pending is None, "two commits at once"
         self._pending = batch
         self._number += 1

@@ -11,7 +11,6 @@ from typing import Any
 
 from outrider_coordinator.core import effects as sent
 from outrider_coordinator.core import events as heard
-from outrider_coordinator.core import records
 from sim.oracle_records import CLOSED, FENCED, LOST, SUCCEEDED, RecordJudge
 from sim.verdicts import Marks
 
@@ -113,7 +112,14 @@ class SessionJudge:
                 demand("I5", told, "outbox {} begins at {} after {}, and no gap is recorded", *key, known)
                 self.applied[key] = facts.first_seq - 1
             passed = answer.applied.get(facts.outbox_id, 0)
-            demand("I5", passed == self.applied.get(key, 0), "Welcome says {} of {}, not {}", passed, key, self.applied.get(key, 0))
+            demand(
+                "I5",
+                passed == self.applied.get(key, 0),
+                "Welcome says {} of {}, not {}",
+                passed,
+                key,
+                self.applied.get(key, 0),
+            )
 
     def _reports(self, event: heard.ReportsReceived, effects: Any, now_us: int) -> None:
         key = (event.agent_id, event.outbox_id)
@@ -136,7 +142,14 @@ class SessionJudge:
 
     def _judge_outboxes(self, effects: Any) -> None:
         for key, seq in effects.outboxes.items():
-            self.marks.demand("I5", seq == self.applied.get(key, 0), "outbox {} is applied to {}, not {}", key, seq, self.applied.get(key, 0))
+            self.marks.demand(
+                "I5",
+                seq == self.applied.get(key, 0),
+                "outbox {} is applied to {}, not {}",
+                key,
+                seq,
+                self.applied.get(key, 0),
+            )
 
     def _judge_successes(self, effects: Any) -> None:
         """A success is the outcome only if it carried the fence of a known attempt, in the agent's session."""
@@ -145,11 +158,7 @@ class SessionJudge:
                 continue
             view = self._records.tasks.get(task.id)
             said = [(agent, one) for agent, one in self._successes if one.ref.task_id == task.id]
-            good = [
-                one
-                for agent, one in said
-                if one.body == task.outcome and self._is_of(view, effects, agent, one)
-            ]
+            good = [one for agent, one in said if one.body == task.outcome and self._is_of(view, effects, agent, one)]
             self.marks.demand("I4", bool(good), "task {} succeeds without a report under a known fence", task.id)
 
     def _is_of(self, view: Any, effects: Any, agent_id: str, report: heard.Report) -> bool:

@@ -10,6 +10,7 @@ from sim.kernel import START_US
 
 _QUIET = frozenset(("HeartbeatReceived", "Ticked"))
 _BYTES_MAX = 40
+_CALLABLE = re.compile(r"<(?:function|bound method|built-in method) .*? at 0x[0-9a-f]+>")
 
 
 def lines(story: Iterable[tuple[Any, ...]], about: str = "") -> list[str]:
@@ -26,7 +27,9 @@ def _line(now_us: int, who: str, what: str, details: tuple[Any, ...]) -> str:
 def _word(detail: Any) -> str:
     if isinstance(detail, str | int | float):
         return str(detail)
-    text = re.sub(r"<(function|bound method) [^>]*>", "...", repr(detail)).replace("\n", " ")
+    text = re.sub(r"<(?:function|bound method|built-in method) .*? at 0x[0-9a-f]+>", "...", repr(detail)).replace(
+        "\n", " "
+    )
     return re.sub(r"b(['\"])(.*?)\1", _short_bytes, text)
 
 

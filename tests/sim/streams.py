@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from outrider.v1 import agent_service_pb2 as pb
+from outrider_coordinator.core import lease
 from outrider_coordinator.core.effects import PushAck, SessionAccepted
 from outrider_coordinator.core.events import AttemptsAccepted, AttemptsReturned, ReportsReceived, SessionEnded
-from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.rpc import agent_facts, agent_session, frames
 from sim.model_coordinator import STORE_ID, Process
 from sim.network import Connection
@@ -33,8 +33,7 @@ class AgentStream:
         self._waiting: list[Any] = []
         self._applied: dict[str, int] = {}
         self._is_writing = False
-        settings = process.state.settings
-        self._lease_us = max(agent_session.LEASE_MIN_US, 3 * settings.heartbeat_interval_us + 5 * SECOND_US)
+        self._lease_us = 0
         process.streams.add(self)
 
     # --- from the network ------------------------------------------------------------------------------------------
@@ -114,9 +113,9 @@ class AgentStream:
         process = self._process
         self.epoch = value.epoch
         process.sessions[value.epoch] = self
-        interval_us = process.state.settings.heartbeat_interval_us
+        self._lease_us = lease.duration_us(value.heartbeat_us)
         if not self._is_over:
-            self._connection.down(frames.welcome(value, process.state.epoch, STORE_ID, interval_us))
+            self._connection.down(frames.welcome(value, process.state.epoch, STORE_ID, self._lease_us))
 
     def _write(self) -> None:
         if self._is_over or not (self._waiting or self._applied):

@@ -15,7 +15,7 @@ from typing import Any
 from outrider.worker import messages
 from outrider_agent.assignment import Dossier
 from sim.kernel import Kernel
-from sim.witness import Run, Witness
+from sim.observer import Run, Witness
 
 TASK_ERROR = 1
 SPAWN_US = (20_000, 200_000)
@@ -302,12 +302,16 @@ class ModelPool:
             self.listener.worker_ready(worker.worker_id)
 
 
+class ModelLadder:
+    """An attempt is being killed; ``is_ended`` once the worker has said so or is dead."""
+
+    is_ended = False
+
+
 class ModelExecutioner:
     """Kills attempts as `executioner.Executioner`: asks, waits for the grace, then SIGKILL."""
 
-    def __init__(
-        self, kernel: Kernel, pool: ModelPool, runner: Any, grace_s: float, act: Callable[..., None]
-    ) -> None:
+    def __init__(self, kernel: Kernel, pool: ModelPool, runner: Any, grace_s: float, act: Callable[..., None]) -> None:
         self._kernel = kernel
         self._pool = pool
         self._runner = runner
@@ -319,13 +323,15 @@ class ModelExecutioner:
 
     def kill(self, dossier: Dossier, verdict: messages.Failed, grace_s: float | None) -> bool:
         """Start the ladder; the first verdict counts."""
+        worker = self._pool.workers.get(dossier.attempt.worker_id)
+        if dossier.ladder is not None and grace_s is not None and worker is not None:
+            self._kernel.after(int(grace_s * 1e6), self._out_of_patience, dossier, worker)
         if dossier.ladder is not None or dossier.is_cleaning:
             return False
-        worker = self._pool.workers.get(dossier.attempt.worker_id)
         if worker is None:
             return False
         dossier.verdict = verdict
-        dossier.ladder = [False]  # type: ignore[assignment]  # whether the worker has ended it
+        dossier.ladder = ModelLadder()  # type: ignore[assignment]  # has what the keeper asks of one
         grace_s = self._grace_s if grace_s is None else grace_s
         self._runner._said_stop(dossier, grace_s)
         self._kernel.after(int(grace_s * 1e6), self._out_of_patience, dossier, worker)
@@ -347,12 +353,12 @@ class ModelExecutioner:
             self._kernel.after(self._pool.random.randrange(1_000, 20_000), self._gone, dossier)
 
     def _ended(self, dossier: Dossier) -> None:
-        if not dossier.ladder[0]:  # type: ignore[index]  # see kill
-            dossier.ladder[0] = True  # type: ignore[index]  # see kill
+        if not dossier.ladder.is_ended:  # type: ignore[union-attr]  # see kill
+            dossier.ladder.is_ended = True  # type: ignore[union-attr]  # see kill
             self._kernel.after(self._pool.random.randrange(1_000, 20_000), self._gone, dossier)
 
     def _out_of_patience(self, dossier: Dossier, worker: ModelWorker) -> None:
-        if not dossier.ladder[0] and not self._pool.is_closed:  # type: ignore[index]  # see kill
+        if not dossier.ladder.is_ended and not self._pool.is_closed:  # type: ignore[union-attr]  # see kill
             worker.kill()
 
     def _gone(self, dossier: Dossier) -> None:

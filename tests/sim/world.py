@@ -15,10 +15,10 @@ from sim.model_agent import Machine, ModelLink
 from sim.model_coordinator import Process
 from sim.model_store import ModelStore
 from sim.network import Connection, Wire
+from sim.observer import Witness
 from sim.plan import Item, Plan
 from sim.streams import AgentStream
 from sim.verdicts import Marks
-from sim.witness import Witness
 
 
 class World:
@@ -40,7 +40,9 @@ class World:
         self.is_calm = False
         self.clients = Clients(self.kernel, self.witness, lambda: self.process, lambda: self.store.is_full)
         self.machines = {
-            agent.name: Machine(self.kernel, agent, Wire(self.kernel, agent.name, self.latency_us), self.witness, self.dial)
+            agent.name: Machine(
+                self.kernel, agent, Wire(self.kernel, agent.name, self.latency_us), self.witness, self.dial
+            )
             for agent in plan.agents
         }
         self.faults = Faults(self)

@@ -81,7 +81,9 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     attempt.resources = task.spec.demands.resources
     task.attempt = attempt
     if task.waits:
-        blockage.attempt_ended(state, effects, task)  # those of a stray were left open, for it might have come back first
+        blockage.attempt_ended(
+            state, effects, task
+        )  # those of a stray were left open, for it might have come back first
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)
     state.fleet.turn = agent.turn = state.fleet.turn + 1

@@ -163,6 +163,7 @@ def _close(
         blockage.attempt_ended(state, effects, task)
     else:
         task.drop_stray(attempt)
+        blockage.stray_gone(state, effects, task)
 
 
 def _stopped(

@@ -7,7 +7,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 from __future__ import annotations
 
 from outrider_coordinator.core import blame, breaker, lease, limits, liveness, slots, stopping
-from outrider_coordinator.core.blockage import push_answer
+from outrider_coordinator.core.blockage import push_answer, stray_gone
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
     VERDICT_FENCE,
@@ -262,6 +262,7 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     task.drop_stray(attempt)
     if task.attempt is not None or not limits.may_take(state, task):
         fence(state, effects, attempt, "went elsewhere")
+        stray_gone(state, effects, task)
         return VERDICT_FENCE
     to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
     move_attempt(attempt, to)

@@ -95,7 +95,7 @@ def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
 
 
 def _give_way(state: State, agent: Agent) -> None:
-    """Somebody took a slot that a prefetched attempt was counted on: that one has not started and stands first again."""
+    """Somebody took a slot that an unstarted prefetched attempt was counted on: that one stands first in line again."""
     if agent.slots_used <= agent.slots:
         return
     for attempt in reversed(agent.attempts.values()):
