@@ -145,6 +145,8 @@ class SessionOpened:
     resources: dict[str, float] = field(default_factory=dict)
     task_types: tuple[str, ...] = ()
     runners: tuple[str, ...] = ()
+    boot_id: str = ""
+    previous_instance_id: str = ""
 
 
 @dataclass(slots=True)
@@ -210,6 +212,7 @@ class ReportKind:
     COMPLETED = 15
     FAILED = 16
     ANSWER_GIVEN = 17
+    TAKEN = 18
 
 
 class Report(NamedTuple):

@@ -61,6 +61,7 @@ class Attempt:
     holds_slot: bool = True
     is_probe: bool = False
     revoke_sent: bool = False
+    is_doubted: bool = False
     last_number: int = 0
     resources: tuple[tuple[str, float], ...] = ()
     holding: Holding | None = None
@@ -152,6 +153,11 @@ class Task:
     outcome: bytes = b""
     error: bytes = b""
     is_stored: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether another attempt may start though one may still run somewhere."""
+        return not (self.spec.exclusive or self.spec.at_most_once)
 
     @property
     def is_terminal(self) -> bool:
@@ -268,7 +274,9 @@ class Agent:
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
     silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
-    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list.
+    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list. Of
+    attempts with a fence below ``first_fence`` its process knows nothing. ``strayed`` are attempts that had started and
+    went elsewhere while it was out of contact; nobody knows yet whether they took its machine down.
     """
 
     id: str
@@ -308,6 +316,10 @@ class Agent:
     heartbeat_us: int = 0
     lease_us: int = 0
     unlisted_over_us: int = 0
+    boot_id: str = ""
+    first_fence: int = 0
+    has_rebooted: bool = False
+    strayed: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

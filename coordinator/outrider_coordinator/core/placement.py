@@ -235,16 +235,6 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     )
 
 
-def accept_timed_out(state: State, effects: Effects, attempt: Attempt) -> None:
-    """An offer was not accepted in time: ask for it back, and again until the agent says what became of it."""
-    task, agent = state.tasks.get(attempt.task_id), state.agents.get(attempt.agent_id)
-    if task is None or task.attempt is not attempt:
-        return
-    if agent is not None and agent.is_online:
-        effects.sends.append(PushRevoke(agent.epoch, agent.id, task.id, attempt.number, attempt.fence))
-        state.offered(attempt)
-
-
 def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
     run = state.runs.get(task.run_id) if task.run_id and task.dependency_ids else None
     if run is None:

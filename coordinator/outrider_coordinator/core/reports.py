@@ -105,6 +105,13 @@ def _begin(state: State, effects: Effects, task: Task, attempt: Attempt, time_us
     state.event(effects, EventType.TASK_STARTED, task, attempt, body=started)
 
 
+def _taken(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    """It may start from now on, which `Attempt.last_number` keeps (I12)."""
+    if attempt.state is AttemptState.OFFERED:
+        move_attempt(attempt, AttemptState.ACCEPTED)
+    effects.attempts[attempt.key] = attempt
+
+
 def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     task.progress = report.body
     effects.tasks[task.id] = task
@@ -174,6 +181,7 @@ def _unknown(state: State, effects: Effects, agent: Agent, task: Task, attempt: 
 
 
 _HANDLERS = {
+    ReportKind.TAKEN: _taken,
     ReportKind.STARTED: _started,
     ReportKind.PROGRESS: _progress,
     ReportKind.BLOCKED: _blocked,

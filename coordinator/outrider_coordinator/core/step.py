@@ -33,8 +33,9 @@ from outrider_coordinator.core.events import (
     TasksSubmitted,
     Ticked,
 )
+from outrider_coordinator.core.offers import accept_timed_out
 from outrider_coordinator.core.outcome import forget_ended, make_ready
-from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.placement import place
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
