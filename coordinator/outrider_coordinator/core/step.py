@@ -11,6 +11,7 @@ from outrider_coordinator.core import (
     limits,
     reports,
     sessions,
+    strategies,
     submission,
     waits,
 )
@@ -36,6 +37,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.offers import accept_timed_out
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import place
+from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
@@ -58,6 +60,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
         random=Chance(seed),
+        queue=ReadyQueue(settings.aging_us, dict(settings.shares)),
         fence_next=first,
         session_next=first,
     )
@@ -128,7 +131,11 @@ def _heard(state: State, event: HeartbeatReceived) -> None:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
+        if agent.facts.is_leaving != event.facts.is_leaving:
+            state.fleet.changed(agent)
+            state.placement_is_due = True
         agent.facts = event.facts
+        strategies.press(state, agent)
 
 
 def _fire(state: State, effects: Effects, timer: Timer) -> None:
