@@ -21,6 +21,7 @@ from outrider_coordinator.core.model import Agent, Attempt, Breaker, System, Tas
 from outrider_coordinator.core.samples import Window
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState, BreakerState, EventType, Reason
+from outrider_coordinator.core.transitions import move_breaker
 
 #: Kinds of work an agent may be watched for at once; beyond it what failed least recently is forgotten.
 TYPES_MAX = 256
@@ -269,7 +270,8 @@ def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, re
         leases = [other for other in state.probes.pop(breaker.probe) if other is not breaker]
         if leases:
             state.probes[breaker.probe] = leases
-    breaker.state, breaker.successes, breaker.probe, breaker.tested = to, 0, None, None
+    move_breaker(breaker, to)
+    breaker.successes, breaker.probe, breaker.tested = 0, None, None
     effects.breakers[breaker.key] = breaker
     state.placement_is_due = True
     if breaker.system:

@@ -11,7 +11,7 @@ from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.retry import attempt_returned
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Blame, EventType, Reason, TaskState
-from outrider_coordinator.core.transitions import move_attempt
+from outrider_coordinator.core.transitions import move_admin, move_attempt
 
 
 def cancel(state: State, effects: Effects, task_id: str, message: str) -> CancelVerdict:
@@ -97,7 +97,7 @@ _ADMIN = {
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
     if agent.admin is not admin:
-        agent.admin = admin
+        move_admin(agent, admin)
         effects.agents[agent.id] = agent
         state.agent_event(effects, kind, agent.id)
     if agent.is_online:

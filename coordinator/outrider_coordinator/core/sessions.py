@@ -26,7 +26,7 @@ from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
-from outrider_coordinator.core.transitions import move_attempt
+from outrider_coordinator.core.transitions import move_admin, move_attempt, move_connectivity
 
 
 def opened(state: State, effects: Effects, event: SessionOpened) -> None:
@@ -81,7 +81,7 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
     if goodbye:
         _take_back_offers(state, effects, agent)
     if goodbye and not agent.attempts:
-        agent.connectivity = Connectivity.LEFT
+        move_connectivity(agent, Connectivity.LEFT)
         state.agent_event(effects, EventType.AGENT_LEFT, agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
@@ -98,7 +98,8 @@ def _take_back_offers(state: State, effects: Effects, agent: Agent) -> None:
 
 def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:
     """Contact is lost: each attempt may stay for its own grace from now on."""
-    agent.connectivity, agent.suspect_us = Connectivity.SUSPECT, since_us
+    move_connectivity(agent, Connectivity.SUSPECT)
+    agent.suspect_us = since_us
     state.agent_event(effects, EventType.AGENT_SUSPECT, agent.id)
     for attempt in agent.attempts.values():
         task = state.tasks[attempt.task_id]
@@ -141,7 +142,7 @@ def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> No
 def lost_after(state: State, effects: Effects, agent: Agent) -> None:
     """An agent has been silent for so long that people should see it as lost."""
     if agent.connectivity is Connectivity.SUSPECT and (agent.suspect_us + state.settings.lost_after_us <= state.now_us):
-        agent.connectivity = Connectivity.LOST
+        move_connectivity(agent, Connectivity.LOST)
         effects.agents[agent.id] = agent
         state.agent_event(effects, EventType.AGENT_LOST, agent.id)
         for key, attempt in list(agent.attempts.items()):
@@ -154,7 +155,8 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     if agent.epoch:
         refused = Refused("AGENT_REMOVED", f"an operator removed agent {agent.id!r} from the fleet")
         effects.sends.append(EndSession(agent.epoch, agent.id, refused))
-    agent.connectivity, agent.epoch = Connectivity.LOST, 0
+    move_connectivity(agent, Connectivity.LOST)
+    agent.epoch = 0
     for key, attempt in list(agent.attempts.items()):
         stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, f"agent {agent.id} was removed")
     del state.agents[agent.id]
@@ -183,14 +185,15 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
 
 def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened) -> None:
     came_back = agent.connectivity is not Connectivity.ONLINE
-    agent.connectivity, agent.epoch = Connectivity.ONLINE, state.next_session()
+    move_connectivity(agent, Connectivity.ONLINE)
+    agent.epoch = state.next_session()
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
     agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
     if agent.admin is Admin.DRAINING:
-        agent.admin = Admin.ACTIVE
+        move_admin(agent, Admin.ACTIVE)
     effects.agents[agent.id] = agent
     _watch_for_silence(state, agent)
     if came_back:
