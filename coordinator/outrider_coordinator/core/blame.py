@@ -17,7 +17,8 @@ Must not know how a breaker works. Invariant: `Task.failed_on` are the agents of
 from __future__ import annotations
 
 from outrider_coordinator.core import breaker, systems
-from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.effects import Effects, Refused
+from outrider_coordinator.core.events import BreakerReset
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.samples import Tally, Window, rate_bounds
 from outrider_coordinator.core.state import State
@@ -100,6 +101,28 @@ def acquit_agents(state: State, effects: Effects, task: Task) -> None:
         if tally is not None and agent_id in tally.agents:
             tally.fleet.take_back_failure()
             tally.agents[agent_id].take_back_failure()
+
+
+def reset(state: State, effects: Effects, event: BreakerReset) -> Refused | bool:
+    """An operator knows better: what is named is trusted at once."""
+    if event.system:
+        if systems.reset(state, effects, event.system):
+            return True
+        listing = "`outrider system list` shows what is"
+        return Refused("NOT_FOUND", f"nothing is held against a system {event.system!r}; {listing}")
+    agent = state.agents.get(event.agent_id)
+    if agent is None:
+        return Refused("NOT_FOUND", f"no agent {event.agent_id!r}; `outrider agent list` shows those there are")
+    if event.kind and event.kind not in agent.type_breakers:
+        listing = f"`outrider agent show {agent.id}` shows what is"
+        return Refused("NOT_FOUND", f"nothing is held against agent {agent.id!r} for {event.kind!r}; {listing}")
+    for kind in [event.kind] if event.kind else list(agent.type_breakers):
+        breaker.close(state, effects, agent.type_breakers.pop(kind))
+        if kind in state.tallies:
+            state.tallies[kind].agents.pop(agent.id, None)
+    if not event.kind:
+        breaker.close(state, effects, agent.breaker)
+    return True
 
 
 def forget(state: State, effects: Effects, agent: Agent) -> None:

@@ -204,6 +204,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     slots.take(agent, attempt)
     if task.spec.demands is not NO_DEMANDS:
         limits.take(state, effects, task, attempt)
+        if state.systems:
+            systems.offered(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)

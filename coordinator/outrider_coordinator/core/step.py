@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, deadlines, limits, reports, sessions, submission
+from outrider_coordinator.core import (
+    blame,
+    blockage,
+    breaker,
+    control,
+    deadlines,
+    limits,
+    reports,
+    sessions,
+    submission,
+    systems,
+)
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -10,6 +21,7 @@ from outrider_coordinator.core.events import (
     Answered,
     AttemptsAccepted,
     AttemptsReturned,
+    BreakerReset,
     CancelRequested,
     Event,
     HeartbeatReceived,
@@ -61,6 +73,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
+    if state.systems:
+        systems.settle(state, effects)
     if state.placement_is_due:
         place(state, effects)
     effects.sends.extend(effects.acks.values())
@@ -101,6 +115,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             control.agent_ordered(state, effects, event)
         case LimitDefined():
             limits.defined(state, effects, event)
+        case BreakerReset():
+            effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
         case Ticked():

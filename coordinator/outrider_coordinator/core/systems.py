@@ -88,6 +88,15 @@ def reset(state: State, effects: Effects, name: str) -> bool:
     return True
 
 
+def held_count(state: State, name: str) -> int:
+    """Queued tasks that a system holds back. Reads all of them: for people only."""
+    known = state.systems.get(name)
+    if known is None or known.breaker.state is BreakerState.CLOSED:
+        return 0
+    lines = [line for key, line in state.queue.lines.items() if name in key.demands.systems]
+    return sum(entry[2] in state.queue.tasks for line in lines for entry in (*line.fresh, *line.late))
+
+
 def settle(state: State, effects: Effects) -> None:
     """After the events of a step: wake who waited for what works again, or one of them to see whether it does."""
     for name, system in list(state.systems.items()):
