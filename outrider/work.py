@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from outrider.claims import Claim
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
 
@@ -47,6 +48,9 @@ class Options:
     agent is out of contact, and an ``at_most_once`` task is never started a second time; ``after`` takes handles or ids
     of tasks that must succeed first, and ``inputs_argument`` names the keyword argument that receives their results by
     id; ``request_id`` makes a repeated submit return the same task.
+
+    ``limits`` (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"`` for units, or a `Claim`) are held, all or none, while
+    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once.
     """
 
     title: str = ""
@@ -67,6 +71,8 @@ class Options:
     not_before: dt.datetime | None = None
     weight: float = 0.0
     estimated_duration: Seconds | None = None
+    limits: Sequence[str | Claim] = ()
+    write_scopes: Sequence[str] = ()
     after: Sequence[Any] = ()
     inputs_argument: str = ""
     request_id: str = ""
@@ -94,6 +100,9 @@ class Options:
             raise InvalidRequest(f"attempts counts tries, the first too; it cannot be {self.attempts}")
         if self.attempts:
             spec.retry.max_attempts = self.attempts
+        for claim in map(_claim, self.limits):
+            spec.limits.add(key=claim.key, shared=claim.shared, units=claim.units)
+        spec.write_scopes.extend(self.write_scopes)
         spec.exclusive, spec.at_most_once = self.exclusive, self.at_most_once
         self._apply_times(spec)
         return spec
@@ -118,6 +127,10 @@ class Options:
 
 
 _DEFAULT = Options()
+
+
+def _claim(claim: str | Claim) -> Claim:
+    return Claim.parse(claim) if isinstance(claim, str) else claim.checked()
 
 
 def priority_number(priority: int | str) -> int:

@@ -256,7 +256,9 @@ class Conversation:
             reason = cancel.reason or task_pb2.TASK_REASON_CANCEL_REQUESTED
             self._runner.cancel(refs, cancel.message, is_fenced=cancel.fenced, grace_s=grace_s, reason=reason)
         elif kind == "answer":
-            self._runner.answer(frames.from_ref(response.answer.ref), frames.from_answer(response.answer))
+            self._runner.answer(
+                frames.from_ref(response.answer.ref), frames.from_resolution(response.answer.resolution)
+            )
         elif kind in ("pause", "resume"):
             # The coordinator sends nothing while an agent is paused; what was sent before is still run.
             self.is_paused = kind == "pause"

@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
 from outrider_agent import clock
@@ -26,8 +28,6 @@ from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.reporter import Reporter
 
 _logger = logging.getLogger(__name__)
-
-_GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
 
 
 class Runner:
@@ -60,6 +60,7 @@ class Runner:
             messages.LogOutput: self._logged,
             messages.Blocked: self._blocked,
             messages.Unblocked: self._unblocked,
+            messages.AnswerGiven: self._answered_another,
             messages.Completed: self._last_word,
             messages.Failed: self._failed,
         }
@@ -148,17 +149,8 @@ class Runner:
         if attempt is None or attempt.state is State.CLOSED or not attempt.worker_id:
             return
         dossier = self.dossiers[attempt.key]
-        more_s = dossier.more_time.pop(resolve.wait_key, 0.0)
-        if more_s and resolve.data.strip().lower() in _GRANTED:
-            self._budgets.extend(attempt.key, int(more_s * 1e6))
-        order = messages.Resolve(
-            attempt.key,
-            resolve.wait_key,
-            resolve.data,
-            resolve.content_type,
-            resolve.dependency_state,
-            resolve.resolved_by,
-        )
+        self._budgets.extend(attempt.key, dossier.grant(resolve))
+        order = msgspec.structs.replace(resolve, key=attempt.key)
         if resolve.wait_key not in attempt.waits or self.board.answered(attempt.key):
             self._pool.send(attempt.worker_id, order)
         else:
@@ -259,6 +251,11 @@ class Runner:
             if not dossier.attempt.waits:
                 self._budgets.unblocked(message.key, now_us)
         dossier.more_time.pop(message.wait_key, None)
+        self._reporter.report(dossier, message)
+
+    def _answered_another(
+        self, worker: WorkerProcess, dossier: Dossier, message: messages.AnswerGiven, now_us: int
+    ) -> None:
         self._reporter.report(dossier, message)
 
     def _failed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Failed, now_us: int) -> None:

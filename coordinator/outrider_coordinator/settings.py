@@ -10,7 +10,7 @@ import msgspec
 
 from outrider.errors import InvalidRequest
 from outrider.settings import setting
-from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.settings import CoreSettings, WaitBudgets
 from outrider_coordinator.core.spec import SECOND_US
 
 
@@ -116,6 +116,15 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
             ge=0,
         ),
     ] = 250.0
+    wait_budget_dependency_s: Annotated[
+        float,
+        setting(
+            "How long a task may wait for another one or a limit when it does not say; 0: for ever.", unit="s", ge=0
+        ),
+    ] = 0.0
+    wait_budget_external_s: Annotated[float, setting("The same for outside systems.", unit="s", ge=0)] = 0.0
+    wait_budget_complexity_s: Annotated[float, setting("The same for a request for more time.", unit="s", ge=0)] = 0.0
+    wait_budget_clarification_s: Annotated[float, setting("The same for a question.", unit="s", ge=0)] = 0.0
     log_level: Annotated[str, setting("DEBUG, INFO, WARNING or ERROR.")] = "INFO"
 
 
@@ -147,6 +156,12 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         system_failures=settings.system_failures,
         short_function_us=int(settings.short_function_ms * 1000),
         line_us=int(settings.line_ms * 1000),
+        wait_budgets=WaitBudgets(
+            _us(settings.wait_budget_dependency_s),
+            _us(settings.wait_budget_external_s),
+            _us(settings.wait_budget_complexity_s),
+            _us(settings.wait_budget_clarification_s),
+        ),
     )
 
 

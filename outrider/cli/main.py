@@ -10,7 +10,7 @@ import typer
 
 import outrider
 from outrider import errors
-from outrider.cli import agent, coordinator, inbox, map_lines, options, output, run, submit, task, up
+from outrider.cli import agent, coordinator, inbox, limit, map_lines, options, output, run, submit, task, up
 from outrider.cli.help import LITERAL, USAGE_ERROR, Commands, epilog, usage_lines
 from outrider.cli.session import Session
 
@@ -34,6 +34,7 @@ app.command("map", examples=map_lines.EXAMPLES, notes=map_lines.NOTES, **_ARGV)(
 app.add_typer(task.app, name="task", rich_help_panel=_LOOK)
 app.command("inbox", rich_help_panel=_LOOK, examples=inbox.EXAMPLES, notes=inbox.NOTES)(inbox.inbox)
 app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
+app.add_typer(limit.app, name="limit", rich_help_panel=_LOOK)
 app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
 

@@ -203,7 +203,7 @@ def test_an_answer_wakes_the_question_and_twice_is_harmless() -> None:
     world.start(agent, ref)
     world.block(agent, ref, "k")
     for _ in range(2):
-        world.do(Answered(task, "k", lambda key: b"yes", world.replies.append))
+        world.do(Answered(task, "k", b"yes", world.replies.append))
     assert world.replies[-2:] == ["k", "k"]
     assert len(agent.answers) == 1
 
@@ -216,7 +216,7 @@ def test_a_retry_that_asks_again_gets_the_same_answer() -> None:
     ref = world.ref(agent, task)
     world.start(agent, ref)
     world.block(agent, ref, "k")
-    world.do(Answered(task, "k", lambda key: b"yes", world.replies.append))
+    world.do(Answered(task, "k", b"yes", world.replies.append))
     world.fail(agent, ref)
     world.wait(2)
     again = world.ref(agent, task)
@@ -233,7 +233,7 @@ def test_an_answer_to_nothing_is_refused_with_what_it_waits_for() -> None:
     ref = world.ref(agent, task)
     world.start(agent, ref)
     world.block(agent, ref, "k")
-    world.do(Answered(task, "other", lambda key: b"", world.replies.append))
+    world.do(Answered(task, "other", b"", world.replies.append))
     assert world.replies[-1].reason == "ILLEGAL_TRANSITION"
     assert "k" in world.replies[-1].message
 

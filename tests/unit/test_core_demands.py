@@ -70,7 +70,7 @@ def test_a_blocked_attempt_keeps_its_resources() -> None:
     world.block(agent, ref, "q")
     assert world.state.agents["a"].slots_used == 0
     assert world.state_of(second) is TaskState.QUEUED
-    world.do(Answered(first, "q", lambda key: b"x", world.replies.append))
+    world.do(Answered(first, "q", b"yes", world.replies.append))
     world.unblock(agent, ref, "q")
     world.complete(agent, ref)
     assert world.ref(agent, second)

@@ -69,6 +69,13 @@ class Reply(NamedTuple):
     value: Any
 
 
+class Carried(NamedTuple):
+    """What an attempt should know of those before it: Resolutions, and BlockedReasons that ran out, serialized."""
+
+    answers: tuple[bytes, ...]
+    expired: tuple[bytes, ...]
+
+
 class PushAssign(NamedTuple):
     """Hand an attempt to its agent's session. ``inputs`` are (key, task id) whose results the shell attaches.
 
@@ -91,6 +98,7 @@ class PushAssign(NamedTuple):
     ready_us: int
     offered_us: int
     remaining_us: int = 0
+    carried: Carried | None = None
 
 
 class PushCancel(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from outrider_coordinator.core import breaker, limits, resources
+from outrider_coordinator.core.blockage import is_remembered
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
@@ -35,6 +36,8 @@ def _check_task(state: State, task: Task) -> None:
     assert task.state not in TERMINAL, f"I1: {story} is terminal and still in memory"
     assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {story} has attempt {task.attempt}"
     assert task.attempts_counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    if task.waits:
+        _check_waits(state, task)
     for stray in task.strays:
         assert stray.state is AttemptState.LOST, f"I2: {story} has a stray in {stray.state.name}"
     if task.state is not TaskState.PENDING:
@@ -42,6 +45,19 @@ def _check_task(state: State, task: Task) -> None:
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
         assert task.attempt.key in agent.attempts, f"{story}: agent {agent.id} does not know its attempt"
+
+
+def _check_waits(state: State, task: Task) -> None:
+    for wait in task.waits:
+        story = f"task {task.id} wait {wait.key!r}"
+        assert not wait.is_open or task.attempt is not None, f"{story} is open and nobody runs"
+        assert wait.is_open or is_remembered(wait), f"{story} is closed and kept for nothing"
+        indexed = (task.id, wait.key) in state.system_waiters.get(wait.system, {})
+        due = wait.is_pending and wait.kind == "external" and bool(wait.system)
+        assert indexed == due, f"{story}: looked for by its system: {indexed}, must be {due}"
+        if wait.is_pending and wait.kind == "dependency":
+            entries = state.waiters.get(wait.required_task_id, {})
+            assert (task.id, wait.key) in entries, f"{story} is looked for by nobody"
 
 
 def _check_agent(agent: Agent) -> None:

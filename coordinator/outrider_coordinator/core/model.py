@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.samples import Window
-from outrider_coordinator.core.spec import Spec
+from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
     Admin,
@@ -75,7 +75,13 @@ class Attempt:
 
 @dataclass(slots=True)
 class Wait:
-    """One open or resolved wait of a task. ``body`` is the BlockedReason, ``resolution`` the Resolution, serialized."""
+    """One wait of a task: open, resolved, or over its budget.
+
+    ``kind`` is dependency, resource, external, complexity or clarification. ``body`` is the BlockedReason,
+    ``resolution`` the Resolution, serialized. ``opened_us`` is when it was reported, ``expires_us`` the end of its
+    budget, 0 for none; ``expired_on`` names the agent on which that came. ``additional_us`` is what a complexity wait
+    asks for, ``granted_us`` what the task has been granted in all, this wait included.
+    """
 
     key: str
     kind: str
@@ -86,11 +92,23 @@ class Wait:
     resolution: bytes = b""
     dependency_state: int = 0
     is_open: bool = True
+    opened_us: int = 0
+    expires_us: int = 0
+    expired_on: str = ""
+    system: str = ""
+    claim: Claim | None = None
+    additional_us: int = 0
+    granted_us: int = 0
 
     @property
     def is_resolved(self) -> bool:
         """Whether an answer, the dependency's end or the retry time has come."""
         return bool(self.resolution) or self.dependency_state != 0
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the attempt is waiting for it now."""
+        return self.is_open and not self.is_resolved
 
 
 @dataclass(slots=True)

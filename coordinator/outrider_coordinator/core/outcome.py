@@ -101,7 +101,7 @@ def _end_one(
     if task.attempt is not None or task.strays:
         _fence_others(state, effects, task, attempt, to)
     if task.waits:
-        _close_waits(effects, task)
+        blockage.close_all(state, effects, task)
     state.ended_count += 1
     state.event(effects, _EVENTS[to], task, attempt, reason=reason, body=error, outcome=outcome)
     if task.id in state.waiters:
@@ -116,13 +116,6 @@ def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt |
         if live is not None and live is not attempt:
             fence(state, effects, live, f"task ended {to.name}")
     task.attempt, task.strays = None, ()
-
-
-def _close_waits(effects: Effects, task: Task) -> None:
-    for wait in task.waits:
-        if wait.is_open:
-            wait.is_open = False
-            effects.waits[task.id, wait.key] = wait
 
 
 def _wake_waiters(state: State, effects: Effects, task: Task) -> None:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
+from outrider_coordinator.core import breaker, deadlines, limits, resources, slots, systems
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
@@ -14,6 +14,7 @@ from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, TaskState
+from outrider_coordinator.core.waits import carried
 
 _assign = PushAssign._make
 _ABSENT = {
@@ -182,7 +183,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if agent is not None and key.demands.resources and resources.in_use(agent, key.demands.resources):
             classes[key] = candidates = _candidates(state, open_agents, key)
             agent = candidates.best(agents)
-        if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
+        if agent is None or _is_held_back(state, queue.tasks[task_id], key):
             heapq.heappop(heads)
             continue
         offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
@@ -191,6 +192,13 @@ def _place_queue(state: State, effects: Effects) -> None:
             heapq.heappop(heads)
         else:
             heapq.heapreplace(heads, (head, key))
+
+
+def _is_held_back(state: State, task: Task, key: ClassKey) -> bool:
+    """Whether something keeps a whole class waiting, whatever the agent."""
+    if key.is_limited and limits.held_back(state, task) is not None:
+        return True
+    return bool(state.systems) and systems.held_back(state, key.demands) is not None
 
 
 def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:
@@ -230,6 +238,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 task.ready_us,
                 now_us,
                 deadlines.left_us(state, task) if spec.deadline_us else 0,
+                carried(task) if task.waits else None,
             )
         )
     )

@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Task
@@ -36,10 +37,17 @@ Entry = tuple[int, int, str]
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands = spec.demands
+    demands = _elsewhere(task) if task.waits else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
     return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
+
+
+def _elsewhere(task: Task) -> Demands:
+    """The task's demands, rather anywhere else than where one of its waits ran out of time."""
+    left = tuple((agent_id, -100) for agent_id in sorted({wait.expired_on for wait in task.waits} - {""}))
+    demands = task.spec.demands
+    return demands._replace(affinities=demands.affinities + left) if left else demands
 
 
 def sort_key(task: Task) -> Entry:
@@ -109,6 +117,14 @@ class ReadyQueue:
         heads = [(entry, key) for key in list(self.lines) if (entry := self.head(key)) is not None]
         heapq.heapify(heads)
         return heads
+
+    def claimants(self, of_class_max: int) -> list[Task]:
+        """Tasks that claim limits, in the order of the queue; of each class only the first few."""
+        entries: list[Entry] = []
+        for key, line in self.lines.items():
+            if key.demands.claims:
+                entries += islice(heapq.merge(line.fresh, sorted(line.late)), of_class_max)
+        return [self.tasks[entry[2]] for entry in sorted(entries) if entry[2] in self.tasks]
 
     def ahead_of(self, task: Task) -> int:
         """How many tasks would be placed before this one. Reads the whole queue: for Explain only."""

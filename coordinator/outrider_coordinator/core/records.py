@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
+from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.states import BreakerState
+
+#: A wait that is for no named limit.
+_NO_CLAIM = Claim("")
 
 
 class InsertTask(NamedTuple):
@@ -93,6 +97,15 @@ class PutWait(NamedTuple):
     resolution: bytes
     dependency_state: int
     is_open: bool
+    opened_us: int
+    expires_us: int
+    expired_on: str
+    system: str
+    claim_key: str
+    claim_shared: bool
+    claim_units: int
+    additional_us: int
+    granted_us: int
 
 
 class PutRun(NamedTuple):
@@ -335,6 +348,7 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
 
 def wait_row(task_id: str, wait: Wait) -> PutWait:
     """A wait as it is now."""
+    claim = wait.claim or _NO_CLAIM
     return PutWait(
         task_id,
         wait.key,
@@ -346,6 +360,15 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         wait.resolution,
         wait.dependency_state,
         wait.is_open,
+        wait.opened_us,
+        wait.expires_us,
+        wait.expired_on,
+        wait.system,
+        claim.key,
+        claim.shared,
+        claim.units,
+        wait.additional_us,
+        wait.granted_us,
     )
 
 

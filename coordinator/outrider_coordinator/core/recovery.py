@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from outrider_coordinator.core import breaker, deadlines, slots
 from outrider_coordinator.core import limits as named_limits
+from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
@@ -39,13 +40,14 @@ def restore(
         state.add_task(task)
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
-        state.tasks[task_id].set_wait(wait)
+        if is_remembered(wait):
+            state.tasks[task_id].set_wait(wait)
     named_limits.restore(state, limits)
     for attempt in attempts:
         _attach(state, attempt)
     named_limits.restored(state)
     for task in state.tasks.values():
-        _link(state, task)
+        _link(state, effects, task)
     for known in breakers:
         breaker.restored(state, known)
     for run in state.runs.values():
@@ -78,7 +80,7 @@ def _attach(state: State, attempt: Attempt) -> None:
         slots.give_back(agent, attempt)
 
 
-def _link(state: State, task: Task) -> None:
+def _link(state: State, effects: Effects, task: Task) -> None:
     if task.state is TaskState.PENDING:
         task.waiting_for = {other for other in task.dependency_ids if other in state.tasks}
         for dependency_id in task.dependency_ids:
@@ -89,16 +91,11 @@ def _link(state: State, task: Task) -> None:
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
     deadlines.watch(state, task)
+    if task.waits:
+        forget(task)
     for wait in task.waits:
-        if wait.is_open and not wait.is_resolved:
-            _rearm(state, task, wait)
-
-
-def _rearm(state: State, task: Task, wait: Wait) -> None:
-    if wait.kind == "dependency":
-        state.waiters.setdefault(wait.required_task_id, []).append((task.id, wait.key))
-    elif wait.retry_us:
-        state.set_timer(wait.retry_us, TimerKind.WAIT, task.id, wait.key)
+        if wait.is_pending:
+            watch(state, effects, task, wait)
 
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, blockage, slots
+from outrider_coordinator.core import blame, blockage, slots, systems
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -114,6 +114,8 @@ def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt:
 def _blocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     if attempt is task.attempt and not task.cancel_requested:
         blockage.blocked(state, effects, agent, task, attempt, report)
+        if report.wait is not None and report.wait.system:
+            systems.waited_for(state, effects, agent, task, attempt, report.wait.system)
 
 
 def _unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
@@ -162,6 +164,11 @@ def _failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: A
     )
 
 
+def _answer_given(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    if report.given is not None:
+        blockage.answer_given(state, effects, task, report.given)
+
+
 def _unknown(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """A kind that this version does not know: if it ends the attempt, it is a failure."""
     if report.terminal:
@@ -176,4 +183,5 @@ _HANDLERS = {
     ReportKind.LOG: _log,
     ReportKind.COMPLETED: _completed,
     ReportKind.FAILED: _failed,
+    ReportKind.ANSWER_GIVEN: _answer_given,
 }

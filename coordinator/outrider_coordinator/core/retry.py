@@ -91,7 +91,7 @@ def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, atte
     if task.attempt is not attempt:
         return
     task.attempt = None
-    blockage.attempt_ended(effects, task)
+    blockage.attempt_ended(state, effects, task)
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
@@ -133,7 +133,7 @@ def _close(
     state.placement_is_due = True
     if task.attempt is attempt:
         task.attempt = None
-        blockage.attempt_ended(effects, task)
+        blockage.attempt_ended(state, effects, task)
     else:
         task.drop_stray(attempt)
 

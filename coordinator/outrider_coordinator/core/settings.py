@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from outrider_coordinator.core.spec import SECOND_US
+
+
+class WaitBudgets(NamedTuple):
+    """How long a wait of a kind may last when its task does not say; 0: any time."""
+
+    dependency_us: int = 0
+    external_us: int = 0
+    complexity_us: int = 0
+    clarification_us: int = 0
+
+
+#: Waits last as long as they last.
+NO_BUDGETS = WaitBudgets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +47,4 @@ class CoreSettings:
     lost_attempts_max: int = 3
     short_function_us: int = 50_000
     line_us: int = 250_000
+    wait_budgets: WaitBudgets = NO_BUDGETS

@@ -42,6 +42,7 @@ class TimerKind(IntEnum):
     DEADLINE = 9
     LIMIT = 10
     PROBE = 11
+    WAIT_BUDGET = 20
 
 
 Timer = tuple[int, int, TimerKind, str, str]
@@ -52,7 +53,8 @@ class State:
     """The coordinator's memory.
 
     ``tasks`` are those not terminal yet. ``dependents`` maps a task to those that depend on it, ``waiters`` to the
-    (task id, wait key) pairs of attempts that wait for its end. ``durations_us`` holds a moving average of the
+    (task id, wait key) pairs of attempts that wait for its end, ``system_waiters`` an outside system to those that wait
+    for it. ``durations_us`` holds a moving average of the
     running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
     time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
     ``probes`` maps (task id, attempt number) to the breakers that lease it; ``tallies`` compare agents by kind of work.
@@ -71,7 +73,8 @@ class State:
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
-    waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
+    system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)
     timers: list[Timer] = field(default_factory=list)
     systems: dict[str, System] = field(default_factory=dict)

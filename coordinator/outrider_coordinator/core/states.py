@@ -55,6 +55,7 @@ class Reason(IntEnum):
     FAILS_EVERYWHERE = 22
     DEADLOCK = 23
     LEASE_EXPIRED = 24
+    WAIT_REFUSED = 25
 
 
 class Intent(IntEnum):

@@ -13,6 +13,7 @@ from outrider_coordinator.core import (
     sessions,
     submission,
     systems,
+    waits,
 )
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
@@ -146,6 +147,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
             blockage.retry_time_came(state, effects, key, key2)
+        case TimerKind.WAIT_BUDGET:
+            waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
         case TimerKind.LOST if agent:

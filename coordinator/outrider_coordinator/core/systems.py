@@ -18,7 +18,7 @@ from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, System, Task
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import Demands
-from outrider_coordinator.core.state import State, TimerKind
+from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import BreakerState, Reason
 
 #: Systems that may be under suspicion at once; the one that was complained of least recently is forgotten.
@@ -51,8 +51,7 @@ def offered(state: State, effects: Effects, task: Task, attempt: Attempt) -> Non
 
 def waited_for(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, name: str) -> None:
     """An attempt says that it waits for a system."""
-    if name:
-        _complain(state, effects, name, agent, task, attempt, Reason.NONE)
+    _complain(state, effects, name, agent, task, attempt, Reason.NONE)
 
 
 def failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, reason: Reason) -> bool:

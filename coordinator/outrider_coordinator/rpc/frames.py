@@ -37,6 +37,8 @@ _ITEMS = 1
 _TASK_ID, _ATTEMPT, _FENCE = 1, 2, 3
 #: Assignment.ref, .spec, .inputs, .trace, .prefetched, .namespace, .run_id, .remaining_duration.
 _REF, _SPEC, _INPUTS, _TRACE, _PREFETCHED, _NAMESPACE, _RUN_ID, _REMAINING = 1, 2, 3, 4, 5, 6, 7, 8
+#: Assignment.earlier_answers, .expired_waits.
+_EARLIER_ANSWERS, _EXPIRED_WAITS = 9, 10
 #: OutboxApplied.outbox_id, .applied_seq.
 _OUTBOX_ID, _APPLIED_SEQ = 1, 2
 
@@ -112,6 +114,9 @@ def _assignment(send: Any, outcomes: dict[str, bytes]) -> bytes:
         parts.append(block(_TRACE, trace.SerializeToString()))
     if send.remaining_us:
         parts.append(block(_REMAINING, duration(send.remaining_us).SerializeToString()))
+    if send.carried is not None:
+        parts += [block(_EARLIER_ANSWERS, resolution) for resolution in send.carried.answers]
+        parts += [block(_EXPIRED_WAITS, reason) for reason in send.carried.expired]
     parts.append(_placed(send.prefetched, send.namespace, send.run_id))
     return block(_ITEMS, b"".join(parts))
 

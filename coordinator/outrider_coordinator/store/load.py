@@ -7,7 +7,7 @@ from collections.abc import Callable
 from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
-from outrider_coordinator.core.spec import Spec
+from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import (
     Admin,
@@ -99,6 +99,13 @@ def _wait(row: records.PutWait) -> Wait:
         row.resolution,
         row.dependency_state,
         bool(row.is_open),
+        row.opened_us,
+        row.expires_us,
+        row.expired_on,
+        row.system,
+        Claim(row.claim_key, bool(row.claim_shared), row.claim_units) if row.claim_key else None,
+        row.additional_us,
+        row.granted_us,
     )
 
 
