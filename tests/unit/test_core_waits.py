@@ -10,8 +10,8 @@ from outrider.v1 import task_pb2
 from outrider_coordinator.core import blockage, recovery
 from outrider_coordinator.core.effects import Effects, PushAssign
 from outrider_coordinator.core.events import Answered, GivenAnswer, Ref, ReportKind
-from outrider_coordinator.core.records import wait_row
 from outrider_coordinator.core.settings import CoreSettings, WaitBudgets
+from outrider_coordinator.core.snapshots import wait_row
 from outrider_coordinator.core.spec import SECOND_US, Claim, WaitExpiry, WaitPolicies, WaitPolicy
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from outrider_coordinator.core.step import new_state

@@ -271,7 +271,8 @@ class Agent:
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
-    silence that does.
+    silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
+    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list.
     """
 
     id: str
@@ -308,6 +309,9 @@ class Agent:
     silence_timer_is_set: bool = False
     type_breakers: dict[str, Breaker] = field(default_factory=dict)
     charged_us: int = 0
+    heartbeat_us: int = 0
+    lease_us: int = 0
+    unlisted_over_us: int = 0
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

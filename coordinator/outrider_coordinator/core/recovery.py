@@ -67,6 +67,8 @@ def _attach(state: State, attempt: Attempt) -> None:
         return
     attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
+        if task.spec.exclusive:
+            return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
     task.attempt = attempt

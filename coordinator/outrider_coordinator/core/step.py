@@ -8,6 +8,7 @@ from outrider_coordinator.core import (
     breaker,
     control,
     deadlines,
+    lease,
     limits,
     reports,
     sessions,
@@ -126,7 +127,10 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
 
 def _heard(state: State, event: HeartbeatReceived) -> None:
     agent = state.agents.get(event.agent_id)
-    if agent is not None and agent.epoch == event.epoch:
+    if agent is None:
+        return
+    lease.sent(state, agent)  # also in a session that is over by now
+    if agent.epoch == event.epoch:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
