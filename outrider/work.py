@@ -50,7 +50,8 @@ class Options:
     id; ``request_id`` makes a repeated submit return the same task.
 
     ``limits`` (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"`` for units, or a `Claim`) are held, all or none, while
-    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once.
+    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once. ``systems`` are outside
+    systems it needs (``"github"``): it waits while one of them is down.
     """
 
     title: str = ""
@@ -73,6 +74,7 @@ class Options:
     estimated_duration: Seconds | None = None
     limits: Sequence[str | Claim] = ()
     write_scopes: Sequence[str] = ()
+    systems: Sequence[str] = ()
     after: Sequence[Any] = ()
     inputs_argument: str = ""
     request_id: str = ""
@@ -103,6 +105,7 @@ class Options:
         for claim in map(_claim, self.limits):
             spec.limits.add(key=claim.key, shared=claim.shared, units=claim.units)
         spec.write_scopes.extend(self.write_scopes)
+        spec.systems.extend(self.systems)
         spec.exclusive, spec.at_most_once = self.exclusive, self.at_most_once
         self._apply_times(spec)
         return spec

@@ -38,6 +38,12 @@ WriteScope = Annotated[
     list[str],
     typer.Option("--write-scope", metavar="GLOB", help="Not beside a task that may write the same; repeatable."),
 ]
+System = Annotated[
+    list[str], typer.Option("--system", metavar="NAME", help="Wait while this outside system is down; repeatable.")
+]
+TaskType = Annotated[
+    str, typer.Option("--type", metavar="TYPE", help="What kind of work it is; agents are judged by it.")
+]
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 StallTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Stop an attempt that reports nothing so long.")]
 Deadline = Annotated[str, typer.Option(metavar="DURATION", help="Bound on everything from now to the end.")]
@@ -60,6 +66,8 @@ def submit(
     attempts: Attempts = None,
     limit: Limit = [],
     write_scope: WriteScope = [],
+    system: System = [],
+    task_type: TaskType = "",
     exclusive: Exclusive = False,
     at_most_once: AtMostOnce = False,
     title: Annotated[str, typer.Option(metavar="TEXT", help="One line for people.")] = "",
@@ -90,6 +98,8 @@ def submit(
         attempts=attempts or 0,
         limits=limit,
         write_scopes=write_scope,
+        systems=system,
+        type=task_type,
         exclusive=exclusive,
         at_most_once=at_most_once,
     )
