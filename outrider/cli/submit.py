@@ -41,9 +41,7 @@ WriteScope = Annotated[
 System = Annotated[
     list[str], typer.Option("--system", metavar="NAME", help="Wait while this outside system is down; repeatable.")
 ]
-TaskType = Annotated[
-    str, typer.Option("--type", metavar="TYPE", help="What kind of work it is; agents are judged by it.")
-]
+TaskType = Annotated[str, typer.Option("--type", metavar="TYPE", help="What kind of work it is.")]
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 StallTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Stop an attempt that reports nothing so long.")]
 Deadline = Annotated[str, typer.Option(metavar="DURATION", help="Bound on everything from now to the end.")]
