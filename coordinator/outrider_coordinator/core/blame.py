@@ -16,7 +16,7 @@ Must not know how a breaker works. Invariant: `Task.failed_on` are the agents of
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, systems
+from outrider_coordinator.core import breaker, strategies, systems
 from outrider_coordinator.core.effects import Effects, Refused
 from outrider_coordinator.core.events import BreakerReset
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
@@ -163,6 +163,8 @@ def _charge(
     culprit: str = "",
     at_once: bool = False,
 ) -> None:
+    if kind in state.fleet.measured_kinds:
+        strategies.measure(state, agent, kind, None)
     known = breaker.of_type(agent, kind)
     was_closed = known.state is _CLOSED
     if at_once and was_closed:

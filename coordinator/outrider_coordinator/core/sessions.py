@@ -19,6 +19,7 @@ from outrider_coordinator.core.effects import (
     Reply,
     SessionAccepted,
 )
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.outcome import fence
@@ -167,6 +168,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     for key, attempt in list(agent.attempts.items()):
         stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message, over_us)
     del state.agents[agent.id]
+    state.fleet.left(agent)
     blame.forget(state, effects, agent)
     effects.agents.pop(agent.id, None)
     for outbox in [outbox for outbox in effects.outboxes if outbox[0] == agent.id]:
@@ -203,6 +205,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     if agent.admin is Admin.DRAINING:
         move_admin(agent, Admin.ACTIVE)
     effects.agents[agent.id] = agent
+    state.fleet.joined(agent, fits)
     _watch_for_silence(state, agent)
     if came_back:
         state.agent_event(effects, EventType.AGENT_ONLINE, agent.id)
@@ -260,12 +263,12 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
     attempt.blame = Blame.NONE
     task.attempt = attempt
-    slots.take(agent, attempt)
+    slots.take(state, agent, attempt)
     if attempt.is_probe:
         breaker.resumed(state, effects, agent, task, attempt)
     limits.hold(state, task, attempt)
     if to is AttemptState.BLOCKED:
-        slots.park(agent, attempt)
+        slots.park(state, agent, attempt)
     effects.attempts[attempt.key] = attempt
     if not task.cancel_requested:
         state.move(task, TaskState.BLOCKED if to is AttemptState.BLOCKED else TaskState.RUNNING, effects)

@@ -12,6 +12,7 @@ from outrider_coordinator.core import (
     limits,
     reports,
     sessions,
+    strategies,
     submission,
     systems,
     waits,
@@ -38,6 +39,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
@@ -60,6 +62,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
         random=Chance(seed),
+        queue=ReadyQueue(settings.aging_us, dict(settings.shares)),
         fence_next=first,
         session_next=first,
     )
@@ -134,7 +137,11 @@ def _heard(state: State, event: HeartbeatReceived) -> None:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
+        if agent.facts.is_leaving != event.facts.is_leaving:
+            state.fleet.changed(agent)
+            state.placement_is_due = True
         agent.facts = event.facts
+        strategies.press(state, agent)
 
 
 def _fire(state: State, effects: Effects, timer: Timer) -> None:

@@ -13,6 +13,8 @@ Must not know how a task is queued or how a wait is resolved. Invariant: a CLOSE
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from outrider_coordinator.core import blockage, breaker
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, System, Task
@@ -92,8 +94,7 @@ def held_count(state: State, name: str) -> int:
     known = state.systems.get(name)
     if known is None or known.breaker.state is BreakerState.CLOSED:
         return 0
-    lines = [line for key, line in state.queue.lines.items() if name in key.demands.systems]
-    return sum(entry[2] in state.queue.tasks for line in lines for entry in (*line.fresh, *line.late))
+    return sum(1 for _ in _queued(state, name))
 
 
 def settle(state: State, effects: Effects) -> None:
@@ -178,7 +179,15 @@ def _needs_waiter(state: State, name: str, known: Breaker) -> bool:
     """Whether no queued task will be the canary soon."""
     if state.now_us >= known.reset_us + state.settings.probe_time_us:
         return True
-    return not any(name in key.demands.systems for key in state.queue.lines)
+    return next(_queued(state, name), None) is None
+
+
+def _queued(state: State, name: str) -> Iterator[str]:
+    """Queued tasks that declare a system."""
+    for key, group in state.queue.classes.items():
+        if name in key.demands.systems:
+            for strand in group.strands.values():
+                yield from (entry[2] for entry in strand.line if entry[2] in state.queue.tasks)
 
 
 def _wake_canary(state: State, effects: Effects, name: str, known: Breaker) -> None:
