@@ -58,6 +58,8 @@ StallTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Stop an att
 Deadline = Annotated[str, typer.Option(metavar="DURATION", help="Bound on everything from now to the end.")]
 Exclusive = Annotated[bool, typer.Option("--exclusive", help="Never two at once, also when its agent is unreachable.")]
 AtMostOnce = Annotated[bool, typer.Option("--at-most-once", help="Once it may have started, never start it again.")]
+CancelOnInterrupt = Annotated[bool, typer.Option("--cancel-on-interrupt", help="With --wait: Ctrl-C cancels the task.")]
+RequestId = Annotated[str, typer.Option(metavar="TEXT", help="Submitting again under the same id gives the same task.")]
 
 
 def submit(
@@ -86,13 +88,9 @@ def submit(
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
     stdin: Annotated[str, typer.Option(metavar="FILE", help="Standard input; - takes ours.")] = "",
-    cancel_on_interrupt: Annotated[
-        bool, typer.Option("--cancel-on-interrupt", help="With --wait: Ctrl-C cancels the task.")
-    ] = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
     shell: Annotated[bool, typer.Option("--shell", help="Run the words as one line of sh.")] = False,
-    request_id: Annotated[
-        str, typer.Option(metavar="TEXT", help="Submitting again under the same id gives the same task.")
-    ] = "",
+    request_id: RequestId = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Submit a command or a Python function as a task; prints its id."""
