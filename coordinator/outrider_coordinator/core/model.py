@@ -244,7 +244,8 @@ class Breaker:
     ``failures`` are those in a row while it is CLOSED, ``successes`` those of probes while it is HALF_OPEN.
     ``opened_count`` is how often it opened since it was last CLOSED, ``reset_us`` when OPEN may become HALF_OPEN;
     what was offered since then has fences from ``opened_fence`` on. ``culprit`` is the task whose failure opened it,
-    when that may still turn out to be the task's fault. ``window`` is None while nothing failed.
+    when that may still turn out to be the task's fault. ``probe`` is the attempt that it has leased, ``tested`` the
+    last one that it had. ``window`` is None while nothing failed.
     """
 
     agent_id: str = ""
@@ -258,6 +259,7 @@ class Breaker:
     opened_fence: int = 0
     culprit: str = ""
     probe: tuple[str, int] | None = None
+    tested: tuple[str, int] | None = None
     window: Window | None = None
 
     @property
@@ -277,11 +279,13 @@ class Breaker:
 class System:
     """An outside system of which something is known to have failed.
 
-    ``failing`` maps a task that failed on it to (agent id, time in us), the latest last.
+    ``failing`` maps (task id, agent id) of a complaint to its time in us, the latest last. ``is_down``: its breaker has
+    opened, and nobody who waits for it has been woken since.
     """
 
     breaker: Breaker
-    failing: dict[str, tuple[str, int]] = field(default_factory=dict)
+    failing: dict[tuple[str, str], int] = field(default_factory=dict)
+    is_down: bool = False
 
 
 @dataclass(slots=True)

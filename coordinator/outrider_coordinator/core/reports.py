@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, blockage, slots, strategies
+from outrider_coordinator.core import blame, blockage, slots, strategies, systems
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -123,6 +123,8 @@ def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt:
 def _blocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     if attempt is task.attempt and not task.cancel_requested:
         blockage.blocked(state, effects, agent, task, attempt, report)
+        if report.wait is not None and report.wait.system:
+            systems.waited_for(state, effects, agent, task, attempt, report.wait.system)
 
 
 def _unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
