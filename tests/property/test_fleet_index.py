@@ -105,10 +105,10 @@ class Scan:
             self.world.block(agent, ref, "q")
 
     def order(self) -> None:
-        """An operator pauses or resumes, or forgets what an agent did."""
+        """An operator pauses or resumes."""
         agent = self._agent()
         if agent is not None:
-            order = self.random.choice((AgentOrder.PAUSE, AgentOrder.RESUME, AgentOrder.RESET_BREAKER))
+            order = self.random.choice((AgentOrder.PAUSE, AgentOrder.RESUME))
             self.world.do(AgentOrdered(agent.id, order, self.world.replies.append))
 
     def beat(self) -> None:
