@@ -78,15 +78,16 @@ class TaskClass:
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands = _elsewhere(task) if task.waits else spec.demands
+    demands = _elsewhere(task) if task.waits or task.failed_on else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
     return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
 
 
 def _elsewhere(task: Task) -> Demands:
-    """The task's demands, rather anywhere else than where one of its waits ran out of time."""
-    left = tuple((agent_id, -100) for agent_id in sorted({wait.expired_on for wait in task.waits} - {""}))
+    """The task's demands, rather anywhere else than where it failed or where one of its waits ran out of time."""
+    avoided = {wait.expired_on for wait in task.waits}.union(task.failed_on) - {""}
+    left = tuple((agent_id, -100) for agent_id in sorted(avoided))
     demands = task.spec.demands
     return demands._replace(affinities=demands.affinities + left) if left else demands
 
@@ -95,9 +96,10 @@ def _elsewhere(task: Task) -> Demands:
 class ReadyQueue:
     """QUEUED tasks. Entries of tasks that left the queue are dropped when they come up.
 
-    ``active`` counts needs that are awake and have tasks: 0 means that there is nothing to look at. ``shares`` are
-    weights of namespaces (``name``) and submitters (``namespace/name``), 1 where nothing is said. ``clock_us`` is the
-    time for which tasks were passed over, ``is_passing`` whether it runs since ``seen_us``.
+    ``urgent`` are those of the highest priority. ``active`` counts needs that are awake and have tasks: 0 means that
+    there is nothing to look at. ``shares`` are weights of namespaces (``name``) and submitters (``namespace/name``), 1
+    where nothing is said. ``clock_us`` is the time for which tasks were passed over, ``is_passing`` whether it runs
+    since ``seen_us``; ``lowest`` is the least priority that had a task to place when one was chosen last.
     """
 
     aging_us: int = 600 * SECOND_US
@@ -106,6 +108,7 @@ class ReadyQueue:
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
     needs: dict[tuple[Demands, str, bool, bool], Need] = field(default_factory=dict)
     held: dict[ClassKey, TaskClass] = field(default_factory=dict)
+    urgent: dict[str, Task] = field(default_factory=dict)
     levels: list[Lane] = field(default_factory=lambda: [Lane(str(level), None) for level in range(PRIORITIES)])
     active: int = 0
     served: int = 0
@@ -133,6 +136,8 @@ class ReadyQueue:
             strand = group.strands[place] = Strand(group, place, self._lane(*place))
             strand.lane.strands += 1
         task.strand = strand
+        if task.spec.priority == PRIORITIES - 1:
+            self.urgent[task.id] = task
         need = group.need
         if need.may_be_held and self.held:
             self.ask_again()
@@ -150,6 +155,8 @@ class ReadyQueue:
             return
         need = task.strand.group.need
         task.strand = None
+        if self.urgent:
+            self.urgent.pop(task.id, None)
         need.waiting -= 1
         if need.waiting == 0 and need.is_awake:
             self.active -= 1

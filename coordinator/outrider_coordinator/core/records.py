@@ -24,6 +24,7 @@ class InsertTask(NamedTuple):
     trace_state: str
     dependency_ids: tuple[str, ...]
     created_us: int
+    submitter: str
     state: int
     reason: int
     ready_us: int
@@ -139,6 +140,8 @@ class PutAgent(NamedTuple):
     instance_start_ms: int
     last_heard_us: int
     session_start_us: int
+    boot_id: str
+    first_fence: int
 
 
 class DeleteAgent(NamedTuple):

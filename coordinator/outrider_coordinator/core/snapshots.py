@@ -47,6 +47,7 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
+            task.submitter,
             *_changing(task),
         )
     )
@@ -160,6 +161,8 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.instance_start_ms,
         agent.last_heard_us,
         agent.session_start_us,
+        agent.boot_id,
+        agent.first_fence,
     )
 
 

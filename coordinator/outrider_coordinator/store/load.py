@@ -52,6 +52,7 @@ def _task(row: records.InsertTask, read_spec: ReadSpec) -> Task:
         run_id=row.run_id,
         run_key=row.run_key,
         client_id=row.client_id,
+        submitter=row.submitter,
         request_id=row.request_id,
         digest=row.digest,
         trace=Trace(row.trace_parent, row.trace_state),
@@ -159,6 +160,8 @@ def _agent(row: records.PutAgent) -> Agent:
         instance_start_ms=row.instance_start_ms,
         last_heard_us=row.last_heard_us,
         session_start_us=row.session_start_us,
+        boot_id=row.boot_id,
+        first_fence=row.first_fence,
     )
 
 
