@@ -55,6 +55,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Agent", "heartbeat_us"): "said anew in the next Welcome",
     ("Agent", "lease_us"): "no lease is over before one that the start itself could have sent",
     ("Agent", "unlisted_over_us"): "the next Hello says who is unlisted",
+    ("Agent", "strayed"): "a machine's death is charged to what strayed since the start",
     ("Agent", "turn"): "only orders agents for a while",
     ("Task", "is_stored"): "what is read is stored",
     ("Task", "outcome"): "an open task has none",
