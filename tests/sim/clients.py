@@ -16,6 +16,7 @@ from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import (
     AgentOrdered,
     Answered,
+    BreakerReset,
     CancelRequested,
     RunSubmitted,
     TasksSubmitted,
@@ -236,7 +237,7 @@ class Clients:
         Call(self, attempt)
 
     def order_agent(self, data: Mapping[str, Any]) -> None:
-        """Pause, resume, drain, remove or trust an agent."""
+        """Pause, resume, drain or remove an agent."""
 
         def attempt(process: Process, call: Call) -> None:
             def reply(value: Any) -> None:
@@ -245,6 +246,17 @@ class Clients:
             process.post(
                 AgentOrdered(data["agent"], data["order"], reply, force=True, timeout_us=data.get("timeout_us", 0))
             )
+
+        Call(self, attempt)
+
+    def trust(self, data: Mapping[str, Any]) -> None:
+        """Close the breakers of an agent or of a system."""
+
+        def attempt(process: Process, call: Call) -> None:
+            def reply(value: Any) -> None:
+                call.answered(process, lambda: None)
+
+            process.post(BreakerReset(data.get("agent", ""), "", data.get("system", ""), reply))
 
         Call(self, attempt)
 

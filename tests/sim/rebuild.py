@@ -34,6 +34,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("State", "random"): "goes on from its seed",
     ("System", "failing"): "counted anew",
     ("Agent", "charged_us"): "counted anew",
+    ("Breaker", "tested"): "the last probe that was given back; what ends after a start is judged by its fence",
     ("Breaker", "window"): "counted anew",
     ("State", "requests"): "the store is asked for what memory does not know",
     ("State", "order_next"): "above those of open tasks is enough",

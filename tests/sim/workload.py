@@ -203,7 +203,9 @@ class _Maker:
         """What an operator does to an agent, and undoes."""
         dice = self._dice
         agent = dice.choice(self._agents).name
-        order = dice.choice(("pause", "pause", "drain", "remove", "reset_breaker"))
+        order = dice.choice(("pause", "pause", "drain", "remove", "trust"))
+        if order == "trust":
+            return [self._item("trust", **dice.choice(({"agent": agent}, {"system": "api:x"})))]
         first = self._item("order_agent", agent=agent, order=order, timeout_us=dice.choice((0, 2 * S)))
         if order != "pause":
             return [first]
