@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from outrider_coordinator.core import breaker, deadlines, limits, resources, slots
+from outrider_coordinator.core import breaker, deadlines, limit_line, limits, resources, slots
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import ClassKey
@@ -96,8 +96,10 @@ def describe(constraint: Constraint) -> str:
 def place(state: State, effects: Effects) -> None:
     """Offer ready tasks while somebody can take them. A class that nobody can take holds up no other."""
     state.placement_is_due = False
+    limit_line.begin_pass(state)
     if state.queue:
         _place_queue(state, effects)
+    limit_line.end_pass(state, effects)
     _rebalance(state, effects)
 
 
@@ -171,7 +173,6 @@ def _place_queue(state: State, effects: Effects) -> None:
     if not open_agents:
         return
     queue, agents = state.queue, state.agents
-    limits.begin_pass(state)
     heads = queue.heads()
     classes: dict[ClassKey, Candidates] = {}
     while heads:
@@ -183,7 +184,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if agent is not None and key.demands.resources and resources.in_use(agent, key.demands.resources):
             classes[key] = candidates = _candidates(state, open_agents, key)
             agent = candidates.best(agents)
-        if agent is None or (key.is_limited and limits.held_back(state, queue.tasks[task_id]) is not None):
+        if agent is None or (key.is_limited and limit_line.held_back(state, effects, queue.tasks[task_id]) is not None):
             heapq.heappop(heads)
             continue
         offer(state, effects, queue.tasks[task_id], agent, prefetched=agent.slots_used >= agent.slots)
@@ -203,7 +204,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     task.attempt = attempt
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(agent, attempt)
-    if task.spec.demands is not NO_DEMANDS:
+    if task.spec.demands.claims or task.spec.demands.scopes:
         limits.take(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt

@@ -106,6 +106,7 @@ class PutWait(NamedTuple):
     claim_units: int
     additional_us: int
     granted_us: int
+    held_by: int
 
 
 class PutRun(NamedTuple):
@@ -369,6 +370,7 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         claim.units,
         wait.additional_us,
         wait.granted_us,
+        wait.held_by,
     )
 
 
