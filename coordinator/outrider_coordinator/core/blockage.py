@@ -8,7 +8,7 @@ how limits are shared nor which systems are trusted: their modules call `resourc
 
 from __future__ import annotations
 
-from outrider_coordinator.core import slots, waits
+from outrider_coordinator.core import limits, slots, waits
 from outrider_coordinator.core.effects import Effects, LoadOutcomes, PushAnswer, Refused, Reply
 from outrider_coordinator.core.events import Answered, GivenAnswer, Report, WaitFacts
 from outrider_coordinator.core.failure import encode_error
@@ -44,7 +44,7 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
     stopped = any(other.is_open and not other.keeps_running for other in task.waits)
     if attempt.state is AttemptState.BLOCKED and not stopped:
         move_attempt(attempt, AttemptState.STARTED)
-        slots.unpark(agent, attempt)
+        slots.unpark(state, agent, attempt)
         effects.attempts[attempt.key] = attempt
         if task.state is TaskState.BLOCKED:
             state.move(task, TaskState.RUNNING, effects)
@@ -186,7 +186,7 @@ def watch(state: State, effects: Effects, task: Task, wait: Wait) -> None:
             effects.sends.append(LoadOutcomes((wait.required_task_id,)))
     elif wait.kind == "resource":
         state.limits.waits[entry] = None
-        state.placement_is_due = True
+        limits.changed(state)
     elif wait.kind == "external" and wait.system:
         state.system_waiters.setdefault(wait.system, {})[entry] = None
     if wait.retry_us:
@@ -228,7 +228,7 @@ def _open(state: State, task: Task, facts: WaitFacts, body: bytes) -> Wait:
 def _stop(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt) -> None:
     if attempt.state is not AttemptState.BLOCKED:
         move_attempt(attempt, AttemptState.BLOCKED)
-        slots.park(agent, attempt)
+        slots.park(state, agent, attempt)
         effects.attempts[attempt.key] = attempt
         state.placement_is_due = True
     if not task.cancel_requested and attempt is task.attempt:
@@ -254,8 +254,9 @@ def forget(task: Task) -> None:
 def _unwatch(state: State, task: Task, wait: Wait) -> None:
     """A wait that is over is looked for no more. Timers are left to fire: they look whether they still matter."""
     entry = (task.id, wait.key)
-    if wait.kind == "resource":
-        state.limits.waits.pop(entry, None)
+    if entry in state.limits.waits:
+        del state.limits.waits[entry]
+        limits.changed(state)
     for index, name in ((state.waiters, wait.required_task_id), (state.system_waiters, wait.system)):
         entries = index.get(name)
         if entries is not None:

@@ -183,7 +183,7 @@ class LimitBook:
     """All limits that are defined or held, and the write scopes of live attempts by namespace.
 
     ``waits`` are the (task id, wait key) of running attempts that wait for a limit; deadlocks are looked for
-    again at ``look_us``. ``line``, ``reserved`` and
+    again at ``look_us``. ``is_changed``: those that wait must be asked again. ``is_asking``, ``line``, ``reserved`` and
     ``reserved_scopes`` belong to the placement pass under way: those waits, last first, and what is set aside for
     those that sort before.
     """
@@ -192,6 +192,8 @@ class LimitBook:
     scopes: dict[str, dict[AttemptKey, tuple[str, ...]]] = field(default_factory=dict)
     waits: dict[tuple[str, str], None] = field(default_factory=dict)
     look_us: int = 0
+    is_changed: bool = False
+    is_asking: bool = False
     line: list[tuple[tuple[int, int, str], str]] = field(default_factory=list)
     reserved: dict[LimitKey, Tally] = field(default_factory=dict)
     reserved_scopes: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)

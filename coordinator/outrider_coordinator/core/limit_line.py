@@ -15,7 +15,6 @@ from outrider_coordinator.core import blockage, limits
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limit_book import NOTHING, AttemptKey, LimitKey, LimitKind, Pool, Tally
 from outrider_coordinator.core.model import Attempt, Task, Wait
-from outrider_coordinator.core.queue import sort_key
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.scopes import conflict
 from outrider_coordinator.core.spec import Claim
@@ -26,13 +25,16 @@ _NAMED_MAX = 3
 
 
 def begin_pass(state: State) -> None:
-    """A placement pass begins: nothing is set aside for anybody yet."""
+    """A placement pass begins: nothing is set aside for anybody yet, and after a change all are asked again."""
     book = state.limits
+    book.is_asking, book.is_changed = book.is_changed, False
+    if book.is_asking:
+        state.queue.ask_again()
     if book.reserved or book.reserved_scopes:
         book.reserved.clear()
         book.reserved_scopes.clear()
     if book.waits:
-        line = [(sort_key(state.tasks[task_id]), key) for task_id, key in book.waits]
+        line = [(_place(state, state.tasks[task_id]), key) for task_id, key in book.waits]
         book.line = sorted(line, reverse=True)
 
 
@@ -44,6 +46,7 @@ def held_back(state: State, effects: Effects, task: Task) -> Rule | None:
     demands = task.spec.demands
     if not (demands.claims or demands.scopes):
         return None
+    state.limits.is_asking = True
     if state.limits.line:
         _serve_waits(state, effects, before=task)
     rule, has_turn = _claims_wait(state, task)
@@ -59,8 +62,8 @@ def held_back(state: State, effects: Effects, task: Task) -> Rule | None:
 
 
 def end_pass(state: State, effects: Effects) -> None:
-    """Every queued task has been asked: the running attempts that are left get what there is."""
-    if state.limits.line:
+    """Every queued task has been asked, if any had to be: the running attempts that are left get what there is."""
+    if state.limits.line and state.limits.is_asking:
         _serve_waits(state, effects)
 
 
@@ -87,10 +90,17 @@ def in_the_way(pool: Pool, claim: Claim, of: AttemptKey | None = None) -> list[A
     ]
 
 
+def _place(state: State, task: Task) -> tuple[int, int, str]:
+    """Where a task stands in line: by its rank in the queue, which a restart forgets, then first come first served."""
+    queue = state.queue
+    rank_us = task.rank_us if task.rank_us is not None else queue.clock_us - task.spec.priority * queue.aging_us
+    return rank_us, task.order, task.id
+
+
 def _serve_waits(state: State, effects: Effects, before: Task | None = None) -> None:
     """Give running attempts what they wait for, in order; only those that sort before a task when one is given."""
     line = state.limits.line
-    until = None if before is None else sort_key(before)
+    until = None if before is None else _place(state, before)
     while line and (until is None or line[-1][0] < until):
         (_, _, task_id), key = line.pop()
         task = state.tasks.get(task_id)

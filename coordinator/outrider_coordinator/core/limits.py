@@ -88,6 +88,12 @@ def release(state: State, attempt: Attempt) -> None:
         del of_namespace[attempt.key]
         if not of_namespace:
             del book.scopes[holding.namespace]
+    changed(state)
+
+
+def changed(state: State) -> None:
+    """Somebody who waits for a limit may have it now, or has to wait for somebody new."""
+    state.limits.is_changed = True
     state.placement_is_due = True
 
 
@@ -112,7 +118,7 @@ def defined(state: State, effects: Effects, event: LimitDefined) -> None:
     pool.is_defined = event.definition is not None
     state.limits.drop_if_idle(key)
     effects.limits[key] = pool
-    state.placement_is_due = True
+    changed(state)
     effects.sends.append(Reply(event.reply, True))
 
 
@@ -135,7 +141,7 @@ def timer_fired(state: State, namespace: str, name: str) -> None:
     pool = state.limits.pools.get((namespace, name))
     if pool is not None:
         pool.timer_us = 0
-    state.placement_is_due = True
+    changed(state)
 
 
 def _use(state: State, effects: Effects, key: LimitKey, claim: Claim, own: AttemptKey | None = None) -> None:

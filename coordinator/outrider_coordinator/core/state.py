@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
@@ -21,7 +22,7 @@ from outrider_coordinator.core.transitions import TASK_STEPS
 
 KINDS_MAX = 10_000
 
-_QUEUED = TaskState.QUEUED
+_QUEUED, _ASSIGNED = TaskState.QUEUED, TaskState.ASSIGNED
 _event = InsertEvent._make
 
 
@@ -73,6 +74,7 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
+    fleet: Fleet = field(default_factory=Fleet)
     limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
@@ -148,6 +150,8 @@ class State:
         self.counts[to] += 1
         if was is _QUEUED:
             self.queue.remove(task)
+            if to is not _ASSIGNED and (task.spec.demands.claims or task.spec.demands.scopes):
+                self.limits.is_changed = self.placement_is_due = True  # what was kept for it is free
         elif to is _QUEUED:
             self.queue.push(task)
             self.placement_is_due = True
