@@ -13,6 +13,7 @@ from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.queue import Need
+from outrider_coordinator.core.spec import NO_DEMANDS
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState, EventType, TaskState
 from outrider_coordinator.core.waits import carried
