@@ -20,18 +20,21 @@ from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.state import State
 
 
-def claims_of(task: Task, attempt: Attempt) -> dict[str, Claim]:
-    """What a live attempt must hold, by the name of the limit: its task's claims and what it waited for and got."""
+def claims_of(task: Task, attempt: Attempt | None) -> dict[str, Claim]:
+    """What a live attempt must hold, by the name of the limit: its task's claims and what it waited for and got.
+
+    Without an attempt: what a new one would.
+    """
     claims = {claim.key: claim for claim in task.spec.demands.claims}
     for wait in task.waits:
-        if wait.claim is not None and wait.held_by == attempt.number:
+        if wait.claim is not None and attempt is not None and wait.held_by == attempt.number:
             known = claims.get(wait.claim.key)
             claims[wait.claim.key] = wait.claim if known is None else known.with_(wait.claim)
     return claims
 
 
-def may_take(state: State, task: Task, attempt: Attempt) -> bool:
-    """Whether everything an attempt would hold is free right now, whoever else waits for it; rates do not count."""
+def may_take(state: State, task: Task, attempt: Attempt | None = None) -> bool:
+    """Whether everything an attempt, or a new one, would hold is free right now, whoever else waits for it; rates do not count."""
     book = state.limits
     for claim in claims_of(task, attempt).values():
         pool = book.pools.get((task.namespace, claim.key))
