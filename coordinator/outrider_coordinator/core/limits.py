@@ -34,7 +34,7 @@ def claims_of(task: Task, attempt: Attempt | None) -> dict[str, Claim]:
 
 
 def may_take(state: State, task: Task, attempt: Attempt | None = None) -> bool:
-    """Whether everything an attempt, or a new one, would hold is free right now, whoever else waits for it; rates do not count."""
+    """Whether all that an attempt, or a new one, would hold is free now, whoever else waits; rates do not count."""
     book = state.limits
     for claim in claims_of(task, attempt).values():
         pool = book.pools.get((task.namespace, claim.key))
