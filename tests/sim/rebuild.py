@@ -30,6 +30,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("State", "queue"): "compared as the order in which it would be emptied",
     ("State", "durations_us"): "learned again",
     ("State", "tallies"): "learned again",
+    ("State", "opened_waits"): "what the next step looks at; a start looks at all open waits",
     ("State", "probes"): "derived from breakers",
     ("State", "random"): "goes on from its seed",
     ("System", "failing"): "counted anew",
