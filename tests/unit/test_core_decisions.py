@@ -72,7 +72,10 @@ def test_labels_are_hard_and_do_not_hold_up_others() -> None:
     explanation = explained(explain_task(world.state, gpu, world.now_us))
     assert explanation is not None
     assert explanation.agents[0][2] == "LABELS"
-    assert explanation.suggestions == ["one more agent with gpu present", "label gpu=yes on agent a"]
+    assert explanation.suggestions == [
+        "one more agent with gpu present",
+        "label gpu=yes on agent a, one more slot on agent a",
+    ]
 
 
 def test_the_same_request_id_gives_the_same_task_and_another_body_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from outrider_coordinator.core.eligibility import refusal
 from outrider_coordinator.core.explain import Explanation, explain_task, explained
 from outrider_coordinator.core.explain_agent import AgentExplanation, explain_agent
-from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.model import Breaker, HostFacts, System
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity
 from support.core_world import ModelAgent, World
@@ -188,6 +188,19 @@ def test_limits_hold_back_whatever_the_agent() -> None:
     assert explanation.summary.startswith("held back: ")
     assert explanation.suggestions == [f"the end of task {holder}, which holds db"]
     assert explanation.predicted_us == 0
+
+
+def test_a_system_holds_back_whatever_the_agent() -> None:
+    """An outside system that is known to fail is named, and how to start its tasks again."""
+    world = World()
+    world.connect("a", 4)
+    (task,) = world.submit(demands=Demands(systems=("mail", "ci")), not_before_us=world.now_us + SECOND_US)
+    breaker = Breaker(system="ci", state=BreakerState.OPEN, reset_us=world.now_us + 10**9)
+    world.state.systems["ci"] = System(breaker)
+    world.wait(2)
+    explanation = why(world, task)
+    assert "ci" in explanation.held_back[0]
+    assert explanation.suggestions == ["outrider system reset ci"]
 
 
 def test_dependencies_are_named_with_where_they_are() -> None:

@@ -145,6 +145,8 @@ class SessionOpened:
     resources: dict[str, float] = field(default_factory=dict)
     task_types: tuple[str, ...] = ()
     runners: tuple[str, ...] = ()
+    boot_id: str = ""
+    previous_instance_id: str = ""
 
 
 @dataclass(slots=True)
@@ -210,6 +212,7 @@ class ReportKind:
     COMPLETED = 15
     FAILED = 16
     ANSWER_GIVEN = 17
+    TAKEN = 18
 
 
 class Report(NamedTuple):
@@ -262,7 +265,6 @@ class AgentOrder:
     RESUME = "resume"
     DRAIN = "drain"
     REMOVE = "remove"
-    RESET_BREAKER = "reset_breaker"
 
 
 @dataclass(slots=True)
@@ -290,6 +292,19 @@ class LimitDefined:
 
 
 @dataclass(slots=True)
+class BreakerReset:
+    """An operator trusts an agent again, or only its work of one kind, or an outside system. Reply: True or Refused.
+
+    One of ``agent_id`` and ``system`` is set; no ``kind`` means all of the agent's breakers.
+    """
+
+    agent_id: str
+    kind: str
+    system: str
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
 class OutcomesLoaded:
     """What the store says of tasks asked for by a `LoadOutcomes`: None for ids it does not have."""
 
@@ -313,6 +328,7 @@ Event = (
     | ReportsReceived
     | SessionEnded
     | AgentOrdered
+    | BreakerReset
     | LimitDefined
     | OutcomesLoaded
     | Ticked

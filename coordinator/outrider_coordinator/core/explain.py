@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, cast
 
-from outrider_coordinator.core import foresight, limits, position, whatif
+from outrider_coordinator.core import foresight, limits, position, systems, whatif
 from outrider_coordinator.core.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.rules import Rule
@@ -72,7 +72,8 @@ def explained(explaining: Generator[None, None, Answer]) -> Answer:
 
 def obstacles(state: State, task: Task) -> list[Rule]:
     """Everything that holds a task back now whatever the agent: limits, write scopes, outside systems."""
-    return limits.obstacles(state, task)
+    rule = systems.held_back(state, task.spec.demands)
+    return [*limits.obstacles(state, task), *([rule] if rule is not None else [])]
 
 
 def no_work_reason(agent: Agent) -> str:
@@ -196,7 +197,7 @@ def _suggestions(
     start_us: int | None,
 ) -> Generator[None, None, list[str]]:
     if explanation.held_back:
-        return whatif.limit_changes(state, task)
+        return whatif.changes_of_what_holds(state, task)
     if any(eligible for _, eligible, _, _ in explanation.agents):
         return []
     one_more = whatif.one_more_agent(task)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from outrider_coordinator.core import position
+from outrider_coordinator.core import position, systems
 from outrider_coordinator.core.eligibility import describe, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Breaker, Task
 from outrider_coordinator.core.rules import Rule
@@ -94,8 +94,19 @@ def better_priority(
     return f"priority {best[1]}: {best[0]} instead of {before} tasks before it"
 
 
-def limit_changes(state: State, task: Task) -> list[str]:
-    """Capacities with which limits that hold the task up would admit it."""
+def changes_of_what_holds(state: State, task: Task) -> list[str]:
+    """What would have to change of limits and outside systems that hold the task up, whatever the agent."""
+    held = systems.held_back(state, task.spec.demands)
+    texts = _limit_changes(state, task)
+    for name in task.spec.demands.systems if held is not None else ():
+        alone = task.spec.demands._replace(systems=(name,))
+        if systems.held_back(state, alone) is not None:
+            texts.append(f"outrider system reset {name}")
+    return texts
+
+
+def _limit_changes(state: State, task: Task) -> list[str]:
+    """Capacities with which limits that hold the task up would admit it, or whose end would."""
     texts = []
     for claim in task.spec.demands.claims:
         pool = state.limits.pools.get((task.namespace, claim.key))
@@ -153,7 +164,7 @@ def _fitted(agent: Agent, rule: Rule, task: Task) -> Changed | None:
         return _labelled(agent, task)
     if rule.name == "TYPE_BREAKER_OPEN":
         others = {kind: known for kind, known in agent.type_breakers.items() if kind != task.spec.kind}
-        return f"agent {{}} trusted with {task.spec.kind} again", replace(agent, type_breakers=others)
+        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers=others)
     if rule.name == "RUNNER":
         return f"runner {demands.runner} on agent {{}}", replace(agent, runners=(*agent.runners, demands.runner))
     if rule.name == "TASK_TYPE":
