@@ -24,6 +24,7 @@ class InsertTask(NamedTuple):
     trace_state: str
     dependency_ids: tuple[str, ...]
     created_us: int
+    submitter: str
     state: int
     reason: int
     ready_us: int
@@ -98,6 +99,7 @@ class PutWait(NamedTuple):
     claim_units: int
     additional_us: int
     granted_us: int
+    held_by: int
 
 
 class PutRun(NamedTuple):

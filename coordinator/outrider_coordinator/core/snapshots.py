@@ -47,6 +47,7 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
+            task.submitter,
             *_changing(task),
         )
     )
@@ -117,6 +118,7 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         claim.units,
         wait.additional_us,
         wait.granted_us,
+        wait.held_by,
     )
 
 
