@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, cast
 
-from outrider_coordinator.core import foresight, limits, position, systems, whatif
+from outrider_coordinator.core import foresight, limit_line, position, systems, whatif
 from outrider_coordinator.core.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.rules import Rule
@@ -73,7 +73,7 @@ def explained(explaining: Generator[None, None, Answer]) -> Answer:
 def obstacles(state: State, task: Task) -> list[Rule]:
     """Everything that holds a task back now whatever the agent: limits, write scopes, outside systems."""
     rule = systems.held_back(state, task.spec.demands)
-    return [*limits.obstacles(state, task), *([rule] if rule is not None else [])]
+    return [*limit_line.obstacles(state, task), *([rule] if rule is not None else [])]
 
 
 def no_work_reason(agent: Agent) -> str:
