@@ -9,7 +9,7 @@ from pathlib import Path
 from sim.simulate import Outcome
 from sim.story import lines
 
-STORY_LINES = 60
+STORY_LINES, STORY_WIDTH, PLAN_WIDTH = 60, 400, 300
 
 
 def failure(outcome: Outcome) -> str:
@@ -21,8 +21,10 @@ def failure(outcome: Outcome) -> str:
         f"seed {plan.seed} at commit {commit()}: {outcome.broken}",
         f"features: {' '.join(plan.features)}",
         f"faults: {' '.join(plan.faults)}",
+        f"the plan ({len(plan.items)} items):",
+        *(f"  {item}"[:PLAN_WIDTH] for item in plan.items),
         "the end of the story:",
-        *lines(outcome.story)[-STORY_LINES:],
+        *(line[:STORY_WIDTH] for line in lines(outcome.story)[-STORY_LINES:]),
     ]
     if outcome.invariant not in str(outcome.broken):
         parts += traceback.format_exception(outcome.broken)
