@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
+from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
@@ -290,6 +291,52 @@ class LimitDefined:
 
 
 @dataclass(slots=True)
+class ScheduleCreated:
+    """Somebody wants work by the clock. Reply: a `records.PutSchedule` or Refused.
+
+    ``schedule`` is new: the core sets its times. With ``replace`` it takes the place of one of the same name.
+    """
+
+    schedule: Schedule
+    replace: bool
+    reply: ReplyTo
+
+
+class ScheduleOrder:
+    """What people may ask of a schedule."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    DELETE = "delete"
+
+
+@dataclass(slots=True)
+class ScheduleOrdered:
+    """Somebody asks something of a schedule (`ScheduleOrder`). Reply: its `records.PutSchedule`, or Refused."""
+
+    namespace: str
+    name: str
+    order: str
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class SchedulesAsked:
+    """Somebody looks at a schedule, or with an empty ``name`` at all. Reply: `records.PutSchedule` rows, or Refused."""
+
+    namespace: str
+    name: str
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class WallClockMoved:
+    """The wall clock is ahead of the coordinator's line of time by this, and was by another amount before."""
+
+    offset_us: int
+
+
+@dataclass(slots=True)
 class OutcomesLoaded:
     """What the store says of tasks asked for by a `LoadOutcomes`: None for ids it does not have."""
 
@@ -314,6 +361,10 @@ Event = (
     | SessionEnded
     | AgentOrdered
     | LimitDefined
+    | ScheduleCreated
+    | ScheduleOrdered
+    | SchedulesAsked
+    | WallClockMoved
     | OutcomesLoaded
     | Ticked
 )

@@ -9,6 +9,7 @@ from outrider_coordinator.core import (
     deadlines,
     limits,
     reports,
+    schedules,
     sessions,
     submission,
     waits,
@@ -27,10 +28,14 @@ from outrider_coordinator.core.events import (
     OutcomesLoaded,
     ReportsReceived,
     RunSubmitted,
+    ScheduleCreated,
+    ScheduleOrdered,
+    SchedulesAsked,
     SessionEnded,
     SessionOpened,
     TasksSubmitted,
     Ticked,
+    WallClockMoved,
 )
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import accept_timed_out, place
@@ -71,9 +76,13 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
+    if state.schedules.due:
+        schedules.fire(state, effects)
     if state.placement_is_due:
         place(state, effects)
     effects.sends.extend(effects.acks.values())
+    if state.schedules.waited_for:
+        schedules.works_ended(state, effects)
     forget_ended(state, effects)
     return effects
 
@@ -111,6 +120,14 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             control.agent_ordered(state, effects, event)
         case LimitDefined():
             limits.defined(state, effects, event)
+        case ScheduleCreated():
+            schedules.created(state, effects, event)
+        case ScheduleOrdered():
+            schedules.ordered(state, effects, event)
+        case SchedulesAsked():
+            schedules.asked(state, effects, event)
+        case WallClockMoved():
+            schedules.wall_clock_moved(state, event.offset_us)
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
         case Ticked():
@@ -150,6 +167,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             breaker.reset_time_came(state, effects, key, key2)
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
+        case TimerKind.SCHEDULE:
+            schedules.timer_fired(state, key, key2)
         case TimerKind.LIMIT:
             limits.timer_fired(state, key, key2)
         case _:
