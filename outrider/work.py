@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 
+from outrider import wait_budgets
 from outrider.claims import Claim
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
+from outrider.wait_budgets import WaitBudget
 
 __all__ = [
     "PRIORITIES",
@@ -51,6 +53,10 @@ class Options:
 
     ``limits`` (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"`` for units, or a `Claim`) are held, all or none, while
     the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once.
+
+    ``wait_budgets`` say by kind (dependency, external, complexity, clarification, any) how long a wait may last and
+    what happens then: ``{"clarification": "10m:move"}``, seconds, or a `WaitBudget`. ``extension_max`` of running time
+    is granted, all in all, without asking anybody when the task needs more.
     """
 
     title: str = ""
@@ -73,6 +79,8 @@ class Options:
     estimated_duration: Seconds | None = None
     limits: Sequence[str | Claim] = ()
     write_scopes: Sequence[str] = ()
+    wait_budgets: Mapping[str, WaitBudget | str | float | dt.timedelta] | None = None
+    extension_max: Seconds | None = None
     after: Sequence[Any] = ()
     inputs_argument: str = ""
     request_id: str = ""
@@ -104,6 +112,11 @@ class Options:
             spec.limits.add(key=claim.key, shared=claim.shared, units=claim.units)
         spec.write_scopes.extend(self.write_scopes)
         spec.exclusive, spec.at_most_once = self.exclusive, self.at_most_once
+        if self.wait_budgets:
+            wait_budgets.apply(self.wait_budgets, spec)
+        if self.extension_max is not None:
+            extension = dt.timedelta(seconds=seconds(self.extension_max))
+            spec.wait_policies.extension_max_duration.FromTimedelta(extension)
         self._apply_times(spec)
         return spec
 

@@ -48,6 +48,7 @@ class Dossier(msgspec.Struct, eq=False):
     timeout_us: int
     silence_us: int
     remaining_us: int
+    is_exclusive: bool
     received_ns: int
     parent: tracing.TraceParent | None
     span: tracing.TraceParent | None
@@ -133,7 +134,7 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     silence_us = _microseconds(spec.stall_timeout) if spec.HasField("stall_timeout") else 0
     remaining_us = _microseconds(assignment.remaining_duration) if assignment.HasField("remaining_duration") else 0
     bounds = (timeout_us, silence_us, remaining_us)
-    return Dossier(attempt, run, narrator, attempt_key, *bounds, now_ns, parent, span)
+    return Dossier(attempt, run, narrator, attempt_key, *bounds, spec.exclusive, now_ns, parent, span)
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:

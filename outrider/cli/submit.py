@@ -34,6 +34,17 @@ Limit = Annotated[
     list[str],
     typer.Option("--limit", metavar="KEY[:shared|:UNITS]", help="Hold this limit while it runs; repeatable."),
 ]
+WaitBudgets = Annotated[
+    list[str],
+    typer.Option(
+        "--wait-budget",
+        metavar="KIND=DURATION[:fail|:move|:keep]",
+        help="How long dependency, external, complexity, clarification or any waits may last; repeatable.",
+    ),
+]
+ExtensionMax = Annotated[
+    str, typer.Option(metavar="DURATION", help="Running time granted without asking when it needs more.")
+]
 WriteScope = Annotated[
     list[str],
     typer.Option("--write-scope", metavar="GLOB", help="Not beside a task that may write the same; repeatable."),
@@ -60,6 +71,8 @@ def submit(
     attempts: Attempts = None,
     limit: Limit = [],
     write_scope: WriteScope = [],
+    wait_budget: WaitBudgets = [],
+    extension_max: ExtensionMax = "",
     exclusive: Exclusive = False,
     at_most_once: AtMostOnce = False,
     title: Annotated[str, typer.Option(metavar="TEXT", help="One line for people.")] = "",
@@ -90,6 +103,8 @@ def submit(
         attempts=attempts or 0,
         limits=limit,
         write_scopes=write_scope,
+        wait_budgets=pairs(wait_budget, "--wait-budget"),
+        extension_max=duration_s(extension_max) if extension_max else None,
         exclusive=exclusive,
         at_most_once=at_most_once,
     )

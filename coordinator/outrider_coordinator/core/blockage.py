@@ -44,7 +44,7 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
     stopped = any(other.is_open and not other.keeps_running for other in task.waits)
     if attempt.state is AttemptState.BLOCKED and not stopped:
         move_attempt(attempt, AttemptState.STARTED)
-        slots.unpark(agent, attempt)
+        slots.unpark(state, agent, attempt)
         effects.attempts[attempt.key] = attempt
         if task.state is TaskState.BLOCKED:
             state.move(task, TaskState.RUNNING, effects)
@@ -221,7 +221,7 @@ def _open(state: State, task: Task, facts: WaitFacts, body: bytes) -> Wait:
 def _stop(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt) -> None:
     if attempt.state is not AttemptState.BLOCKED:
         move_attempt(attempt, AttemptState.BLOCKED)
-        slots.park(agent, attempt)
+        slots.park(state, agent, attempt)
         effects.attempts[attempt.key] = attempt
         state.placement_is_due = True
     if not task.cancel_requested and attempt is task.attempt:

@@ -73,6 +73,7 @@ def give_back(state: State, effects: Effects, attempt: Attempt) -> None:
     for breaker in state.probes.pop(attempt.key, ()):
         breaker.probe = None
         effects.breakers[breaker.key] = breaker
+        _eased(state, breaker)
         state.placement_is_due = True
 
 
@@ -266,6 +267,7 @@ def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, re
     move_breaker(breaker, to)
     breaker.successes, breaker.probe = 0, None
     effects.breakers[breaker.key] = breaker
+    _eased(state, breaker)
     state.placement_is_due = True
     if breaker.system:
         text = f"{breaker.system}: {to.name}"
@@ -275,3 +277,12 @@ def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, re
         state.agent_event(effects, EventType.AGENT_TYPE_BREAKER, breaker.agent_id, reason=reason, text=text)
     else:
         state.agent_event(effects, EventType.AGENT_BREAKER, breaker.agent_id, reason=reason, text=to.name)
+
+
+def _eased(state: State, breaker: Breaker) -> None:
+    """It may let more through than before: whoever it held up is looked at again."""
+    agent = state.agents.get(breaker.agent_id)
+    if agent is not None:
+        state.fleet.changed(agent)
+    elif breaker.system:
+        state.queue.ask_again()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, breaker, sessions
+from outrider_coordinator.core import blame, breaker, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
@@ -47,6 +47,7 @@ def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -
         attempt = agent.attempts.get((task_id, number))
         if attempt is not None and attempt.fence == fence and attempt.state is AttemptState.OFFERED:
             move_attempt(attempt, AttemptState.ACCEPTED)
+            strategies.first_word(state, agent, attempt)
 
 
 def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -> None:
@@ -100,6 +101,7 @@ def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered
         move_admin(agent, admin)
         effects.agents[agent.id] = agent
         state.agent_event(effects, kind, agent.id)
+        state.fleet.changed(agent)
     if agent.is_online:
         effects.sends.append(PushControl(agent.epoch, agent.id, event.order, event.timeout_us))
 

@@ -50,12 +50,16 @@ class CancelVerdict(NamedTuple):
 
 
 class SessionAccepted(NamedTuple):
-    """The new session. ``verdicts``: (task id, attempt, fence, Verdict number); ``applied``: outbox id to seq."""
+    """The new session. ``verdicts``: (task id, attempt, fence, Verdict number); ``applied``: outbox id to seq.
+
+    ``heartbeat_us`` is how often the agent is to report.
+    """
 
     epoch: int
     applied: dict[str, int]
     verdicts: list[tuple[str, int, int, int]]
     paused: bool
+    heartbeat_us: int
 
 
 VERDICT_RESUME, VERDICT_FENCE, VERDICT_CLOSE = 1, 2, 3

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from outrider_coordinator.core.eligibility import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task
-from outrider_coordinator.core.placement import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity, TaskState
 

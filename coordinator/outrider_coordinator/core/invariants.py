@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, limits, resources
+from outrider_coordinator.core import breaker, fleet, limits, resources
 from outrider_coordinator.core.blockage import is_remembered
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
@@ -24,11 +25,29 @@ def check(state: State) -> None:
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
+    fleet.check(state.fleet, state.agents, fits)
+    _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
     for task_state in TaskState:
         found = sum(task.state is task_state for task in state.tasks.values())
         assert state.count(task_state) == found, f"{task_state.name}: counted {state.count(task_state)}, are {found}"
+
+
+def _check_queue(state: State) -> None:
+    """Every need counts its tasks, every sleeping one is woken by its agents, and no tag runs ahead of its lanes."""
+    queue = state.queue
+    waiting: dict[tuple[object, ...], int] = {}
+    for task in queue.tasks.values():
+        assert task.strand is not None, f"task {task.id} is in the queue and in no strand of it"
+        need = task.strand.group.need
+        waiting[need.name] = waiting.get(need.name, 0) + 1
+        assert any(entry[2] == task.id for entry in task.strand.line), f"task {task.id} has no entry in its strand"
+    for need in queue.needs.values():
+        assert need.waiting == waiting.get(need.name, 0), f"{need.demands}: counted {need.waiting}, are {waiting}"
+        assert need.is_awake or (need.reach and need in need.reach.asleep), f"{need.demands} sleeps for ever"
+    active = sum(need.is_awake and need.waiting > 0 for need in queue.needs.values())
+    assert queue.active == active, f"{active} needs are awake with tasks, counted {queue.active}"
 
 
 def _check_task(state: State, task: Task) -> None:

@@ -7,7 +7,7 @@ protocol messages that the core passes on unread.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.samples import Window
@@ -120,7 +120,8 @@ class Task:
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
-    agents on which it failed by what may be a fault of its own, in the order of the failures, each once.
+    agents on which it failed by what may be a fault of its own, in the order of the failures, each once. ``rank_us``
+    and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran.
     """
 
     id: str
@@ -133,6 +134,7 @@ class Task:
     run_id: str = ""
     run_key: str = ""
     client_id: str = ""
+    submitter: str = ""
     request_id: str = ""
     digest: bytes = b""
     trace: Trace = NO_TRACE
@@ -152,6 +154,9 @@ class Task:
     outcome: bytes = b""
     error: bytes = b""
     is_stored: bool = False
+    rank_us: int | None = None
+    near_agent_id: str = ""
+    strand: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_terminal(self) -> bool:
@@ -212,6 +217,21 @@ class HostFacts:
 
 
 @dataclass(slots=True)
+class Measured:
+    """How one kind of work goes on one agent: averages over its last attempts, failures that speak against it."""
+
+    duration_us: float = 0.0
+    failure_rate: float = 0.0
+
+    @property
+    def cost_us(self) -> float:
+        """Time per success; what only ever failed costs more than anything that did not."""
+        if not self.duration_us:
+            return 1e15 * (1 + self.failure_rate)
+        return self.duration_us / max(0.05, 1 - self.failure_rate)
+
+
+@dataclass(slots=True)
 class Breaker:
     """Circuit breaker of an agent, of an agent for one kind of work, or of an outside system: whichever is named.
 
@@ -267,7 +287,10 @@ class Agent:
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
-    silence that does.
+    silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
+    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list.
+    ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
+    its last one.
     """
 
     id: str
@@ -293,6 +316,10 @@ class Agent:
     suspect_us: int = 0
     slots_used: int = 0
     parked: int = 0
+    pressure: int = 0
+    latency_us: float = 0.0
+    turn: int = 0
+    measured: dict[str, Measured] = field(default_factory=dict)
     succeeded_count: int = 0
     failed_count: int = 0
     facts: HostFacts = field(default_factory=HostFacts)
@@ -304,6 +331,9 @@ class Agent:
     silence_timer_is_set: bool = False
     type_breakers: dict[str, Breaker] = field(default_factory=dict)
     charged_us: int = 0
+    heartbeat_us: int = 0
+    lease_us: int = 0
+    unlisted_over_us: int = 0
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

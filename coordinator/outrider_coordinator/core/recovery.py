@@ -9,6 +9,7 @@ from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.schedule_book import Schedule
@@ -37,6 +38,7 @@ def restore(
     effects = Effects()
     for agent in agents:
         state.agents[agent.id] = agent
+        state.fleet.joined(agent, fits)
     for run in runs:
         state.runs[run.id] = run
     for task in tasks:
@@ -71,17 +73,19 @@ def _attach(state: State, attempt: Attempt) -> None:
         return
     attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
+        if task.spec.exclusive:
+            return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
     task.attempt = attempt
     if agent is None:
         return
     holds_slot = attempt.holds_slot
-    slots.take(agent, attempt)
+    slots.take(state, agent, attempt)
     named_limits.hold(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
-        slots.give_back(agent, attempt)
+        slots.give_back(state, agent, attempt)
 
 
 def _link(state: State, effects: Effects, task: Task) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, blockage, slots
+from outrider_coordinator.core import blame, blockage, slots, strategies
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -89,8 +89,10 @@ def _keep_as_evidence(
 def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     if attempt is task.attempt:
         if attempt.state is not AttemptState.STARTED:
+            if attempt.state is AttemptState.OFFERED:
+                strategies.first_word(state, agent, attempt)
             move_attempt(attempt, AttemptState.STARTED)
-            slots.started(agent, attempt)
+            slots.started(state, agent, attempt)
         if not task.cancel_requested:
             state.move(task, TaskState.RUNNING, effects)
     _begin(state, effects, task, attempt, report.time_us, report.body)
@@ -132,7 +134,10 @@ def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt
     attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
-    state.learn_duration(task.spec.kind, max(0, report.time_us - started_us))
+    duration_us = max(0, report.time_us - started_us)
+    state.learn_duration(task.spec.kind, duration_us)
+    if task.spec.kind in state.fleet.measured_kinds:
+        strategies.measure(state, agent, task.spec.kind, duration_us)
     agent.succeeded_count += 1
     blame.succeeded(state, effects, agent, task, attempt)
     if attempt is task.attempt:

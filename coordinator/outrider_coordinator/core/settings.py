@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.spec import SECOND_US, Strategy
 
 
 class WaitBudgets(NamedTuple):
@@ -47,4 +48,7 @@ class CoreSettings:
     lost_attempts_max: int = 3
     short_function_us: int = 50_000
     line_us: int = 250_000
+    placement: Strategy = Strategy.LEAST_LOADED
+    aging_us: int = 600 * SECOND_US
+    shares: Mapping[str, float] = field(default_factory=dict)
     wait_budgets: WaitBudgets = NO_BUDGETS

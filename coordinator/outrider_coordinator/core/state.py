@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
@@ -73,6 +74,7 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
+    fleet: Fleet = field(default_factory=Fleet)
     limits: LimitBook = field(default_factory=LimitBook)
     schedules: ScheduleBook = field(default_factory=ScheduleBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)

@@ -7,10 +7,12 @@ from outrider_coordinator.core import (
     breaker,
     control,
     deadlines,
+    lease,
     limits,
     reports,
     schedules,
     sessions,
+    strategies,
     submission,
     waits,
 )
@@ -39,6 +41,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
@@ -61,6 +64,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
         random=Chance(seed),
+        queue=ReadyQueue(settings.aging_us, dict(settings.shares)),
         fence_next=first,
         session_next=first,
     )
@@ -136,11 +140,18 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
 
 def _heard(state: State, event: HeartbeatReceived) -> None:
     agent = state.agents.get(event.agent_id)
-    if agent is not None and agent.epoch == event.epoch:
+    if agent is None:
+        return
+    lease.sent(state, agent)  # also in a session that is over by now
+    if agent.epoch == event.epoch:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
+        if agent.facts.is_leaving != event.facts.is_leaving:
+            state.fleet.changed(agent)
+            state.placement_is_due = True
         agent.facts = event.facts
+        strategies.press(state, agent)
 
 
 def _fire(state: State, effects: Effects, timer: Timer) -> None:

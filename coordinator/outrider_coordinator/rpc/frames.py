@@ -43,7 +43,7 @@ _EARLIER_ANSWERS, _EXPIRED_WAITS = 9, 10
 _OUTBOX_ID, _APPLIED_SEQ = 1, 2
 
 
-def welcome(accepted: SessionAccepted, coordinator_epoch: int, store_id: str, heartbeat_interval_us: int) -> bytes:
+def welcome(accepted: SessionAccepted, coordinator_epoch: int, store_id: str, lease_us: int) -> bytes:
     """The first frame of a session."""
     frame = pb.SessionResponse(session_epoch=accepted.epoch)
     message = frame.welcome
@@ -53,7 +53,8 @@ def welcome(accepted: SessionAccepted, coordinator_epoch: int, store_id: str, he
     for task_id, attempt, fence, verdict in accepted.verdicts:
         ref = pb.AttemptRef(task_id=task_id, attempt=attempt, fence=fence)
         message.verdicts.add(ref=ref, verdict=pb.Verdict.ValueType(verdict))
-    message.heartbeat_interval.CopyFrom(duration(heartbeat_interval_us))
+    message.heartbeat_interval.CopyFrom(duration(accepted.heartbeat_us))
+    message.lease_duration.CopyFrom(duration(lease_us))
     message.paused = accepted.paused
     return frame.SerializeToString()
 
