@@ -453,7 +453,7 @@ def test_a_queued_time_survives_a_restart(clockwork: Clockwork) -> None:
 
 
 def test_a_time_whose_work_is_known_is_not_submitted_again(clockwork: Clockwork) -> None:
-    """The request id of a time is the schedule's and the time's: found in the state, its work is taken for submitted."""
+    """The request id of a time is the schedule's and the time's: where it is known, its work has been submitted."""
     clockwork.every(10)
     due_us = clockwork.world.now_us + 10 * SECOND_US
     (known,) = clockwork.world.submit(request_id=f"schedule:s:{due_us}")
