@@ -322,7 +322,7 @@ def test_a_time_that_never_comes_is_refused(clockwork: Clockwork) -> None:
     for times in (single_time(1), Times(lambda us: None, lambda us, count: [])):
         refused = clockwork.create(times)
         assert isinstance(refused, Refused)
-        assert (refused.reason, refused.field) == ("INVALID_REQUEST", "spec.when")
+        assert (refused.reason, refused.field) == ("INVALID_REQUEST", "spec.at_time")
 
 
 def test_schedules_are_bounded() -> None:

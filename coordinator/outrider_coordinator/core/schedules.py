@@ -316,7 +316,7 @@ def _refusal(state: State, schedule: Schedule, known: Schedule | None, *, replac
     if known is None and len(book.schedules) >= state.settings.schedules_max:
         return Refused("QUEUE_FULL", f"there are {len(book.schedules)} schedules; delete one that is over first")
     if schedule.times.following(book.now_us(schedule, state.now_us)) is None:
-        return Refused("INVALID_REQUEST", "this time has passed, or never comes", "spec.when")
+        return Refused("INVALID_REQUEST", "this time has passed", "spec.at_time")
     return None
 
 
