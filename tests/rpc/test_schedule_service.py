@@ -148,7 +148,7 @@ def test_a_run_is_submitted_by_the_clock(coordinator: CoordinatorProcess) -> Non
     run = coordinator.runs.GetRun(
         run_service_pb2.GetRunRequest(namespace="runs", run_id=schedule.last_id), timeout=TIMEOUT_S
     ).run
-    assert (run.title, len(run.task_ids)) == ("nightly", 2)
+    assert (run.title, run.schedule_id, len(run.task_ids)) == ("nightly", "s", 2)
     assert not schedule.HasField("next_time")
     request = task_service_pb2.WatchRequest(namespace="runs", after_cursor=0)
     fired = next(
@@ -158,6 +158,21 @@ def test_a_run_is_submitted_by_the_clock(coordinator: CoordinatorProcess) -> Non
         if event.type == event_pb2.EVENT_TYPE_SCHEDULE_FIRED
     )
     assert (fired.run_id, fired.text) == (schedule.last_id, "s")
+
+
+def test_request_ids_of_schedules_are_theirs(coordinator: CoordinatorProcess) -> None:
+    """Nobody else submits under a request id that a firing may have."""
+    submit = task_service_pb2.SubmitRequest(spec=TASK, request_id="schedule:s:1")
+    run = run_service_pb2.SubmitRunRequest(
+        run=run_service_pb2.RunSpec(tasks=[run_service_pb2.RunTask(key="a", spec=TASK)]), request_id="schedule:s:1"
+    )
+    for call in (
+        lambda: coordinator.tasks.Submit(submit, timeout=TIMEOUT_S),
+        lambda: coordinator.runs.SubmitRun(run, timeout=TIMEOUT_S),
+    ):
+        error = refused(call)
+        assert isinstance(error, errors.InvalidRequest)
+        assert error.violations[0].field == "request_id"
 
 
 def test_a_killed_coordinator_fires_every_time_once(tmp_path: Path) -> None:
@@ -180,7 +195,7 @@ def test_a_killed_coordinator_fires_every_time_once(tmp_path: Path) -> None:
     request = schedule_service_pb2.PauseScheduleRequest(namespace="killed", name="s")
     schedule = coordinator.schedules.PauseSchedule(request, timeout=TIMEOUT_S).schedule
     elapsed_s = time.monotonic() - began_s
-    assert len(tasks(coordinator, "killed")) == schedule.fired_count
+    assert [task.schedule_id for task in tasks(coordinator, "killed")] == ["s"] * schedule.fired_count
     assert schedule.skipped_count == 0
     assert elapsed_s - 3 <= schedule.fired_count <= elapsed_s + 1
     coordinator.kill()

@@ -8,20 +8,16 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core.effects import Effects, Refused
-from outrider_coordinator.core.events import (
-    RunMember,
-    RunSubmitted,
+from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted, Ticked
+from outrider_coordinator.core.records import DeleteSchedule, InsertTask, PutSchedule
+from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, Times, interval, single_time
+from outrider_coordinator.core.schedule_events import (
     ScheduleCreated,
     ScheduleOrder,
     ScheduleOrdered,
     SchedulesAsked,
-    Submission,
-    TasksSubmitted,
-    Ticked,
     WallClockMoved,
 )
-from outrider_coordinator.core.records import DeleteSchedule, InsertTask, PutSchedule
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, Times, interval, single_time
 from outrider_coordinator.core.schedules import CLOCK_STEP_US, MISSED_MAX, restore
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Spec

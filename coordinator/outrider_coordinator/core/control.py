@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, breaker, sessions, strategies
+from outrider_coordinator.core import blame, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
@@ -80,10 +80,7 @@ def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
     if event.order == AgentOrder.REMOVE:
         effects.sends.append(Reply(event.reply, _remove(state, effects, agent, force=event.force)))
         return
-    if event.order == AgentOrder.RESET_BREAKER:
-        breaker.close(state, effects, agent.breaker)
-    else:
-        _set_admin(state, effects, agent, event)
+    _set_admin(state, effects, agent, event)
     state.placement_is_due = True
     effects.sends.append(Reply(event.reply, True))
 

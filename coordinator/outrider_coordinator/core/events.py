@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
-from outrider_coordinator.core.schedule_book import Schedule
+from outrider_coordinator.core.schedule_events import (
+    ScheduleCreated,
+    ScheduleOrdered,
+    SchedulesAsked,
+    WallClockMoved,
+)
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
@@ -146,6 +151,8 @@ class SessionOpened:
     resources: dict[str, float] = field(default_factory=dict)
     task_types: tuple[str, ...] = ()
     runners: tuple[str, ...] = ()
+    boot_id: str = ""
+    previous_instance_id: str = ""
 
 
 @dataclass(slots=True)
@@ -211,6 +218,7 @@ class ReportKind:
     COMPLETED = 15
     FAILED = 16
     ANSWER_GIVEN = 17
+    TAKEN = 18
 
 
 class Report(NamedTuple):
@@ -263,7 +271,6 @@ class AgentOrder:
     RESUME = "resume"
     DRAIN = "drain"
     REMOVE = "remove"
-    RESET_BREAKER = "reset_breaker"
 
 
 @dataclass(slots=True)
@@ -291,49 +298,16 @@ class LimitDefined:
 
 
 @dataclass(slots=True)
-class ScheduleCreated:
-    """Somebody wants work by the clock. Reply: a `records.PutSchedule` or Refused.
+class BreakerReset:
+    """An operator trusts an agent again, or only its work of one kind, or an outside system. Reply: True or Refused.
 
-    ``schedule`` is new: the core sets its times. With ``replace`` it takes the place of one of the same name.
+    One of ``agent_id`` and ``system`` is set; no ``kind`` means all of the agent's breakers.
     """
 
-    schedule: Schedule
-    replace: bool
+    agent_id: str
+    kind: str
+    system: str
     reply: ReplyTo
-
-
-class ScheduleOrder:
-    """What people may ask of a schedule."""
-
-    PAUSE = "pause"
-    RESUME = "resume"
-    DELETE = "delete"
-
-
-@dataclass(slots=True)
-class ScheduleOrdered:
-    """Somebody asks something of a schedule (`ScheduleOrder`). Reply: its `records.PutSchedule`, or Refused."""
-
-    namespace: str
-    name: str
-    order: str
-    reply: ReplyTo
-
-
-@dataclass(slots=True)
-class SchedulesAsked:
-    """Somebody looks at a schedule, or with an empty ``name`` at all. Reply: `records.PutSchedule` rows, or Refused."""
-
-    namespace: str
-    name: str
-    reply: ReplyTo
-
-
-@dataclass(slots=True)
-class WallClockMoved:
-    """The wall clock is ahead of the coordinator's line of time by this, and was by another amount before."""
-
-    offset_us: int
 
 
 @dataclass(slots=True)
@@ -360,6 +334,7 @@ Event = (
     | ReportsReceived
     | SessionEnded
     | AgentOrdered
+    | BreakerReset
     | LimitDefined
     | ScheduleCreated
     | ScheduleOrdered

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
 
+#: What request ids of firings begin with; the schedule's name and the time follow.
+REQUEST_ID_MARK = "schedule:"
 #: Namespace and name of a schedule.
 ScheduleKey = tuple[str, str]
 #: Makes what is submitted once, of a request id and a source of new ids.

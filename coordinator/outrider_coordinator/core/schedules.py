@@ -19,16 +19,10 @@ from collections.abc import Iterable
 
 from outrider_coordinator.core import control, submission
 from outrider_coordinator.core.effects import Effects, Refused, Reply
-from outrider_coordinator.core.events import (
-    RunSubmitted,
-    ScheduleCreated,
-    ScheduleOrder,
-    ScheduleOrdered,
-    SchedulesAsked,
-    TasksSubmitted,
-)
+from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
 from outrider_coordinator.core.records import DeleteSchedule, InsertEvent
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK, Missed, Overlap, Schedule
+from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrder, ScheduleOrdered, SchedulesAsked
 from outrider_coordinator.core.snapshots import schedule_row
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State, TimerKind
@@ -219,7 +213,7 @@ def _meet(state: State, effects: Effects, schedule: Schedule, due_us: int) -> bo
 
 def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int) -> bool:
     """Submit the work of one time. False when there is no room for it now."""
-    request_id = f"schedule:{schedule.name}:{due_us}"
+    request_id = f"{REQUEST_ID_MARK}{schedule.name}:{due_us}"
     known = state.requests.find(schedule.namespace, request_id)
     if known is None:
         work = schedule.work(request_id, lambda: _new_id(state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core import (
+    blame,
     blockage,
     breaker,
     control,
@@ -14,6 +15,7 @@ from outrider_coordinator.core import (
     sessions,
     strategies,
     submission,
+    systems,
     waits,
 )
 from outrider_coordinator.core.chance import Chance
@@ -23,6 +25,7 @@ from outrider_coordinator.core.events import (
     Answered,
     AttemptsAccepted,
     AttemptsReturned,
+    BreakerReset,
     CancelRequested,
     Event,
     HeartbeatReceived,
@@ -30,19 +33,17 @@ from outrider_coordinator.core.events import (
     OutcomesLoaded,
     ReportsReceived,
     RunSubmitted,
-    ScheduleCreated,
-    ScheduleOrdered,
-    SchedulesAsked,
     SessionEnded,
     SessionOpened,
     TasksSubmitted,
     Ticked,
-    WallClockMoved,
 )
+from outrider_coordinator.core.offers import accept_timed_out
 from outrider_coordinator.core.outcome import forget_ended, make_ready
-from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.placement import place
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrdered, SchedulesAsked, WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
@@ -82,6 +83,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         accept_timed_out(state, effects, attempt)
     if state.schedules.due:
         schedules.fire(state, effects)
+    if state.systems:
+        systems.settle(state, effects)
     if state.placement_is_due:
         place(state, effects)
     effects.sends.extend(effects.acks.values())
@@ -132,6 +135,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             schedules.asked(state, effects, event)
         case WallClockMoved():
             schedules.wall_clock_moved(state, event.offset_us)
+        case BreakerReset():
+            effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
         case Ticked():
