@@ -36,6 +36,7 @@ class Submission:
     client_id: str = ""
     trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
+    submitter: str = ""
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class RunSubmitted:
     client_id: str = ""
     trace: Trace = NO_TRACE
     known_request: tuple[str, bytes] | None = None
+    submitter: str = ""
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, slots
+from outrider_coordinator.core import blockage, slots, wishes
 from outrider_coordinator.core.effects import Effects, PushCancel
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Attempt, Run, Task
@@ -36,6 +36,8 @@ def end_task(
     """
     _end_one(state, effects, task, to, reason, outcome, error, attempt)
     if task.id in state.dependents:
+        if attempt is not None:
+            wishes.remember(state, task, attempt.agent_id)
         _decide_dependents(state, effects, task)
 
 

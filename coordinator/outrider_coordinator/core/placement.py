@@ -7,7 +7,7 @@ is free that could take it, nothing that has not started waits in a line elsewhe
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, deadlines, limits, slots, strategies, systems
+from outrider_coordinator.core import breaker, deadlines, limits, preemption, slots, strategies, systems
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
@@ -27,6 +27,8 @@ def place(state: State, effects: Effects) -> None:
     _wake(state)
     if state.queue.active:
         _place_queue(state, effects)
+    if state.queue.urgent:
+        preemption.make_room(state, effects)
     if state.fleet.lines:
         _rebalance(state, effects)
 
@@ -86,6 +88,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     fence, now_us = state.next_fence(), state.now_us
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     attempt.resources = task.spec.demands.resources
+    if preemption.is_victim(state, task.spec):
+        attempt.victim_priority = task.spec.priority
     task.attempt = attempt
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)

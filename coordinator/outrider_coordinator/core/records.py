@@ -24,6 +24,7 @@ class InsertTask(NamedTuple):
     trace_state: str
     dependency_ids: tuple[str, ...]
     created_us: int
+    submitter: str
     state: int
     reason: int
     ready_us: int

@@ -12,6 +12,7 @@ from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
+from outrider_coordinator.core.preemption import is_victim
 from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
@@ -56,7 +57,9 @@ def restore(
     for known in breakers:
         breaker.restored(state, known)
     for run in state.runs.values():
-        run.open_count = sum(task_id in state.tasks for task_id in run.task_ids)
+        open_ids = [task_id for task_id in run.task_ids if task_id in state.tasks]
+        run.open_count = len(open_ids)
+        run.submitter = state.tasks[open_ids[0]].submitter if open_ids else ""
     for agent in state.agents.values():
         _agent(state, effects, agent)
     schedule_times.restore(state, schedules)
@@ -72,6 +75,8 @@ def _attach(state: State, attempt: Attempt) -> None:
     if attempt.state is AttemptState.CLOSED:
         return
     attempt.resources = task.spec.demands.resources
+    if is_victim(state, task.spec):
+        attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
         if task.spec.exclusive:
             return  # it decides nothing any more

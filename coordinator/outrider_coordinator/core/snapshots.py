@@ -49,6 +49,7 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.state,
             task.dependency_ids,
             task.created_us,
+            task.submitter,
             *_changing(task),
         )
     )

@@ -75,6 +75,7 @@ def run_submitted(state: State, effects: Effects, event: RunSubmitted) -> None:
         event.digest,
         event.client_id,
         event.trace,
+        submitter=event.submitter,
     )
     state.runs[run.id] = run
     effects.runs[run.id] = run
@@ -129,6 +130,7 @@ def _accept(state: State, effects: Effects, submission: Submission, ended: dict[
         state.now_us,
         TaskState.PENDING,
         client_id=submission.client_id,
+        submitter=submission.submitter,
         request_id=submission.request_id,
         digest=submission.digest,
         trace=submission.trace,
@@ -152,6 +154,7 @@ def _member_task(state: State, run: Run, member: RunMember, ids: dict[str, str])
         run_id=run.id,
         run_key=member.key,
         client_id=run.client_id,
+        submitter=run.submitter,
         trace=run.trace,
         dependency_ids=tuple(ids[key] for key in member.after_keys),
         ready_us=member.spec.not_before_us,

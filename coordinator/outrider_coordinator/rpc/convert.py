@@ -16,6 +16,7 @@ from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
 
 DEPENDENCIES_MAX = 10_000
+SUBMITTER_CHARACTERS_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Converter:
             sys.intern(request.client_id),
             Trace(trace.traceparent, trace.tracestate) if trace else NO_TRACE,
             dependency_ids,
+            submitter(request.submitter, path),
         )
 
     def members(self, run: run_service_pb2.RunSpec) -> list[RunMember]:
@@ -61,6 +63,13 @@ class Converter:
             spec = self.specs.read(task.spec, f"{path}.spec")
             members.append(RunMember(self.ids.next(), task.key, spec, tuple(dict.fromkeys(task.after_keys))))
         return members
+
+
+def submitter(name: str, path: str = "") -> str:
+    """On whose behalf, checked; kept once however many tasks name it."""
+    if len(name) > SUBMITTER_CHARACTERS_MAX:
+        raise invalid(f"{path}submitter", f"is longer than {SUBMITTER_CHARACTERS_MAX} characters")
+    return sys.intern(name)
 
 
 def _dependencies(request: task_service_pb2.SubmitRequest, path: str) -> tuple[str, ...]:

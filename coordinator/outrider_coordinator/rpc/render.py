@@ -50,6 +50,7 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
         reason=task_pb2.TaskReason.ValueType(row.reason),
         run_id=row.run_id,
         run_key=row.run_key,
+        submitter=row.submitter,
         dependency_ids=row.dependency_ids,
         attempts=[attempt(item) for item in record.attempts],
         open_waits=[open_wait(wait) for wait in record.waits],

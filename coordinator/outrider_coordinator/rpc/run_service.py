@@ -15,7 +15,7 @@ from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
-from outrider_coordinator.rpc.convert import Converter
+from outrider_coordinator.rpc.convert import Converter, submitter
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, watched
 from outrider_coordinator.store.filters import EventFilter
@@ -75,6 +75,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
                 request.client_id,
                 Trace(request.trace.traceparent, request.trace.tracestate),
                 known,
+                submitter(request.submitter),
             ),
         )
         record = await self._record(namespace, accepted.id)

@@ -20,7 +20,7 @@ from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, T
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.cron import BadLine, BadZone, cron_times
 from outrider_coordinator.rpc.calls import raised
-from outrider_coordinator.rpc.convert import Converter
+from outrider_coordinator.rpc.convert import Converter, submitter
 from outrider_coordinator.rpc.fields import at_most, duration_us, invalid, time_us, word
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
@@ -29,7 +29,7 @@ Policy = TypeVar("Policy", Overlap, Missed)
 
 logger = logging.getLogger(__name__)
 
-NAME_CHARACTERS_MAX, SUBMITTER_CHARACTERS_MAX = 63, 128
+NAME_CHARACTERS_MAX = 63
 #: Tasks of a graph that a schedule submits: a firing is a part of one step.
 RUN_TASKS_MAX = 1000
 #: What was accepted once is not measured again.
@@ -47,7 +47,7 @@ class ScheduleReader:
     def read(self, request: schedule_service_pb2.CreateScheduleRequest, now_us: int) -> Schedule:
         """The schedule that a request asks for. Raises InvalidRequest with the field's path."""
         word(request.spec.name, "spec.name", NAME_CHARACTERS_MAX)
-        return self.made(request.namespace or "default", request.spec, _submitter(request.submitter), created_us=now_us)
+        return self.made(request.namespace or "default", request.spec, submitter(request.submitter), created_us=now_us)
 
     def made(
         self, namespace: str, spec: schedule_service_pb2.ScheduleSpec, on_behalf_of: str, *, created_us: int
@@ -93,6 +93,7 @@ class ScheduleReader:
                 _nobody,
                 request_id,
                 digest,
+                submitter=on_behalf_of,
             )
 
         return work
@@ -142,7 +143,7 @@ def _task_work(namespace: str, spec: schedule_service_pb2.ScheduleSpec, on_behal
     digest = _digest(facts.body)
 
     def work(request_id: str, new_id: Callable[[], str]) -> TasksSubmitted:
-        submission = Submission(new_id(), namespace, facts, request_id, digest)
+        submission = Submission(new_id(), namespace, facts, request_id, digest, submitter=on_behalf_of)
         return TasksSubmitted([submission], _nobody)
 
     return work
@@ -179,12 +180,6 @@ def _policy(kind: type[Policy], value: int, default: Policy, path: str) -> Polic
         return kind(value) if value else default
     except ValueError:
         raise invalid(path, "must be " + ", ".join(kind.__members__)) from None
-
-
-def _submitter(name: str) -> str:
-    if len(name) > SUBMITTER_CHARACTERS_MAX:
-        raise invalid("submitter", f"is longer than {SUBMITTER_CHARACTERS_MAX} characters")
-    return name
 
 
 def _says_when(path: str) -> errors.InvalidRequest:

@@ -60,7 +60,7 @@ def _tasks(inserts: list[records.InsertTask], updates: list[records.UpdateTask])
         dependency_ids = json.dumps(insert[14]) if insert[14] else "[]"
         update = latest.pop(insert[0], None)
         changes = insert[_FIXED:] if update is None else update[1:]
-        rows.append((*insert[:14], dependency_ids, insert[15], *changes))
+        rows.append((*insert[:14], dependency_ids, *insert[15:_FIXED], *changes))
     return rows, list(latest.values())
 
 

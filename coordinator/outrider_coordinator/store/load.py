@@ -58,6 +58,7 @@ def _task(row: records.InsertTask, read_spec: ReadSpec) -> Task:
         run_id=row.run_id,
         run_key=row.run_key,
         client_id=row.client_id,
+        submitter=row.submitter,
         request_id=row.request_id,
         digest=row.digest,
         trace=Trace(row.trace_parent, row.trace_state),
