@@ -2,113 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
-from outrider_coordinator.core.effects import Effects, Refused
-from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted, Ticked
+from outrider_coordinator.core.effects import Refused
+from outrider_coordinator.core.events import Ticked
 from outrider_coordinator.core.records import DeleteSchedule, InsertTask, PutSchedule
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, Times, interval, single_time
+from outrider_coordinator.core.schedule_book import Missed, Overlap, Times, single_time
 from outrider_coordinator.core.schedule_events import (
-    ScheduleCreated,
     ScheduleOrder,
-    ScheduleOrdered,
     SchedulesAsked,
-    WallClockMoved,
 )
-from outrider_coordinator.core.schedules import CLOCK_STEP_US, MISSED_MAX, restore
+from outrider_coordinator.core.schedules import MISSED_MAX
 from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US, Spec
+from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import EventType, TaskState
-from support.core_world import World
-
-HOUR_US = 3600 * SECOND_US
-
-
-def one_task(request_id: str, new_id: Callable[[], str]) -> TasksSubmitted:
-    """Work that is one task."""
-    submission = Submission(new_id(), "default", Spec(b"", "m:f", True), request_id, b"digest")
-    return TasksSubmitted([submission], lambda value: None)
-
-
-def one_run(request_id: str, new_id: Callable[[], str]) -> RunSubmitted:
-    """Work that is a graph of two tasks."""
-    spec = Spec(b"", "m:f", True)
-    members = [RunMember(new_id(), "a", spec, ()), RunMember(new_id(), "b", spec, ("a",))]
-    return RunSubmitted(new_id(), "default", "", "", members, lambda value: None, request_id, b"digest")
-
-
-def hourly() -> Times:
-    """By the wall clock, at every full hour."""
-    grid = interval(0, HOUR_US)
-    return Times(grid.following, grid.latest)
-
-
-class Clockwork:
-    """A world with one schedule, which is not connected to any agent unless the test does so."""
-
-    def __init__(self, settings: CoreSettings | None = None) -> None:
-        self.world = World(settings)
-        self.effects: list[Effects] = []
-
-    def create(self, times: Times, *, replace: bool = False, **facts: Any) -> Any:
-        """Make a schedule; what the core answers."""
-        fields = {
-            "body": b"spec",
-            "submitter": "",
-            "work": one_task,
-            "overlap": Overlap.ALLOW,
-            "missed": Missed.ONCE,
-            "created_us": self.world.now_us,
-        }
-        schedule = Schedule("default", "s", times=times, **{**fields, **facts})
-        return self.ask(lambda reply: ScheduleCreated(schedule, replace, reply))
-
-    def every(self, seconds: int, **facts: Any) -> Any:
-        """Make an interval schedule."""
-        return self.create(interval(self.world.now_us, seconds * SECOND_US), **facts)
-
-    def order(self, order: str, name: str = "s") -> Any:
-        """Pause, resume or delete."""
-        return self.ask(lambda reply: ScheduleOrdered("default", name, order, reply))
-
-    def ask(self, make: Callable[[Any], Any]) -> Any:
-        """One event and its answer."""
-        answers: list[Any] = []
-        self.step(make(answers.append))
-        return answers[0]
-
-    def step(self, *events: Any, after_us: int = 0) -> Effects:
-        """One step, and as many more as there is left to do at this time."""
-        effects = self.world.do(*events, after_us=after_us)
-        self.effects.append(effects)
-        while self.world.state.schedules.due:
-            self.effects.append(self.world.do(Ticked()))
-        return effects
-
-    def wait(self, seconds: float) -> None:
-        """Time passes without anything in between: timers are as late as that."""
-        self.step(Ticked(), after_us=int(seconds * SECOND_US))
-
-    def tick(self, seconds: int) -> None:
-        """Time passes second by second."""
-        for _ in range(seconds):
-            self.wait(1)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule as it is."""
-        return self.world.state.schedules.schedules["default", "s"]
-
-    def counts(self) -> tuple[int, int]:
-        """Times fired and skipped."""
-        return self.schedule.fired_count, self.schedule.skipped_count
-
-    def events(self, kind: EventType) -> list[str]:
-        """Texts of the events of a kind, in order."""
-        return [event.text for event in self.world.log if event.type == kind]
+from support.clockwork import HOUR_US, Clockwork, end, one_run
 
 
 @pytest.fixture
@@ -346,122 +254,3 @@ def test_without_room_a_time_is_tried_again() -> None:
     clockwork.world.complete(agent, clockwork.world.ref(agent, blocker))
     clockwork.tick(60)
     assert clockwork.counts() == (1, 0)
-
-
-# --- clocks
-
-
-def move(clockwork: Clockwork, offset_us: int) -> None:
-    """Step the wall clock to this distance from the coordinator's line."""
-    clockwork.step(WallClockMoved(offset_us))
-
-
-def test_intervals_do_not_follow_the_wall_clock(clockwork: Clockwork) -> None:
-    """A step of ten years either way fires and loses nothing."""
-    clockwork.every(10)
-    for offset_us in (87_600 * HOUR_US, -87_600 * HOUR_US, 0):
-        move(clockwork, offset_us)
-    clockwork.tick(30)
-    assert clockwork.counts() == (3, 0)
-
-
-def test_calendars_follow_a_small_step_forwards(clockwork: Clockwork) -> None:
-    """Times that a step of two hours passed over were missed: one fires for them."""
-    clockwork.create(hourly())
-    move(clockwork, 2 * HOUR_US)
-    assert clockwork.counts() == (1, 1)
-    clockwork.wait(3600)
-    assert clockwork.counts() == (2, 1)
-
-
-def test_a_small_step_backwards_fires_nothing_again(clockwork: Clockwork) -> None:
-    """After a step of two hours back, the next time is the one that has not been dealt with."""
-    clockwork.create(hourly())
-    clockwork.wait(3600)
-    move(clockwork, -2 * HOUR_US)
-    for _ in range(2):
-        clockwork.wait(3600)
-    assert clockwork.counts() == (1, 0)
-    clockwork.wait(3600)
-    assert clockwork.counts() == (2, 0)
-
-
-@pytest.mark.parametrize("missed", list(Missed))
-@pytest.mark.parametrize("years", [10, -10])
-def test_a_clock_that_was_wrong_fires_nothing_wildly(missed: Missed, years: int) -> None:
-    """After a step of ten years calendars go on from the time it says now, there and back again."""
-    clockwork = Clockwork()
-    clockwork.create(hourly(), missed=missed)
-    for offset_us in (years * 8760 * HOUR_US, 0):
-        move(clockwork, offset_us)
-        before = clockwork.schedule.fired_count
-        clockwork.wait(3600)
-        assert clockwork.schedule.fired_count == before + 1
-
-
-def test_a_single_time_that_a_step_passed_over_still_fires(clockwork: Clockwork) -> None:
-    """Nothing that was to happen once is lost by a clock that is set right."""
-    clockwork.create(single_time(clockwork.world.now_us + 100 * HOUR_US))
-    move(clockwork, 1000 * HOUR_US)
-    assert clockwork.counts() == (1, 0)
-
-
-# --- restarts
-
-
-def restarted(clockwork: Clockwork, later_us: int) -> Clockwork:
-    """The same schedule in a coordinator that starts later, with what is durable."""
-    old = clockwork.schedule
-    made = Clockwork()
-    made.world.now_us = made.world.state.now_us = clockwork.world.now_us + later_us
-    durable = {name: getattr(old, name) for name in PutSchedule._fields}
-    fresh = Schedule(**durable, times=old.times, work=old.work, overlap=old.overlap, missed=old.missed)
-    restore(made.world.state, [fresh])
-    made.step(Ticked())
-    return made
-
-
-@pytest.mark.parametrize(("later_s", "fired"), [(3, 2), (8, 3), (28, 3)])
-def test_a_restart_fires_what_was_missed_and_nothing_twice(clockwork: Clockwork, later_s: int, fired: int) -> None:
-    """With ONCE, one more when a time passed meanwhile."""
-    clockwork.every(10)
-    clockwork.tick(25)
-    again = restarted(clockwork, later_s * SECOND_US)
-    assert again.counts()[0] == fired
-
-
-def test_a_restart_in_the_past_does_not_wait_for_the_future(clockwork: Clockwork) -> None:
-    """When the clock was ten years ahead before the restart, the schedule begins anew from now."""
-    clockwork.create(hourly())
-    clockwork.wait(3600)
-    again = restarted(clockwork, -10 * CLOCK_STEP_US)
-    again.wait(3600)
-    assert again.counts() == (2, 0)
-
-
-def test_a_queued_time_survives_a_restart(clockwork: Clockwork) -> None:
-    """What it waited for has ended meanwhile: it is submitted."""
-    clockwork.every(1000, overlap=Overlap.QUEUE)
-    clockwork.tick(2001)
-    assert clockwork.schedule.queued_us
-    again = restarted(clockwork, SECOND_US)
-    assert again.counts() == (2, 0)
-
-
-def test_a_time_whose_work_is_known_is_not_submitted_again(clockwork: Clockwork) -> None:
-    """The request id of a time is the schedule's and the time's: where it is known, its work has been submitted."""
-    clockwork.every(10)
-    due_us = clockwork.world.now_us + 10 * SECOND_US
-    (known,) = clockwork.world.submit(request_id=f"schedule:s:{due_us}")
-    clockwork.tick(10)
-    assert clockwork.schedule.last_id == known
-    assert list(clockwork.world.state.tasks) == [known]
-
-
-def end(clockwork: Clockwork) -> None:
-    """Let the agent end what it holds."""
-    world = clockwork.world
-    agent = world.agents["a"]
-    (ref,) = agent.held
-    world.complete(agent, ref)
-    clockwork.step(Ticked())
