@@ -8,6 +8,7 @@ from outrider_coordinator.core import (
     breaker,
     control,
     deadlines,
+    deadlock,
     lease,
     limits,
     reports,
@@ -87,6 +88,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         systems.settle(state, effects)
     if state.placement_is_due:
         place(state, effects)
+    if state.opened_waits:
+        deadlock.look(state, effects)
     effects.sends.extend(effects.acks.values())
     if state.schedules.waited_for:
         schedules.works_ended(state, effects)
@@ -185,6 +188,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.SCHEDULE:
             schedules.timer_fired(state, key, key2)
+        case TimerKind.DEADLOCK:
+            deadlock.look_again(state)
         case TimerKind.LIMIT:
             limits.timer_fired(state, key, key2)
         case _:
