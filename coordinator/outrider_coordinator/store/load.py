@@ -26,10 +26,12 @@ ReadSpec = Callable[[records.InsertTask], Spec]
 ReadSchedule = Callable[[records.PutSchedule], Schedule]
 
 
-def restore(state: State, reader: Reader, read_spec: ReadSpec, read_schedule: ReadSchedule) -> effects.Effects:
+def restore(
+    state: State, reader: Reader, read_spec: ReadSpec, read_schedule: ReadSchedule | None = None
+) -> effects.Effects:
     """Fill an empty state from the store; ``read_spec`` gives the scheduling facts of a stored task.
 
-    ``read_schedule`` gives a stored schedule with its times and its work.
+    ``read_schedule`` gives a stored schedule with its times and its work; without it schedules are left alone.
     """
     state.cursor_next = reader.cursors()[1] + 1
     state.order_next = reader.last_sequence() + 1
@@ -42,7 +44,7 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec, read_schedule: Re
         agents=_agents(reader),
         breakers=(_breaker(row) for row in reader.breakers()),
         limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
-        schedules=(read_schedule(row) for row in reader.schedules()),
+        schedules=map(read_schedule, reader.schedules()) if read_schedule is not None else (),
     )
 
 
