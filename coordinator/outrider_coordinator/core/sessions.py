@@ -265,14 +265,17 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 
 
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
-    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise."""
+    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise.
+
+    So is one that waits for something: its waits ended when it was lost, and nobody would ever resolve them.
+    """
     task.drop_stray(attempt)
-    if task.attempt is not None or not limits.may_take(state, task, attempt):
+    is_waiting = held.state is AttemptState.BLOCKED
+    if task.attempt is not None or is_waiting or not limits.may_take(state, task, attempt):
         fence(state, effects, attempt, "went elsewhere")
         stray_gone(state, effects, task)
         return VERDICT_FENCE
-    to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
-    move_attempt(attempt, to)
+    move_attempt(attempt, AttemptState.STARTED)
     task.attempts_counted -= attempt.counted
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
     attempt.blame = Blame.NONE
@@ -281,11 +284,9 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     if attempt.is_probe:
         breaker.resumed(state, effects, agent, task, attempt)
     limits.hold(state, task, attempt)
-    if to is AttemptState.BLOCKED:
-        slots.park(state, agent, attempt)
     effects.attempts[attempt.key] = attempt
     if not task.cancel_requested:
-        state.move(task, TaskState.BLOCKED if to is AttemptState.BLOCKED else TaskState.RUNNING, effects)
+        state.move(task, TaskState.RUNNING, effects)
     return VERDICT_RESUME
 
 
