@@ -83,6 +83,14 @@ mutate: $(STAMP) ## Put small faults into the decision core and see whether test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutation.txt
 	@$(BIN)/python tests/mutation/mutate_core.py $(ARGS)
 
+.PHONY: sim
+sim: $(STAMP) ## Simulate whole systems under faults (SEEDS=1000 FIRST=0)
+	@cd tests && ../$(BIN)/python -m sim.campaign $(or $(SEEDS),1000) $(or $(FIRST),0)
+
+.PHONY: planted
+planted: $(STAMP) ## Show after how many seeds the simulator finds each planted bug (SEEDS=1000 at most)
+	@cd tests && ../$(BIN)/python -m sim.planted $(or $(SEEDS),1000)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)

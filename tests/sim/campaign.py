@@ -33,6 +33,7 @@ class Tally:
     seeds: int = 0
     steps: int = 0
     simulated_us: int = 0
+    coordinator_events: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     events: list[int] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Tally:
         self.seeds += other.seeds
         self.steps += other.steps
         self.simulated_us += other.simulated_us
+        self.coordinator_events += other.coordinator_events
         self.counts.update(other.counts)
         self.events += other.events
         self.failed += other.failed
@@ -56,7 +58,8 @@ def run_range(first: int, count: int) -> Tally:
         tally.steps += outcome.steps
         tally.simulated_us += outcome.simulated_us
         tally.counts.update(outcome.marks.counts)
-        tally.events.append(outcome.core_events)
+        tally.events.append(outcome.core_events + outcome.agent_events)
+        tally.coordinator_events += outcome.core_events
         if outcome.broken is not None:
             tally.failed.append((seed, f"{outcome.invariant}: {outcome.broken}"))
     return tally
@@ -71,7 +74,10 @@ def run_all(seeds: int, first: int) -> Tally:
             total.add(tally)
             if time.monotonic() - said_s > SAY_EVERY_S:
                 said_s = time.monotonic()
-                print(f"{said_s - began_s:7.0f} s: up to seed {first + total.seeds}, {len(total.failed)} failed", flush=True)
+                print(
+                    f"{said_s - began_s:7.0f} s: up to seed {first + total.seeds}, {len(total.failed)} failed",
+                    flush=True,
+                )
     return total
 
 
@@ -99,7 +105,8 @@ def main(arguments: list[str]) -> int:
     print(
         f"commit {commit()}, seeds {first} to {first + seeds - 1}: {len(total.failed)} failed; {hours:.2f} hours, "
         f"{total.simulated_us / 3.6e9:,.1f} simulated hours, {sum(total.events):,} core events "
-        f"(median {statistics.median(total.events):.0f} per seed), {total.steps:,} steps"
+        f"(median {statistics.median(total.events):.0f} per seed; {total.coordinator_events:,} of the coordinator's), "
+        f"{total.steps:,} steps"
     )
     for seed, what in total.failed[:FAILURES_SHOWN]:
         print(f"\nseed {seed}: {what[:300]}")

@@ -18,9 +18,11 @@ from outrider_coordinator.core.events import (
     Answered,
     BreakerReset,
     CancelRequested,
+    LimitDefined,
     RunSubmitted,
     TasksSubmitted,
 )
+from outrider_coordinator.core.limit_book import Definition, LimitKind
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.specs import SpecReader
@@ -249,6 +251,20 @@ class Clients:
 
         Call(self, attempt)
 
+    def define_limit(self, data: Mapping[str, Any]) -> None:
+        """Say what a limit is."""
+        definition = Definition(
+            LimitKind(data["counts"]), data.get("capacity", 0), data.get("per_second", 0.0), data.get("burst", 0)
+        )
+
+        def attempt(process: Process, call: Call) -> None:
+            def reply(value: Any) -> None:
+                call.answered(process, lambda: None)
+
+            process.post(LimitDefined("default", data["name"], definition, reply))
+
+        Call(self, attempt)
+
     def trust(self, data: Mapping[str, Any]) -> None:
         """Close the breakers of an agent or of a system."""
 
@@ -302,6 +318,34 @@ def _labels(spec: Any, name: str, value: Mapping[str, str]) -> None:
         spec.constraints.add(key=key, operator=task_pb2.LabelConstraint.OPERATOR_IN, values=[wanted])
 
 
+def _claims(spec: Any, name: str, value: Any) -> None:
+    for key, shared in value:
+        spec.limits.add(key=key, shared=shared)
+
+
+def _list(spec: Any, name: str, value: Any) -> None:
+    getattr(spec, name).extend(value)
+
+
+def _amounts(spec: Any, name: str, value: Mapping[str, float]) -> None:
+    for key, wanted in value.items():
+        getattr(spec, name)[key] = wanted
+
+
+def _placement(spec: Any, name: str, value: Mapping[str, Any]) -> None:
+    spec.placement.strategy = value["strategy"]
+    spec.placement.spread, spec.placement.sticky = value["spread"], value["sticky"]
+    if value["affinity"]:
+        spec.placement.affinities.add(agent_id=value["affinity"], weight=50)
+
+
+def _wait_policies(spec: Any, name: str, value: Mapping[str, int]) -> None:
+    for kind in ("dependency", "external", "complexity", "clarification"):
+        policy = getattr(spec.wait_policies, kind)
+        policy.budget_duration.FromMicroseconds(value["budget_us"])
+        policy.on_expiry = value["on_expiry"]
+
+
 _SETTERS: dict[str, Callable[[Any, str, Any], None]] = {
     "timeout": _duration,
     "stall_timeout": _duration,
@@ -311,4 +355,10 @@ _SETTERS: dict[str, Callable[[Any, str, Any], None]] = {
     "estimated_duration": _duration,
     "retry": _retry,
     "labels": _labels,
+    "limits": _claims,
+    "write_scopes": _list,
+    "systems": _list,
+    "resources": _amounts,
+    "placement": _placement,
+    "wait_policies": _wait_policies,
 }

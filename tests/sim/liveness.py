@@ -16,12 +16,9 @@ def judge(world: Any) -> None:
     """Let a world go on without faults until it is at rest; raises Broken when it does not come to rest."""
     demand, kernel = world.marks.demand, world.kernel
     calm_us = kernel.now_us
-    kernel.run_until(calm_us + ONLINE_WITHIN_US)
-    for name, machine in world.machines.items():
-        row = world.witness.records.agents.get(name)
-        live = machine.keeper is not None and machine.keeper.session.is_live
-        there = row is not None and row.connectivity == ONLINE
-        demand("online", live and there, "agent {} is not online 30 s after faults stopped", name)
+    kernel.run_until(calm_us + ONLINE_WITHIN_US, lambda: all(_is_online(world, name) for name in world.machines))
+    for name in world.machines:
+        demand("online", _is_online(world, name), "agent {} is not online 30 s after faults stopped", name)
     looks = _Rest(world)
     kernel.run_until(calm_us + ENDS_WITHIN_US, looks.is_over)
     open_tasks = [view.id for view in world.witness.records.tasks.values() if view.state not in TERMINAL]
@@ -33,6 +30,12 @@ def judge(world: Any) -> None:
         demand("empty", not held, "agent {} still holds attempts {}", name, held)
     runs = [(run.task_id, run.attempt, run.agent) for run in world.witness.active_runs()]
     demand("quiet", not runs, "user code runs without a live attempt: {}", runs)
+
+
+def _is_online(world: Any, name: str) -> bool:
+    """Both sides say so."""
+    keeper, row = world.machines[name].keeper, world.witness.records.agents.get(name)
+    return keeper is not None and keeper.session.is_live and row is not None and row.connectivity == ONLINE
 
 
 class _Rest:

@@ -31,7 +31,7 @@ from sim.plan import AgentPlan
 from sim.workers import ModelExecutioner, ModelPool, ModelWorker
 
 KILL_GRACE_S = 2.0
-BUSY_TICK_US, IDLE_TICK_US = 200_000, 1_000_000
+BUSY_TICK_US, IDLE_TICK_US = 400_000, 2_000_000
 ACK_TIMEOUT_US, STOP_TIMEOUT_US, HANG_UP_US = 10_000_000, 8_000_000, 2_000_000
 _LOAD = Load(0.5, 0.1, 0.2)
 _NO_WORKERS: list[Any] = []
@@ -260,6 +260,7 @@ class Keeper:
     def _live(self, action: Callable[..., Any], *arguments: Any) -> None:
         if not self.is_dead:
             clock.boot_us, clock.wall_ns = self.machine.boot_us, self.machine.wall_ns
+            self.machine.witness.agent_events += 1
             action(*arguments)
 
     def pause(self, until_us: int) -> None:
@@ -287,6 +288,8 @@ class Keeper:
         for worker in list(self.pool.workers.values()):
             self._kernel.after(self.machine.random.randrange(1_000, 2_000_000), worker.kill)
         self.machine.doomed += self.pool.workers.values()
+        for run in self.machine.witness.active_runs():
+            run.is_apart |= run.agent == self.machine.plan.name
 
     # --- the turn of the loop --------------------------------------------------------------------------------------
 

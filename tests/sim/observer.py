@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Reply, SessionAccepted
+from outrider_coordinator.core.settings import CoreSettings
 from sim.kernel import Kernel
 from sim.oracle_records import TERMINAL, RecordJudge
 from sim.oracle_sessions import SessionJudge
@@ -28,21 +29,26 @@ class Run:
     number: int
     began_us: int
     ended_us: int = 0
+    #: It waits for a resolution.
+    is_waiting: bool = False
+    #: It stopped waiting by itself, or its keeper is dead: it counts for no slot.
+    is_apart: bool = False
 
 
 class Witness:
     """Hears everything; raises `Broken` where a promise is broken."""
 
     def __init__(
-        self, kernel: Kernel, marks: Marks, probe_time_us: int, rebuild: Callable[[Any, Sequence[Any], Any], None]
+        self, kernel: Kernel, marks: Marks, settings: CoreSettings, rebuild: Callable[[Any, Sequence[Any], Any], None]
     ) -> None:
         self.kernel = kernel
         self.marks = marks
-        self.records = RecordJudge(marks, probe_time_us)
+        self.records = RecordJudge(marks, settings.probe_time_us, settings.queue_depth_max)
         self.sessions = SessionJudge(marks, self.records)
         self.runs: list[Run] = []
         self.step = 0
-        self.core_events = 0
+        #: What the coordinator's core was given, and how often something happened to an agent's.
+        self.core_events = self.agent_events = 0
         self.accepted: dict[str, int] = {}
         self._rebuild = rebuild
         self._active: dict[Run, None] = {}
@@ -161,10 +167,20 @@ class Witness:
         if view.spec.exclusive:
             active = any(not one.ended_us for one in earlier)
             demand("I13", not active, "two runs of exclusive task {}", task_id)
+        if any(one.agent == agent for one in self._active):
+            self._judge_slots(run)
         self.runs.append(run)
         earlier.append(run)
         self._active[run] = None
         return run
+
+    def _judge_slots(self, run: Run) -> None:
+        """On an agent no more user code works than it has slots, save what stopped waiting by itself."""
+        agent = self.records.agents.get(run.agent)
+        beside = [one for one in self._active if one.agent == run.agent and not one.is_waiting and not one.is_apart]
+        if agent is not None:
+            slots = agent.slots
+            self.marks.demand("I11", len(beside) < slots, "{} runs beside {} on {} slots", run, beside, slots)
 
     def run_ended(self, run: Run) -> None:
         """Nothing of it is left."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from outrider.v1 import task_pb2 as pb
 from outrider_coordinator.core import records
+from sim.oracle_limits import LimitJudge
 from sim.verdicts import Marks
 
 PENDING, QUEUED, ASSIGNED, RUNNING, BLOCKED, CANCELLING = 1, 2, 3, 4, 5, 6
@@ -50,8 +51,9 @@ class TaskView:
 class RecordJudge:
     """Everything committed so far."""
 
-    def __init__(self, marks: Marks, probe_time_us: int) -> None:
+    def __init__(self, marks: Marks, probe_time_us: int, queue_depth_max: int) -> None:
         self.marks = marks
+        self._queue_depth_max = queue_depth_max
         self.probe_time_us = probe_time_us
         self.tasks: dict[str, TaskView] = {}
         self.agents: dict[str, records.PutAgent] = {}
@@ -64,6 +66,7 @@ class RecordJudge:
         self.evidence: set[tuple[str, str, int]] = set()
         self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
         self.open_count = 0
+        self._limits = LimitJudge(marks)
         self.cursor = 0
 
     def durable(self, rows: Sequence[Any]) -> list[records.PutAttempt]:
@@ -85,6 +88,8 @@ class RecordJudge:
             self._judge_task(view)
         for attempt in made:
             self._judge_offer(attempt)
+            if self.tasks[attempt.task_id].spec.limits or self.tasks[attempt.task_id].spec.write_scopes:
+                self._limits.judge(self.tasks, attempt)
         return made
 
     # --- rows ------------------------------------------------------------------------------------------------------
@@ -104,6 +109,8 @@ class RecordJudge:
             self.marks.demand("I6", type(row) is records.InsertTask, "task {} is updated and not there", row.id)
             view = self.tasks[row.id] = TaskView(row)
             self.open_count += row.state not in TERMINAL
+            full = self.open_count > self._queue_depth_max
+            self.marks.demand("I16", not full, "task {} is accepted as one of {}", row.id, self.open_count)
             return view
         was = view.state
         if was in TERMINAL:
@@ -139,6 +146,8 @@ class RecordJudge:
             live.add(row[:2])
         else:
             live.discard(row[:2])
+        if view.spec.limits or view.spec.write_scopes:
+            self._limits.note(view, row, is_live=row.state in LIVE)
 
     def _other(self, row: Any) -> None:
         if isinstance(row, records.PutAgent):
@@ -156,6 +165,8 @@ class RecordJudge:
                 self.probes[row[:3]] = []
         elif isinstance(row, records.DeleteBreaker):
             self.breakers.pop(row[:3], None)
+        elif isinstance(row, records.PutLimit | records.DeleteLimit):
+            self._limits.define(row)
         elif isinstance(row, records.DeleteAgent):
             self.agents.pop(row.id, None)
             self.breakers = {key: known for key, known in self.breakers.items() if key[0] != row.id}

@@ -19,6 +19,8 @@ from sim.model_coordinator import read_spec
 from sim.model_store import Tables
 from sim.verdicts import Broken
 
+RATE = 2
+
 #: Class and field: why a restart may know something else.
 VOLATILE: dict[tuple[str, str], str] = {
     ("State", "epoch"): "each start has its own",
@@ -58,6 +60,17 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Agent", "lease_us"): "no lease is over before one that the start itself could have sent",
     ("Agent", "unlisted_over_us"): "the next Hello says who is unlisted",
     ("Agent", "strayed"): "a machine's death is charged to what strayed since the start",
+    ("Agent", "measured"): "learned again",
+    ("LimitBook", "look_us"): "a start looks at once",
+    ("LimitBook", "is_asking"): "a start asks at once",
+    ("LimitBook", "reserved_scopes"): "set aside anew by the next look",
+    ("LimitBook", "reserved"): "set aside anew by the next look",
+    ("Pool", "taken_us"): "a rate's bucket is never fuller after a start; compared so",
+    ("Pool", "full_us"): "a rate's bucket is never fuller after a start; compared so",
+    ("Pool", "timer_us"): "about a timer",
+    ("Pool", "was_changed"): "only what is over the new definition, found again by counting",
+    ("Task", "near_agent_id"): "stickiness is soft: where the parent ran is not looked up again",
+    ("Task", "victim_key"): "chosen anew",
     ("Agent", "turn"): "only orders agents for a while",
     ("Task", "is_stored"): "what is read is stored",
     ("Task", "outcome"): "an open task has none",
@@ -145,6 +158,8 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
         yield from differences(f"{path}.queue", _order(one.queue), _order(other.queue))
         yield from _missing(f"{path}.dependents", other.dependents, one.dependents)
         yield from _missing(f"{path}.waiters", other.waiters, one.waiters)
+    elif name == "Pool" and one.definition.kind == RATE and one.full_us > other.full_us:
+        yield f"{path}.full_us", one.full_us, other.full_us
     elif name == "Task":
         lost = {stray.number for stray in one.strays} - {stray.number for stray in other.strays}
         if lost:

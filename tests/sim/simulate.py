@@ -22,6 +22,7 @@ class Outcome:
     broken: BaseException | None = None
     invariant: str = ""
     core_events: int = 0
+    agent_events: int = 0
     steps: int = 0
     simulated_us: int = 0
     story: list[tuple[Any, ...]] = field(default_factory=list)
@@ -46,6 +47,7 @@ def run(plan: Plan) -> Outcome:
     finally:
         gc.enable()
     outcome.core_events, outcome.steps = world.witness.core_events, world.witness.step
+    outcome.agent_events = world.witness.agent_events
     outcome.simulated_us = world.kernel.now_us - START_US
     outcome.story = world.kernel.story
     return outcome

@@ -13,7 +13,7 @@ from sim.report import failure
 from sim.simulate import run_seed
 from sim.story import lines
 
-SEEDS, PER_TEST = 400, 50
+SEEDS, PER_TEST = 600, 50
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))

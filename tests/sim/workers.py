@@ -81,6 +81,8 @@ class ModelWorker:
             self._unblock()
 
     def _unblock(self) -> None:
+        if self._run is not None:
+            self._run.is_waiting = False
         self._say(messages.Unblocked(self.running_key, self._pool.wall_ns(), self._waits_for))
         self._waits_for = ""
         self._go_on()
@@ -144,12 +146,16 @@ class ModelWorker:
         if fields.get("keeps_running"):
             return False
         self._waits_for = wait_key
+        if self._run is not None:
+            self._run.is_waiting = True
         if patience_us:
             pool.kernel.after(patience_us, self._give_up, self.running_key, self._step)
         return True
 
     def _give_up(self, key: int, step: int) -> None:
         if not self.is_dead and key == self.running_key and step == self._step and self._waits_for:
+            if self._run is not None:
+                self._run.is_apart = True
             self._unblock()
 
     def _do_fail(self, text: str, recoverable: bool) -> bool:

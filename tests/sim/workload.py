@@ -42,6 +42,18 @@ FEATURES = (
     "operators",
     "long_tasks",
     "graces",
+    "exclusive",
+    "at_most_once",
+    "deadlines",
+    "stalls",
+    "limits",
+    "scopes",
+    "systems",
+    "resources",
+    "strategies",
+    "preemption",
+    "wait_budgets",
+    "types",
     "small_queue",
     "few_slots",
     "drifting_clocks",
@@ -85,7 +97,8 @@ def _agent(name: str, dice: random.Random, features: tuple[str, ...]) -> AgentPl
     credit = dice.choice((0, 2, 8)) if "prefetch" in features else 0
     drift = dice.uniform(-0.02, 0.02) if "drifting_clocks" in features else 0.0
     labels = {"zone": "x" if name in "ac" else "y"}
-    return AgentPlan(name, slots, credit, dice.choice((0, 1, 8)), labels, drift)
+    hello = {"resources": {"gpu": 2.0}} if "resources" in features else {}
+    return AgentPlan(name, slots, credit, dice.choice((0, 1, 8)), labels, drift, hello)
 
 
 class _Maker:
@@ -103,13 +116,15 @@ class _Maker:
     def items(self) -> list[Item]:
         """Everything people ask for, in no order."""
         dice = self._dice
-        items = [self._submit() for _ in range(dice.randrange(6, 22))]
+        items = [self._submit() for _ in range(dice.randrange(22, 52))]
         if self._on("runs"):
             items += [self._run() for _ in range(dice.randrange(1, 4))]
         if self._on("cancels"):
             items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
         if any(name.startswith("waits_") for name in self._features):
             items += [self._item("answer", text=dice.choice(("yes", "no"))) for _ in range(dice.randrange(8))]
+        if self._on("limits"):
+            items += [self._item("define_limit", **_LIMITS[dice.randrange(len(_LIMITS))]) for _ in range(3)]
         if self._on("operators"):
             items += [item for _ in range(dice.randrange(5)) for item in self._order()]
         return items
@@ -155,6 +170,9 @@ class _Maker:
                 add(dice, task["spec"])
         if self._chance("labels") and len(self._agents) > 1:
             task["spec"]["labels"] = {"zone": dice.choice("xy")}
+        if "at_most_once" in task["spec"]:
+            task["spec"].pop("retry", None)
+            task["spec"].pop("wait_policies", None)
         task["spec"].setdefault("disconnect_grace", dice.choice((2, 5, 8)) * S)
         return task
 
@@ -233,9 +251,74 @@ def _queue_timeouts(dice: random.Random, spec: Task) -> None:
     spec["queue_timeout"] = dice.choice((500_000, 4_000_000, 20_000_000))
 
 
+def _exclusive(dice: random.Random, spec: Task) -> None:
+    spec["exclusive"] = True
+
+
+def _at_most_once(dice: random.Random, spec: Task) -> None:
+    spec["at_most_once"] = True
+    spec.pop("retry", None)
+
+
+def _deadlines(dice: random.Random, spec: Task) -> None:
+    spec["deadline_duration"] = dice.choice((1_500_000, 6_000_000, 20_000_000))
+
+
+def _stalls(dice: random.Random, spec: Task) -> None:
+    spec["stall_timeout"] = dice.choice((500_000, 3_000_000))
+
+
+def _limits(dice: random.Random, spec: Task) -> None:
+    names = dice.sample(("lock", "other", "semaphore", "rate"), dice.choice((1, 1, 2)))
+    spec["limits"] = [(name, name in ("lock", "other") and dice.random() < 0.4) for name in names]
+
+
+def _scopes(dice: random.Random, spec: Task) -> None:
+    spec["write_scopes"] = dice.sample(("src/a.py", "src/b.py", "src/**", "docs/**"), dice.choice((1, 2)))
+
+
+def _systems(dice: random.Random, spec: Task) -> None:
+    spec["systems"] = ["api:x"]
+
+
+def _resources(dice: random.Random, spec: Task) -> None:
+    spec["resources"] = {"gpu": dice.choice((0.5, 1.0, 2.0))}
+
+
+def _strategies(dice: random.Random, spec: Task) -> None:
+    spec["placement"] = {
+        "strategy": dice.randrange(6),
+        "spread": dice.random() < 0.3,
+        "sticky": dice.random() < 0.3,
+        "affinity": dice.choice(("", "", "a", "b")),
+    }
+
+
+def _preemption(dice: random.Random, spec: Task) -> None:
+    if dice.random() < 0.4:
+        spec["priority"] = 10
+    else:
+        spec["preemptible"] = True
+
+
+def _wait_budgets(dice: random.Random, spec: Task) -> None:
+    spec["wait_policies"] = {"budget_us": dice.choice((3_000_000, 6_000_000)), "on_expiry": dice.choice((1, 2, 3))}
+
+
+def _types(dice: random.Random, spec: Task) -> None:
+    spec["type"] = dice.choice(("one", "two"))
+
+
 def _graces(dice: random.Random, spec: Task) -> None:
     spec["disconnect_grace"] = dice.choice((0, 500_000, 12_000_000, 30_000_000))
 
+
+#: What the limits of `_limits` are said to be; the others are locks.
+_LIMITS: tuple[Task, ...] = (
+    {"name": "semaphore", "counts": 1, "capacity": 2},
+    {"name": "semaphore", "counts": 1, "capacity": 1},
+    {"name": "rate", "counts": 2, "per_second": 4.0, "burst": 2},
+)
 
 #: Features that add something to a task's spec.
 _TASK_FEATURES: dict[str, Callable[[random.Random, Task], None]] = {
@@ -245,4 +328,16 @@ _TASK_FEATURES: dict[str, Callable[[random.Random, Task], None]] = {
     "not_before": _not_before,
     "queue_timeouts": _queue_timeouts,
     "graces": _graces,
+    "exclusive": _exclusive,
+    "at_most_once": _at_most_once,
+    "deadlines": _deadlines,
+    "stalls": _stalls,
+    "limits": _limits,
+    "scopes": _scopes,
+    "systems": _systems,
+    "resources": _resources,
+    "strategies": _strategies,
+    "preemption": _preemption,
+    "wait_budgets": _wait_budgets,
+    "types": _types,
 }

@@ -20,6 +20,8 @@ from sim.plan import Item, Plan
 from sim.streams import AgentStream
 from sim.verdicts import Marks
 
+PAUSED = 2
+
 
 class World:
     """The system that a plan describes."""
@@ -31,7 +33,7 @@ class World:
         self.marks = marks
         self.kernel = Kernel(plan.seed)
         self.settings = CoreSettings(**plan.settings)
-        self.witness = Witness(self.kernel, marks, self.settings.probe_time_us, rebuild.judge)
+        self.witness = Witness(self.kernel, marks, self.settings, rebuild.judge)
         self.store = ModelStore(self.kernel, self.witness.durable)
         self.process: Process | None = None
         self.crash_after_release = 0
@@ -135,10 +137,13 @@ class World:
         self._care()
 
     def _care(self) -> None:
-        """A person answers what is open, again and again."""
+        """People answer what is open and resume what is paused, again and again."""
         process = self.process
         if process is not None and open_waits(process):
             self.clients.answer({"text": "yes"})
+        for name, row in self.witness.records.agents.items():
+            if row.admin == PAUSED:
+                self.clients.order_agent({"agent": name, "order": "resume"})
         self.kernel.after(2_000_000, self._care)
 
 

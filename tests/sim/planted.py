@@ -1,0 +1,89 @@
+"""Planted bugs: each breaks one promise by a small patch at run time, and the simulator must find it.
+
+Run as ``python -m sim.planted [SEEDS_MAX]`` from ``tests/``; `make planted` does. It prints which was found, by which
+promise, after how many seeds. The bugs stand in `planted_coordinator` and `planted_agent`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sim import planted_agent, planted_coordinator
+from sim.simulate import run_seed
+
+Patch = tuple[Any, str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A promise and what breaks it: where, the attribute's name, and how its replacement is made of the original."""
+
+    name: str
+    invariant: str
+    patches: tuple[Patch, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """After how many seeds a bug was found (0: not at all), and what the simulator said."""
+
+    bug: str
+    invariant: str
+    seeds: int
+    said: str
+
+
+def bugs() -> dict[str, Bug]:
+    """All of them by name."""
+    made = [*planted_coordinator.BUGS, *planted_agent.BUGS]
+    return {name: Bug(name, invariant, tuple(patches)) for name, invariant, *patches in made}
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """While open, the bug is there."""
+    undo = []
+    for where, name, make in bug.patches:
+        original = getattr(where, name)
+        undo.append((where, name, where.__dict__[name]))
+        setattr(where, name, make(original))
+    try:
+        yield
+    finally:
+        for where, name, original in reversed(undo):
+            setattr(where, name, original)
+
+
+def hunt(name: str, seeds_max: int, first: int = 0) -> Found:
+    """Run seeds until the bug is found."""
+    bug = bugs()[name]
+    with planted(bug):
+        for seed in range(first, first + seeds_max):
+            outcome = run_seed(seed)
+            if outcome.broken is not None:
+                said = str(outcome.broken) or outcome.invariant
+                return Found(name, bug.invariant, seed - first + 1, said.replace("\n", " ")[:90])
+    return Found(name, bug.invariant, 0, "")
+
+
+def main(arguments: list[str]) -> int:
+    """Hunt all; the exit code is 1 when one is not found."""
+    seeds_max = int(arguments[0]) if arguments else 1_000
+    names, began_s, missed = list(bugs()), time.monotonic(), 0
+    with ProcessPoolExecutor() as pool:
+        for found in pool.map(hunt, names, [seeds_max] * len(names)):
+            missed += not found.seeds
+            seeds = f"{found.seeds:>5} seeds" if found.seeds else "NOT FOUND  "
+            print(f"{found.invariant:<7} {found.bug:<46} {seeds}  {found.said}", flush=True)
+    print(f"{len(names) - missed} of {len(names)} planted bugs found in {time.monotonic() - began_s:.0f} s")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
