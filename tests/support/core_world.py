@@ -97,6 +97,8 @@ class World:
             )
             submissions.append(submission)
         self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
+        while self.state.placement_is_due:
+            self.do()
         return [submission.task_id for submission in submissions]
 
     def submit_run(self, *edges: tuple[str, tuple[str, ...]]) -> dict[str, str]:
