@@ -179,7 +179,7 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
     for table in (settings.type_running_max, settings.runner_running_max):
         for name, most in table.items():
             if most < 1:
-                raise InvalidRequest(f"coordinator: at most {most} tasks of {name!r} can run; leave it out for no bound")
+                raise InvalidRequest(f"coordinator: at most {most} of {name!r} at once cannot be; leave it out")
     return CoreSettings(
         queue_depth_max=settings.queue_depth_max,
         heartbeat_interval_us=_us(settings.heartbeat_interval_s),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core.model import Cap, Run, Task
+from outrider_coordinator.core.model import Cap, Task
 from outrider_coordinator.core.settings import CoreSettings
 
-FLEET, TYPE, RUNNER, RUN = "fleet", "type", "runner", "run"
+FLEET, TYPE, RUNNER = "fleet", "type", "runner"
 
 
-def claims_of(settings: CoreSettings, task: Task, run: Run | None) -> tuple[Cap, ...]:
-    """The caps of the settings and of its run that a task counts against while it runs; none for most."""
+def claims_of(settings: CoreSettings, task: Task) -> tuple[Cap, ...]:
+    """The caps of the settings that a task counts against while it runs; none for most."""
     found, runner = [], task.spec.demands.runner
     if settings.running_max:
         found.append(Cap(FLEET, "", settings.running_max))
@@ -17,6 +17,4 @@ def claims_of(settings: CoreSettings, task: Task, run: Run | None) -> tuple[Cap,
         found.append(Cap(TYPE, task.spec.kind, most))
     if runner and (most := settings.runner_running_max.get(runner)):
         found.append(Cap(RUNNER, runner, most))
-    if run is not None and run.max_parallel:
-        found.append(Cap(RUN, run.id, run.max_parallel))
     return tuple(found)

@@ -1,8 +1,8 @@
-"""Caps: how many attempts may run at once in the fleet, of one type of work, with one runner, of one run.
+"""Caps: how many attempts may run at once in the fleet, of one type of work, with one runner.
 
-Counted is every live attempt that is not BLOCKED, from its offer on. A blocked one gives its place to others and takes it
-again when it goes on, whether there is room or not; then nothing new starts until there is. It must not know how tasks
-are queued, nor who may take them.
+Counted is every live attempt that is not BLOCKED, from its offer on. A blocked one gives its place to others and takes
+it again when it goes on, whether there is room or not; then nothing new starts until there is. It must not know how
+tasks are queued, nor who may take them.
 
 Invariant: counts are the sums over live attempts that are not BLOCKED.
 """
@@ -10,11 +10,12 @@ Invariant: counts are the sums over live attempts that are not BLOCKED.
 from __future__ import annotations
 
 from outrider_coordinator.core import limits
-from outrider_coordinator.core.cap_claims import FLEET, RUN, RUNNER, TYPE
+from outrider_coordinator.core.cap_claims import FLEET, RUNNER, TYPE
 from outrider_coordinator.core.model import Attempt, Cap, Task
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
+
 
 def held_back(state: State, task: Task) -> Rule | None:
     """The first cap that is reached, None when there is room under all."""
@@ -59,5 +60,4 @@ _TEXTS = {
     FLEET: "{most} tasks run, as many as coordinator.running_max allows",
     TYPE: "{most} tasks of type {name} run, as many as coordinator.type_running_max allows",
     RUNNER: "{most} tasks with runner {name} run, as many as coordinator.runner_running_max allows",
-    RUN: "{most} tasks of run {name} run, as many as its max_parallel allows",
 }

@@ -7,16 +7,17 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.cap_claims import claims_of
+from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
-from outrider_coordinator.core.model import Agent, Attempt, Cap, Breaker, Run, System, Task
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.samples import Tally
+from outrider_coordinator.core.schedule_book import ScheduleBook
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
@@ -31,7 +32,7 @@ class TimerKind(IntEnum):
     """What a timer is for.
 
     Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
-    for an outside system) and the kind of work or the system, those of LIMIT a namespace and the name of a limit.
+    for an outside system) and the kind of work or the system, those of LIMIT and SCHEDULE a namespace and a name.
     """
 
     READY = 1
@@ -45,6 +46,7 @@ class TimerKind(IntEnum):
     LIMIT = 10
     PROBE = 11
     WAIT_BUDGET = 20
+    SCHEDULE = 30
     DEADLOCK = 21
 
 
@@ -78,6 +80,7 @@ class State:
     fleet: Fleet = field(default_factory=Fleet)
     limits: LimitBook = field(default_factory=LimitBook)
     capped: dict[Cap, int] = field(default_factory=dict)
+    schedules: ScheduleBook = field(default_factory=ScheduleBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
@@ -141,8 +144,8 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
-        if self.has_caps or task.run_id:
-            task.caps = claims_of(self.settings, task, self.runs.get(task.run_id))
+        if self.has_caps:
+            task.caps = claims_of(self.settings, task)
 
     def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
         """Take a task to another state, keeping counts and queue true."""
