@@ -7,7 +7,17 @@ is free that could take it, nothing that has not started waits in a line elsewhe
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, deadlines, limit_line, limits, preemption, slots, strategies, systems
+from outrider_coordinator.core import (
+    breaker,
+    caps,
+    deadlines,
+    limit_line,
+    limits,
+    preemption,
+    slots,
+    strategies,
+    systems,
+)
 from outrider_coordinator.core.blockage import attempt_ended
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
@@ -20,6 +30,11 @@ from outrider_coordinator.core.states import AttemptState, EventType, TaskState
 from outrider_coordinator.core.waits import carried
 
 _assign = PushAssign._make
+
+
+#: What one step may place: an offer or a need that finds nobody is 1, as are so many agents read for a new reach.
+#: What is left goes on in the next step, which comes at once.
+BUDGET, AGENTS_READ = 256, 16
 
 
 def place(state: State, effects: Effects) -> None:
@@ -54,7 +69,13 @@ def _wake(state: State) -> None:
 def _place_queue(state: State, effects: Effects) -> None:
     queue = state.queue
     queue.begin(state.now_us)
+    left = BUDGET
+    reaches = state.fleet.reaches_made
     while queue.active:
+        if left <= 0:
+            state.placement_is_due = True
+            return
+        left -= 1
         strand = queue.next()
         if strand is None:
             return
@@ -62,6 +83,9 @@ def _place_queue(state: State, effects: Effects) -> None:
         task = queue.tasks[strand.known[2]]
         need: Need = strand.group.need
         choice = strategies.choose(state, need, task)
+        if reaches != state.fleet.reaches_made:
+            left -= len(state.agents) // AGENTS_READ
+            reaches = state.fleet.reaches_made
         if choice is None:
             _put_to_sleep(state, need)
         elif need.may_be_held and _is_held_back(state, effects, task):
@@ -80,9 +104,11 @@ def _put_to_sleep(state: State, need: Need) -> None:
 def _is_held_back(state: State, effects: Effects, task: Task) -> bool:
     """Whether something that is not an agent keeps a task waiting, and with it its class.
 
-    Systems come first: what one of them holds up has no limits kept for it.
+    Limits come last: what something else holds up has none kept for it.
     """
     if state.systems and systems.held_back(state, task.spec.demands) is not None:
+        return True
+    if task.caps and caps.held_back(state, task) is not None:
         return True
     return limit_line.held_back(state, effects, task) is not None
 
@@ -102,6 +128,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)
     state.fleet.turn = agent.turn = state.fleet.turn + 1
+    if task.caps:
+        caps.take(state, task, attempt)
     if task.spec.demands is not NO_DEMANDS:
         limits.take(state, effects, task, attempt)
         if state.systems:
