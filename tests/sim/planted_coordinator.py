@@ -1,4 +1,4 @@
-"""Bugs planted into the coordinator: name, the promise it breaks, and (where, attribute, replacement of the original)."""
+"""Bugs planted into the coordinator: name, the promise it breaks, and (where, attribute, how it is replaced)."""
 
 from __future__ import annotations
 

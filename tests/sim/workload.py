@@ -199,7 +199,7 @@ class _Maker:
     def _duration(self) -> int:
         dice = self._dice
         if self._chance("long_tasks", 0.2):
-            return int(dice.uniform(2, 8) * S)
+            return int(dice.choice((dice.uniform(2, 8), dice.uniform(10, 30))) * S)
         return dice.choice((500, 3_000, 20_000, 200_000, 900_000))
 
     def _block(self, kind: str) -> list[Any]:
