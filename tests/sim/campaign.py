@@ -1,7 +1,8 @@
 """Many seeds on all cores, in ranges that can be taken up again, with what they exercised.
 
 Run as ``python -m sim.campaign SEEDS [FIRST]`` from ``tests/``; `make sim` does. It prints a line now and then, the
-first failures with their shrunk plans, and the coverage table: how often each feature, fault and invariant was exercised.
+first failures with their shrunk plans, and the coverage table: how often each feature, fault and invariant was put
+to the test.
 """
 
 from __future__ import annotations

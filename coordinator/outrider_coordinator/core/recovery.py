@@ -114,6 +114,7 @@ def _link(state: State, effects: Effects, task: Task) -> None:
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
+    slots.promote(agent)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent

@@ -67,7 +67,12 @@ def give_back(state: State, agent: Agent, attempt: Attempt) -> None:
     attempt.holds_slot = False
     agent.slots_used -= 1
     state.fleet.changed(agent)
-    if agent.ahead and agent.slots_used < agent.slots:
+    promote(agent)
+
+
+def promote(agent: Agent) -> None:
+    """Let the oldest prefetched attempts have the slots that are free."""
+    while agent.ahead and agent.slots_used < agent.slots:
         promoted = agent.ahead.pop(next(iter(agent.ahead)))
         promoted.holds_slot = True
         agent.slots_used += 1
