@@ -41,7 +41,8 @@ def attempt_failed(
     was_started, was_current = attempt.started_us > 0, task.attempt is attempt
     stop = stopping.decider(attempt, reason)
     _close(state, effects, agent, task, attempt, reason, error, ended_us)
-    attempt.counted = stop is None and (was_started or reason not in _GONE)
+    if was_current:  # what a stray turns out to have been comes too late: its task was given another try (I3)
+        attempt.counted = stop is None and (was_started or reason not in _GONE)
     if stop is None and not task.cancel_requested:
         blame.failed(state, effects, agent, task, attempt, reason)
     agent.failed_count += stop is None
