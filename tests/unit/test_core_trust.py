@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from outrider_coordinator.core.breaker import TYPES_MAX, of_type
-from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsReturned, CancelRequested, Ref
+from outrider_coordinator.core.effects import PushRevoke
+from outrider_coordinator.core.events import (
+    AgentOrder,
+    AgentOrdered,
+    AttemptsReturned,
+    BreakerReset,
+    CancelRequested,
+    Ref,
+)
 from outrider_coordinator.core.model import Agent, Breaker
 from outrider_coordinator.core.samples import Window, rate_bounds
 from outrider_coordinator.core.settings import CoreSettings
@@ -257,6 +265,94 @@ def test_what_a_task_at_fault_had_opened_closes_again() -> None:
     world.fail(here, world.ref(here, task), Reason.WORKER_DIED)
     assert world.state_of(task) is TaskState.FAILED
     assert (breaker.state, breaker.opened_count) == (HALF_OPEN, 1)
+
+
+def test_a_first_opening_is_taken_back_too() -> None:
+    """The task whose failure showed an agent to stand out fails everywhere: the agent has its kind back."""
+    world, (a, b, c) = fleet("a", "b", "c", slots=1)
+    fail_on(world, a)
+    for _ in range(5):
+        pass_on(world, b)
+        pass_on(world, c)
+    for _ in range(9):
+        fail_on(world, a)
+    for agent in (b, c):
+        order(world, agent, AgentOrder.PAUSE)
+    (task,) = world.submit(max_attempts=9)
+    world.fail(a, world.ref(a, task))
+    opened = breaker_of(world, "a", "m:f")
+    assert opened is not None
+    assert (opened.state, opened.culprit) == (OPEN, task)
+    assert breaker_of(world, "a").failures == 1  # type: ignore[union-attr]
+    for agent in (b, c):
+        order(world, agent, AgentOrder.RESUME)
+        world.wait(6)
+        world.fail(agent, world.ref(agent, task))
+        order(world, agent, AgentOrder.PAUSE)
+    assert world.state_of(task) is TaskState.FAILED
+    assert opened.state is CLOSED
+    assert breaker_of(world, "a").failures == 0  # type: ignore[union-attr]
+
+
+def test_what_waits_in_line_is_taken_back_when_a_breaker_opens() -> None:
+    """Only what has not started, and only work of the kind that the agent has lost."""
+    world, (here, there) = fleet("a", "b", slots=1, settings=CoreSettings(breaker_failures=2))
+    world.state.durations_us.update({"m:f": 10.0, "m:g": 10.0})
+    order(world, there, AgentOrder.PAUSE)
+    world.connect("a", 1, labels={"name": "a"}, prefetch_credit=4)
+    first, second = world.submit(2, max_attempts=3)
+    (other,) = world.submit(kind="m:g")
+    assert {ref.task_id for ref in here.held} == {first, second, other}
+    world.start(here, world.ref(here, first))
+    order(world, here, AgentOrder.PAUSE)
+    late = world.submit(3, demands=on("b"))
+    for task in late:
+        world.state.tasks[task].failed_on = ("a",)
+    order(world, there, AgentOrder.RESUME)
+    world.complete(there, world.ref(there, late[0]))
+    world.sent.clear()
+    world.complete(there, world.ref(there, late[1]))
+    assert [send.task_id for send in world.sent if isinstance(send, PushRevoke)] == [second]
+
+
+def test_an_operator_trusts_an_agent_again() -> None:
+    """All of its breakers, or the one for a kind; what is not there is refused with advice."""
+    world, (here, there) = fleet("a", "b", settings=CoreSettings(breaker_failures=2))
+    for kind in ("m:f", "m:g"):
+        for _ in range(2):
+            fails_here_passes_there(world, here, there, kind)
+    world.replies.clear()
+    for agent_id, kind in (("a", "m:f"), ("a", "m:f"), ("a", ""), ("nobody", "")):
+        world.do(BreakerReset(agent_id, kind, "", world.replies.append))
+    assert [getattr(reply, "reason", reply) for reply in world.replies] == [True, "NOT_FOUND", True, "NOT_FOUND"]
+    agent = world.state.agents["a"]
+    assert (agent.breaker.state, agent.type_breakers) == (CLOSED, {})
+    assert all(not tally.agents.get("a") for tally in world.state.tallies.values())
+
+
+def test_agents_that_are_removed_are_forgotten() -> None:
+    """Neither counts nor breakers of an agent outlive it; a task that failed there may still be at fault."""
+    world, (here, there) = fleet("a", "b", settings=CoreSettings(breaker_failures=2))
+    for _ in range(2):
+        fails_here_passes_there(world, here, there)
+    (task,) = world.submit(max_attempts=9, demands=on("b"))
+    world.state.tasks[task].failed_on = ("a", "c")
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    assert all("a" not in tally.agents for tally in world.state.tallies.values())
+    world.fail(there, world.ref(there, task))
+    assert world.state_of(task) is TaskState.FAILED
+
+
+def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind that failed least recently is no longer compared; one without failures is forgotten after a window."""
+    monkeypatch.setattr("outrider_coordinator.core.blame.COUNTS_MAX", 4)
+    world, (agent, _) = fleet("a", "b")
+    for kind in ("k1", "k2", "k1", "k3"):
+        fail_on(world, agent, kind)
+    assert list(world.state.tallies) == ["k1", "k3"]
+    world.wait(601)
+    pass_on(world, agent, "k3")
+    assert list(world.state.tallies) == ["k1"]
 
 
 def test_many_kinds_that_open_open_the_agent() -> None:
