@@ -8,6 +8,7 @@ is free that could take it, nothing that has not started waits in a line elsewhe
 from __future__ import annotations
 
 from outrider_coordinator.core import breaker, deadlines, limit_line, limits, preemption, slots, strategies, systems
+from outrider_coordinator.core.blockage import attempt_ended
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
@@ -19,6 +20,11 @@ from outrider_coordinator.core.states import AttemptState, EventType, TaskState
 from outrider_coordinator.core.waits import carried
 
 _assign = PushAssign._make
+
+
+#: What one step may place: an offer or a need that finds nobody is 1, as are so many agents read for a new reach.
+#: What is left goes on in the next step, which comes at once.
+BUDGET, AGENTS_READ = 256, 16
 
 
 def place(state: State, effects: Effects) -> None:
@@ -53,7 +59,13 @@ def _wake(state: State) -> None:
 def _place_queue(state: State, effects: Effects) -> None:
     queue = state.queue
     queue.begin(state.now_us)
+    left = BUDGET
+    reaches = state.fleet.reaches_made
     while queue.active:
+        if left <= 0:
+            state.placement_is_due = True
+            return
+        left -= 1
         strand = queue.next()
         if strand is None:
             return
@@ -61,6 +73,9 @@ def _place_queue(state: State, effects: Effects) -> None:
         task = queue.tasks[strand.known[2]]
         need: Need = strand.group.need
         choice = strategies.choose(state, need, task)
+        if reaches != state.fleet.reaches_made:
+            left -= len(state.agents) // AGENTS_READ
+            reaches = state.fleet.reaches_made
         if choice is None:
             _put_to_sleep(state, need)
         elif need.may_be_held and _is_held_back(state, effects, task):
@@ -95,6 +110,9 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     if preemption.is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     task.attempt = attempt
+    if task.waits:
+        # Those of a stray were left open, for it might have come back first.
+        attempt_ended(state, effects, task)
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)
     state.fleet.turn = agent.turn = state.fleet.turn + 1
