@@ -115,6 +115,25 @@ def test_failures_of_long_ago_are_forgotten() -> None:
     assert (breaker.failures, breaker.window) == (0, None)
 
 
+@pytest.mark.parametrize("end", ["complete", "fail", "reject", "revoke", "lose", "cancel", "die", "leave"])
+def test_a_probe_gives_its_lease_back_however_it_ends(end: str) -> None:
+    """Whatever becomes of a probe, the breaker can lease the next one."""
+    world, (agent,) = fleet("a")
+    open_by_rejecting(world, agent)
+    world.wait(31)
+    breaker = breaker_of(world, "a")
+    assert breaker is not None
+    (ref,) = agent.held
+    assert breaker.probe == (ref.task_id, ref.attempt)
+    _end(world, agent, ref, end)
+    assert breaker.probe is None or breaker.probe != (ref.task_id, ref.attempt)
+    world.connect("a", 4, labels={"name": "a"})
+    world.submit(2)
+    world.wait(130)
+    assert agent.held
+    assert breaker.state is CLOSED or breaker.probe is not None
+
+
 def _end(world: World, agent: ModelAgent, ref: Ref, end: str) -> None:
     if end == "complete":
         world.complete(agent, ref)

@@ -17,7 +17,6 @@ from support.trust_world import (
     fails_here_passes_there,
     fleet,
     on,
-    open_by_rejecting,
     order,
     pass_on,
 )
@@ -246,22 +245,3 @@ def test_many_kinds_that_open_open_the_agent() -> None:
         for _ in range(2):
             fails_here_passes_there(world, here, there, kind)
     assert breaker_of(world, "a").state is OPEN  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("end", ["complete", "fail", "reject", "revoke", "lose", "cancel", "die", "leave"])
-def test_a_probe_gives_its_lease_back_however_it_ends(end: str) -> None:
-    """Whatever becomes of a probe, the breaker can lease the next one."""
-    world, (agent,) = fleet("a")
-    open_by_rejecting(world, agent)
-    world.wait(31)
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    (ref,) = agent.held
-    assert breaker.probe == (ref.task_id, ref.attempt)
-    _end(world, agent, ref, end)
-    assert breaker.probe is None or breaker.probe != (ref.task_id, ref.attempt)
-    world.connect("a", 4, labels={"name": "a"})
-    world.submit(2)
-    world.wait(130)
-    assert agent.held
-    assert breaker.state is CLOSED or breaker.probe is not None
