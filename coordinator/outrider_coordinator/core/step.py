@@ -98,7 +98,9 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
 
 
 def next_due_us(state: State) -> int | None:
-    """When the next timer is due, None when there is none."""
+    """When the next step is due without an event: by a timer, or at once when placing goes on; None when neither."""
+    if state.placement_is_due:
+        return state.now_us
     dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
     return min(dues, default=None)
 
