@@ -21,6 +21,11 @@ import pytest
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rewrite` writes transcripts anew, for whoever reads the difference."""
+    parser.addoption("--rewrite", action="store_true", help="write tests/transcripts/*.txt as they are told now")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Forget what the caller's shell says about Outrider and telemetry: tests say it themselves."""
     config.addinivalue_line("markers", "needs(command): runs only where this command is installed")

@@ -13,13 +13,14 @@ from sim.report import failure
 from sim.simulate import run_seed
 from sim.story import lines
 
-SEEDS, PER_TEST = 600, 50
+#: `make test` asks for 2,000.
+SEEDS, PER_TEST = int(os.environ.get("SIM_SEEDS", "300")), 25
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
 def test_seeds_keep_every_promise(first: int) -> None:
     """Under the faults of these seeds no invariant breaks, and once faults stop everything comes to rest."""
-    for seed in range(first, first + PER_TEST):
+    for seed in range(first, min(SEEDS, first + PER_TEST)):
         outcome = run_seed(seed)
         assert outcome.broken is None, failure(outcome)
 

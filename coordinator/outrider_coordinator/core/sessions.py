@@ -136,7 +136,7 @@ def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> No
     agent = state.agents.get(attempt.agent_id) if attempt else None
     if task is None or attempt is None or agent is None or attempt.number != number:
         return
-    if agent.connectivity is not Connectivity.SUSPECT:
+    if agent.connectivity not in (Connectivity.SUSPECT, Connectivity.LOST):
         return
     if agent.suspect_us + task.spec.disconnect_grace_us > state.now_us:
         return
@@ -154,9 +154,12 @@ def lost_after(state: State, effects: Effects, agent: Agent) -> None:
         move_connectivity(agent, Connectivity.LOST)
         effects.agents[agent.id] = agent
         state.agent_event(effects, EventType.AGENT_LOST, agent.id)
+        message, over_us = f"agent {agent.id} is lost", lease.over_us(state, agent)
         for key, attempt in list(agent.attempts.items()):
-            message, over_us = f"agent {agent.id} is lost", lease.over_us(state, agent)
-            stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message, over_us)
+            task = state.tasks[key[0]]
+            # A grace that is longer than this goes on: `grace_ended` takes the attempt from the lost agent.
+            if agent.suspect_us + task.spec.disconnect_grace_us <= state.now_us:
+                stray_or_lose(state, effects, agent, task, attempt, message, over_us)
         struck_by_machine(state, effects, agent, is_dead=True)
 
 

@@ -1,0 +1,38 @@
+"""Faults that the simulator found, each as the few steps that show it."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.states import Connectivity, TaskState
+from support.core_world import World
+
+
+def test_a_grace_longer_than_the_time_to_lost_is_kept() -> None:
+    """An attempt stays with its agent for its whole grace, also when the agent counts as lost before that."""
+    world = World(CoreSettings(lost_after_us=10 * SECOND_US))
+    agent = world.connect("a")
+    (task_id,) = world.submit(disconnect_grace_us=60 * SECOND_US)
+    world.start(agent, world.ref(agent, task_id))
+    world.disconnect(agent)
+    world.wait(20)
+    assert world.state.agents["a"].connectivity is Connectivity.LOST
+    assert world.state_of(task_id) is TaskState.RUNNING
+    world.wait(45)
+    assert world.state_of(task_id) is not TaskState.RUNNING
+
+
+def test_a_blocked_attempt_that_comes_back_late_hangs_nobody() -> None:
+    """A stray that waits for somebody is fenced when it comes back, and its task ends by another try."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(disconnect_grace_us=SECOND_US, max_attempts=3)
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.block(agent, ref, "q")
+    world.disconnect(agent)
+    world.wait(5)
+    world.connect("a")
+    assert ref not in agent.held
+    world.complete(agent, world.ref(agent, task_id), start=(1, b""))
+    assert world.state_of(task_id) is TaskState.SUCCEEDED
