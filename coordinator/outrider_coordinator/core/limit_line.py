@@ -1,11 +1,12 @@
 """Who waits for named limits and write scopes, and in which order they get them.
 
 Queued tasks and running attempts that wait for a limit stand in one order, that of the queue. When something changes
-all are asked again in that order, `ASKED_MAX` classes of tasks a step, and what the first of them waits for is set aside
-for it against all behind; until the next change newcomers only are asked, behind what is set aside. Only one that has nobody before it in the line of any of
-its limits has things set aside, so that a long line for one limit does not lock up others; and only while what it waits
-for is held by attempts that run: a blocked one may be waiting for those behind, or for a person. As the first of all is
-always such a one, and holders that run end, nobody waits for ever behind them.
+all are asked again in that order, `ASKED_MAX` classes of tasks a step, and what the first of them waits for is set
+aside for it against all behind; until the next change only newcomers are asked, behind what is set aside. Only one that
+has nobody before it in the line of any of its limits has things set aside, so that a long line for one limit does not
+lock up others; and only while what it waits for is held by attempts that run: a blocked one may be waiting for those
+behind, or for a person. As the first of all is always such a one, and holders that run end, nobody waits for ever
+behind them.
 
 It must not know how limits count (`limit_book`), nor what an attempt holds (`limits`).
 """
