@@ -1,8 +1,8 @@
 """Transcripts: commands to a tiny system, each with its whole visible reaction.
 
-A line that begins with ``> `` is a command: ``submit COUNT``, ``cancel TASK`` or an action of `tiny.Tiny` (``connect a``,
-``start a t1 1``, ``complete``, ``fail``, ``cut``, ``kill``, ``restart``, ``wait``). What follows, indented, is what came
-out: events of the log and what was sent. Lines that begin with ``#`` are for readers.
+A line that begins with ``> `` is a command: ``submit COUNT``, ``cancel TASK`` or an action of `tiny.Tiny`, such as
+``start a t1 1``, ``complete a t1 1``, ``cut a``, ``restart`` or ``wait``. What follows, indented, is what came out:
+events of the log and what was sent. Lines that begin with ``#`` are for readers.
 """
 
 from __future__ import annotations
