@@ -184,6 +184,7 @@ class _Daemon:
         settings = core_settings(self._settings)
         epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
         state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
+        state.store_id = self._store.store_id
         recovered = restore(state, self._store.reader, stored_spec)
         if state.epoch == 1:
             state.requests.is_complete = True

@@ -159,10 +159,10 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
     """What the core needs of the settings. Raises `InvalidRequest` where two of them do not fit together."""
     if settings.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise InvalidRequest(f"coordinator.log_level is {settings.log_level!r}; use DEBUG, INFO, WARNING or ERROR")
-    if settings.suspect_after_s < 3 * settings.heartbeat_interval_s:
+    if settings.suspect_after_s < round(3 * settings.heartbeat_interval_s, 6):
         raise InvalidRequest(
             f"coordinator.suspect_after_s ({settings.suspect_after_s}) must be at least 3 heartbeat intervals "
-            f"({3 * settings.heartbeat_interval_s})"
+            f"({3 * settings.heartbeat_interval_s:g})"
         )
     for name, weight in settings.shares.items():
         if not 0 < weight < float("inf"):

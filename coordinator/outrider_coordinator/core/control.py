@@ -94,6 +94,8 @@ _ADMIN = {
 
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
+    if admin is Admin.ACTIVE:
+        agent.is_quarantined, agent.takeovers = False, []
     if agent.admin is not admin:
         move_admin(agent, admin)
         effects.agents[agent.id] = agent

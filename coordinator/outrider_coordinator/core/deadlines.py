@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.liveness import is_awaited
+from outrider_coordinator.core.liveness import held_until_us
 from outrider_coordinator.core.model import Task
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.state import State, TimerKind
@@ -48,7 +48,7 @@ def deadline_passed(state: State, effects: Effects, task: Task) -> None:
         return
     agent = state.agents.get(attempt.agent_id) if attempt is not None else None
     overdue_us = task.created_us + task.spec.deadline_us + state.settings.stop_overdue_us
-    can_tell = agent is not None and (agent.is_online or is_awaited(state, agent))
+    can_tell = agent is not None and (agent.is_online or held_until_us(state, agent) > 0)
     if attempt is None or not can_tell or state.now_us >= overdue_us:
         error = encode_error(Reason.DEADLINE_EXCEEDED, _text(task))
         end_task(state, effects, task, TaskState.EXPIRED, reason=Reason.DEADLINE_EXCEEDED, error=error)

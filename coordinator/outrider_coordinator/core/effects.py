@@ -196,6 +196,7 @@ class Effects:
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
     limits: dict[LimitKey, Pool] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
+    epoch: int = 0
 
 
 def rows(effects: Effects) -> list[records.Write]:
@@ -215,5 +216,7 @@ def rows(effects: Effects) -> list[records.Write]:
     )
     if effects.limits:
         writes += [snapshots.limit_row(key, pool) for key, pool in effects.limits.items()]
+    if effects.epoch:
+        writes.append(records.PutEpoch(effects.epoch))
     writes.extend(effects.events)
     return writes

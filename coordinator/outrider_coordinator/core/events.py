@@ -149,6 +149,8 @@ class SessionOpened:
     runners: tuple[str, ...] = ()
     boot_id: str = ""
     previous_instance_id: str = ""
+    store_id: str = ""
+    coordinator_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -314,6 +316,13 @@ class OutcomesLoaded:
 
 
 @dataclass(slots=True)
+class PauseNoticed:
+    """The coordinator itself stood still for so long (stopped, swapped out, suspended); comes before what it missed."""
+
+    pause_us: int
+
+
+@dataclass(slots=True)
 class Ticked:
     """Time passed; timers that are due fire."""
 
@@ -333,5 +342,6 @@ Event = (
     | BreakerReset
     | LimitDefined
     | OutcomesLoaded
+    | PauseNoticed
     | Ticked
 )

@@ -142,6 +142,7 @@ class PutAgent(NamedTuple):
     session_start_us: int
     boot_id: str
     first_fence: int
+    is_quarantined: bool
 
 
 class DeleteAgent(NamedTuple):
@@ -204,6 +205,12 @@ class DeleteLimit(NamedTuple):
     key: str
 
 
+class PutEpoch(NamedTuple):
+    """The coordinator has gone on as a later start of the store than the store knew."""
+
+    epoch: int
+
+
 class InsertLog(NamedTuple):
     """Captured output of an attempt; ``body`` is the serialized Log."""
 
@@ -262,6 +269,7 @@ Write = (
     | PutBreaker
     | DeleteBreaker
     | PutOutbox
+    | PutEpoch
     | PutLimit
     | DeleteLimit
     | InsertLog

@@ -19,6 +19,7 @@ from outrider_coordinator.core.samples import Tally
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
+from outrider_coordinator.core.watch import Watch
 
 KINDS_MAX = 10_000
 
@@ -43,6 +44,7 @@ class TimerKind(IntEnum):
     DEADLINE = 9
     LIMIT = 10
     PROBE = 11
+    ALARM = 12
     WAIT_BUDGET = 20
 
 
@@ -68,11 +70,13 @@ class State:
     now_us: int
     requests: RequestIndex
     random: Chance
+    store_id: str = ""
     tasks: dict[str, Task] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     fleet: Fleet = field(default_factory=Fleet)
+    watch: Watch = field(default_factory=Watch)
     limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)

@@ -8,8 +8,10 @@ from outrider_coordinator.core import (
     breaker,
     control,
     deadlines,
+    epochs,
     lease,
     limits,
+    liveness,
     reports,
     sessions,
     strategies,
@@ -30,6 +32,7 @@ from outrider_coordinator.core.events import (
     HeartbeatReceived,
     LimitDefined,
     OutcomesLoaded,
+    PauseNoticed,
     ReportsReceived,
     RunSubmitted,
     SessionEnded,
@@ -46,16 +49,13 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
 
-#: Fences and session epochs of one start of the coordinator stand below those of the next.
-_NUMBERS_PER_EPOCH = 1 << 40
-
 
 def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, seed: int = 0) -> State:
     """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever.
 
     ``seed`` is all the chance there is in the core's decisions.
     """
-    first = coordinator_epoch * _NUMBERS_PER_EPOCH + 1
+    first = epochs.first_number(coordinator_epoch)
     return State(
         settings=settings,
         epoch=coordinator_epoch,
@@ -125,6 +125,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
+        case PauseNoticed():
+            liveness.pause_noticed(state)
         case Ticked():
             pass
 
@@ -163,6 +165,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
+        case TimerKind.ALARM:
+            liveness.alarm_ended(state, effects)
         case TimerKind.LOST if agent:
             sessions.lost_after(state, effects, agent)
         case TimerKind.BREAKER:

@@ -148,6 +148,9 @@ _triple = itemgetter(0, 1, 2)
 _task_id_of = itemgetter(records.InsertEvent._fields.index("task_id"))
 _run_id_of = itemgetter(records.InsertEvent._fields.index("run_id"))
 
+#: What `sqlite` keeps of the file itself: the highest epoch of this store.
+_PUT_EPOCH = queries.Writing("INSERT OR REPLACE INTO meta (key, value)", 2)
+
 _Write = tuple[type, tuple[queries.Writing, ...], Callable[[Any], Row] | None, Callable[[Any], Any] | None]
 #: Record; its statements; a record as a row, None when it is one; what later records of a batch replace earlier ones
 #: by, None for those that only gather. In the order in which one transaction runs them, behind the tasks.
@@ -162,6 +165,7 @@ _WRITES: tuple[_Write, ...] = (
     (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
     (records.DeleteLimit, (queries.DELETE_LIMIT,), None, None),
     (records.PutLimit, (queries.PUT_LIMIT,), None, _pair),
+    (records.PutEpoch, (_PUT_EPOCH,), lambda record: ("epoch", str(record.epoch)), lambda record: "epoch"),
     (records.InsertLog, (queries.INSERT_LOG,), None, None),
     (records.InsertEvidence, (queries.INSERT_EVIDENCE,), None, None),
 )
