@@ -84,6 +84,7 @@ class Wait:
     ``resolution`` the Resolution, serialized. ``opened_us`` is when it was reported, ``expires_us`` the end of its
     budget, 0 for none; ``expired_on`` names the agent on which that came. ``additional_us`` is what a complexity wait
     asks for, ``granted_us`` what the task has been granted in all, this wait included.
+    ``claim`` is what a resource wait is for, ``held_by`` the number of the attempt that got it, 0 while none did.
     """
 
     key: str
@@ -102,6 +103,7 @@ class Wait:
     claim: Claim | None = None
     additional_us: int = 0
     granted_us: int = 0
+    held_by: int = 0
 
     @property
     def is_resolved(self) -> bool:

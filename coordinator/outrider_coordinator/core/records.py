@@ -99,6 +99,7 @@ class PutWait(NamedTuple):
     claim_units: int
     additional_us: int
     granted_us: int
+    held_by: int
 
 
 class PutRun(NamedTuple):

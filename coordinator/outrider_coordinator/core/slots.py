@@ -38,7 +38,6 @@ def release(state: State, effects: Effects, agent: Agent | None, attempt: Attemp
         breaker.give_back(state, effects, attempt)
     if attempt.holding is not None:
         limits.release(state, attempt)
-        state.queue.ask_again()
     if agent is not None:
         _leave(state, agent, attempt)
 

@@ -118,6 +118,7 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         claim.units,
         wait.additional_us,
         wait.granted_us,
+        wait.held_by,
     )
 
 

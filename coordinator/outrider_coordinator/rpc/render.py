@@ -14,6 +14,7 @@ from outrider.v1 import (
     worker_message_pb2,
 )
 from outrider_coordinator.core import blame, explain, systems
+from outrider_coordinator.core.explain_agent import AgentExplanation
 from outrider_coordinator.core.model import Agent, Breaker
 from outrider_coordinator.core.records import PutAttempt, PutWait
 from outrider_coordinator.core.spec import SECOND_US
@@ -204,9 +205,25 @@ def explanation(task_id: str, facts: explain.Explanation) -> task_service_pb2.Ex
         ahead_in_queue=facts.ahead,
         waiting_for_task_ids=facts.waiting_for,
         suggestions=facts.suggestions,
+        held_back_by=facts.held_back,
+        queue_position=facts.position,
     )
     for agent_id, eligible, rule, text in facts.agents:
         message.agents.add(agent_id=agent_id, eligible=eligible, rule=rule, text=text)
     if facts.ready_us:
         message.ready_time.CopyFrom(timestamp(facts.ready_us))
+    if facts.predicted_us:
+        message.predicted_start_time.CopyFrom(timestamp(facts.predicted_us))
+    return message
+
+
+def agent_explanation(facts: AgentExplanation) -> fleet_service_pb2.ExplainAgentResponse:
+    """Why an agent gets no work."""
+    message = fleet_service_pb2.ExplainAgentResponse(
+        summary=facts.summary,
+        closed_by=[f"{rule.name}: {rule.text}" for rule in facts.closed_by],
+        suggestions=facts.suggestions,
+    )
+    for task_id, count, rule, text in facts.groups:
+        message.tasks.add(task_id=task_id, task_count=count, rule=rule, text=text)
     return message

@@ -107,6 +107,7 @@ def _wait(row: records.PutWait) -> Wait:
         Claim(row.claim_key, bool(row.claim_shared), row.claim_units) if row.claim_key else None,
         row.additional_us,
         row.granted_us,
+        row.held_by,
     )
 
 
