@@ -69,6 +69,7 @@ class World:
         self.sent: list[Any] = []
         self.rows: list[Any] = []
         self.made = 0
+        self.specs: dict[str, Spec] = {}
 
     def do(self, *events: Event, after_us: int = 0) -> Effects:
         """One step; pushes reach the model agents at once, invariants are checked."""
@@ -97,6 +98,7 @@ class World:
                 f"t{self.made}", "default", Spec(**fields), request_id, b"digest", dependency_ids=after
             )
             submissions.append(submission)
+            self.specs[submission.task_id] = submission.spec
         self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
         return [submission.task_id for submission in submissions]
 
