@@ -30,7 +30,7 @@ from outrider_coordinator.core.events import (
     WaitFacts,
 )
 from outrider_coordinator.core.model import HostFacts
-from outrider_coordinator.core.records import InsertEvent
+from outrider_coordinator.core.records import InsertEvent, Write
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Spec
 from outrider_coordinator.core.state import State
@@ -64,6 +64,8 @@ class World:
         self.now_us = SECOND_US
         self.agents: dict[str, ModelAgent] = {}
         self.log: list[InsertEvent] = []
+        #: What the last step wrote.
+        self.written: list[Write] = []
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
         self.sent: list[Any] = []
@@ -81,7 +83,8 @@ class World:
 
     def take(self, effects: Effects) -> None:
         """Carry out what a step, or a decision beside one, wants."""
-        self.rows += rows(effects)
+        self.written = rows(effects)
+        self.rows += self.written
         self.log.extend(effects.events)
         self._note_ends(effects)
         self.sent.extend(effects.sends)
@@ -100,6 +103,8 @@ class World:
             submissions.append(submission)
             self.specs[submission.task_id] = submission.spec
         self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
+        while self.state.placement_is_due:
+            self.do()
         return [submission.task_id for submission in submissions]
 
     def submit_run(self, *edges: tuple[str, tuple[str, ...]]) -> dict[str, str]:

@@ -212,6 +212,30 @@ class PutEpoch(NamedTuple):
     epoch: int
 
 
+class PutSchedule(NamedTuple):
+    """A schedule, new or changed; times as in `schedule_book.Schedule`."""
+
+    namespace: str
+    name: str
+    body: bytes
+    submitter: str
+    created_us: int
+    is_paused: bool
+    next_us: int
+    last_us: int
+    last_id: str
+    queued_us: int
+    fired_count: int
+    skipped_count: int
+
+
+class DeleteSchedule(NamedTuple):
+    """A schedule is forgotten."""
+
+    namespace: str
+    name: str
+
+
 class InsertLog(NamedTuple):
     """Captured output of an attempt; ``body`` is the serialized Log."""
 
@@ -273,6 +297,8 @@ Write = (
     | PutEpoch
     | PutLimit
     | DeleteLimit
+    | PutSchedule
+    | DeleteSchedule
     | InsertLog
     | InsertEvidence
     | InsertEvent

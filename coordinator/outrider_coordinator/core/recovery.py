@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 from outrider_coordinator.core import breaker, deadlines, slots
 from outrider_coordinator.core import limits as named_limits
+from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.preemption import is_victim
+from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, TaskState
@@ -27,6 +29,7 @@ def restore(
     agents: Iterable[Agent],
     breakers: Iterable[Breaker] = (),
     limits: Iterable[tuple[LimitKey, Pool]] = (),
+    schedules: Iterable[Schedule] = (),
 ) -> Effects:
     """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
@@ -59,6 +62,7 @@ def restore(
         run.submitter = state.tasks[open_ids[0]].submitter if open_ids else ""
     for agent in state.agents.values():
         _agent(state, effects, agent)
+    schedule_times.restore(state, schedules)
     state.requests.is_complete = False
     state.placement_is_due = True
     return effects

@@ -99,7 +99,8 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
         state.agent_event(effects, EventType.AGENT_LEFT, agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
-        liveness.went_silent(state, effects, agent)
+        if not goodbye:
+            liveness.went_silent(state, effects, agent)
     effects.agents[agent.id] = agent
 
 

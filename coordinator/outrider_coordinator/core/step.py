@@ -14,6 +14,7 @@ from outrider_coordinator.core import (
     limits,
     liveness,
     reports,
+    schedules,
     sessions,
     strategies,
     submission,
@@ -46,6 +47,7 @@ from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import place
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrdered, SchedulesAsked, WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
@@ -80,6 +82,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
+    if state.schedules.due:
+        schedules.fire(state, effects)
     if state.systems:
         systems.settle(state, effects)
     if state.placement_is_due:
@@ -87,12 +91,16 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
     if state.opened_waits:
         deadlock.look(state, effects)
     effects.sends.extend(effects.acks.values())
+    if state.schedules.waited_for:
+        schedules.works_ended(state, effects)
     forget_ended(state, effects)
     return effects
 
 
 def next_due_us(state: State) -> int | None:
-    """When the next timer is due, None when there is none."""
+    """When the next step is due without an event: by a timer, or at once when placing goes on; None when neither."""
+    if state.placement_is_due:
+        return state.now_us
     dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
     return min(dues, default=None)
 
@@ -124,6 +132,14 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             control.agent_ordered(state, effects, event)
         case LimitDefined():
             limits.defined(state, effects, event)
+        case ScheduleCreated():
+            schedules.created(state, effects, event)
+        case ScheduleOrdered():
+            schedules.ordered(state, effects, event)
+        case SchedulesAsked():
+            schedules.asked(state, effects, event)
+        case WallClockMoved():
+            schedules.wall_clock_moved(state, event.offset_us)
         case BreakerReset():
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
@@ -176,6 +192,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             breaker.reset_time_came(state, effects, key, key2)
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
+        case TimerKind.SCHEDULE:
+            schedules.timer_fired(state, key, key2)
         case TimerKind.DEADLOCK:
             deadlock.look_again(state)
         case TimerKind.LIMIT:

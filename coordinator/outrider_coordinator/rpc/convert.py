@@ -10,6 +10,7 @@ from outrider.errors import TooLarge
 from outrider.v1 import run_service_pb2, task_service_pb2
 from outrider_coordinator.core.events import RunMember, Submission
 from outrider_coordinator.core.model import NO_TRACE, Trace
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
@@ -30,6 +31,8 @@ class Converter:
         request_id = request.request_id
         if len(request_id) > 64:
             raise invalid(f"{path}request_id", "is longer than 64 characters")
+        if request_id.startswith(REQUEST_ID_MARK):
+            raise invalid(f"{path}request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
         dependency_ids = _dependencies(request, path)
         spec = self.specs.read(request.spec, f"{path}spec")
         identity = spec.body + "".join(dependency_ids).encode() if dependency_ids else spec.body

@@ -17,6 +17,7 @@ from outrider_coordinator.core import blame, explain, systems
 from outrider_coordinator.core.explain_agent import AgentExplanation
 from outrider_coordinator.core.model import Agent, Breaker
 from outrider_coordinator.core.records import PutAttempt, PutWait
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import BreakerState, TaskState
@@ -31,6 +32,13 @@ def timestamp(us: int) -> Timestamp:
 def duration(us: int) -> Duration:
     """Microseconds as a Duration."""
     return Duration(seconds=us // SECOND_US, nanos=us % SECOND_US * 1000)
+
+
+def schedule_of(request_id: str) -> str:
+    """The schedule whose firing has this request id; empty when none has."""
+    if not request_id.startswith(REQUEST_ID_MARK):
+        return ""
+    return request_id.removeprefix(REQUEST_ID_MARK).rpartition(":")[0]
 
 
 def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
@@ -49,6 +57,7 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
         open_waits=[open_wait(wait) for wait in record.waits],
         create_time=timestamp(row.created_us),
         trace=task_pb2.TraceContext(traceparent=row.trace_parent, tracestate=row.trace_state),
+        schedule_id=schedule_of(row.request_id),
     )
     message.spec.MergeFromString(row.body)
     message.spec.title = row.title
@@ -116,6 +125,7 @@ def run(record: RunRecord, *, with_tasks: bool) -> run_service_pb2.Run:
         state=_run_state(dict(record.counts)),
         task_count=len(row.task_ids),
         create_time=timestamp(row.created_us),
+        schedule_id=schedule_of(row.request_id),
     )
     for state, count in record.counts:
         message.counts.add(state=task_pb2.TaskState.ValueType(state), count=count)

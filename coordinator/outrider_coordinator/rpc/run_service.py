@@ -10,11 +10,13 @@ from outrider.v1 import run_service_pb2, run_service_pb2_grpc
 from outrider_coordinator.core import graph
 from outrider_coordinator.core.events import CancelRequested, RunSubmitted
 from outrider_coordinator.core.model import Trace
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter, submitter
+from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, watched
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import RunRecord
@@ -49,6 +51,8 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         """Accept a graph in one transaction."""
         self.check_open()
         namespace = request.namespace or "default"
+        if request.request_id.startswith(REQUEST_ID_MARK):
+            raise invalid("request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
         members = self._converter.members(request.run)
         refused = graph.check(members)
         if refused is not None:

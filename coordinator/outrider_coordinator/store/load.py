@@ -7,6 +7,7 @@ from collections.abc import Callable
 from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
+from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.spec import Claim, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import (
@@ -22,10 +23,16 @@ from outrider_coordinator.core.states import (
 from outrider_coordinator.store.reader import Reader
 
 ReadSpec = Callable[[records.InsertTask], Spec]
+ReadSchedule = Callable[[records.PutSchedule], Schedule]
 
 
-def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effects:
-    """Fill an empty state from the store; ``read_spec`` gives the scheduling facts of a stored task."""
+def restore(
+    state: State, reader: Reader, read_spec: ReadSpec, read_schedule: ReadSchedule | None = None
+) -> effects.Effects:
+    """Fill an empty state from the store; ``read_spec`` gives the scheduling facts of a stored task.
+
+    ``read_schedule`` gives a stored schedule with its times and its work; without it schedules are left alone.
+    """
     state.cursor_next = reader.cursors()[1] + 1
     state.order_next = reader.last_sequence() + 1
     return recovery.restore(
@@ -37,6 +44,7 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effect
         agents=_agents(reader),
         breakers=(_breaker(row) for row in reader.breakers()),
         limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
+        schedules=map(read_schedule, reader.schedules()) if read_schedule is not None else (),
     )
 
 
