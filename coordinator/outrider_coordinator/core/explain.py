@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, cast
 
-from outrider_coordinator.core import foresight, limit_line, position, systems, whatif
+from outrider_coordinator.core import caps, foresight, limit_line, position, systems, whatif
 from outrider_coordinator.core.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.rules import Rule
@@ -71,9 +71,9 @@ def explained(explaining: Generator[None, None, Answer]) -> Answer:
 
 
 def obstacles(state: State, task: Task) -> list[Rule]:
-    """Everything that holds a task back now whatever the agent: limits, write scopes, outside systems."""
-    rule = systems.held_back(state, task.spec.demands)
-    return [*limit_line.obstacles(state, task), *([rule] if rule is not None else [])]
+    """Everything that holds a task back now whatever the agent: outside systems, caps, limits, write scopes."""
+    rules = (systems.held_back(state, task.spec.demands), caps.held_back(state, task))
+    return [*(rule for rule in rules if rule is not None), *limit_line.obstacles(state, task)]
 
 
 def no_work_reason(agent: Agent) -> str:
@@ -145,7 +145,8 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
         rules.append(rule.name if rule else "")
         if could_take(agent, task):
             able.append(agent)
-    before = yield from position.ahead(state, position.place_of(state, task), able)
+    others = yield from position.rivals(state, able)
+    before = yield from position.ahead(state, position.place_of(state, task), others)
     explanation.ahead = sum(item.tasks for item in before)
     explanation.position = explanation.ahead + 1
     explanation.held_back = [rule.text for rule in obstacles(state, task)[:LINES_MAX]]
@@ -157,6 +158,9 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
     explanation.summary = _queued_summary(explanation, rules, never)
     if never is None:
         explanation.suggestions = yield from _suggestions(state, task, explanation, able, before, start_us)
+        if explanation.ahead and explanation.suggestions and not explanation.held_back:
+            priority = yield from whatif.better_priority(state, task, others, explanation.ahead)
+            explanation.suggestions += [priority] if priority else []
     return explanation
 
 
@@ -208,9 +212,6 @@ def _suggestions(
     suggestions = [one_more]
     changes = yield from whatif.agent_changes(state, task)
     suggestions += changes[:_CHANGES_MAX]
-    if explanation.ahead:
-        priority = yield from whatif.better_priority(state, task, able, explanation.ahead)
-        suggestions += [priority] if priority else []
     return suggestions
 
 

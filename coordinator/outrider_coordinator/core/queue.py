@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.fleet import Index, Reach
-from outrider_coordinator.core.model import Task
+from outrider_coordinator.core.model import Cap, Task
 from outrider_coordinator.core.order import PRIORITIES, Entry, Lane, Line, Strand, entry_of
 from outrider_coordinator.core.spec import SECOND_US, Demands
 from outrider_coordinator.core.states import TaskState
@@ -32,6 +32,7 @@ class ClassKey(NamedTuple):
     kind: str
     is_plain: bool
     namespace: str = ""
+    caps: tuple[Cap, ...] = ()
 
     @property
     def is_limited(self) -> bool:
@@ -81,6 +82,9 @@ def class_key(task: Task) -> ClassKey:
     demands = _elsewhere(task) if task.waits or task.failed_on else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    if task.caps:
+        # In a line an attempt would count against its caps without need.
+        return ClassKey(demands, spec.kind, False, task.namespace if is_limited else "", task.caps)
     return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
 
 
@@ -224,7 +228,7 @@ class ReadyQueue:
 
     def _relist(self, strand: Strand) -> None:
         strand.known, strand.is_parked = None, False
-        entry = strand.line.first(self.tasks)
+        entry = strand.first(self.tasks)
         if entry is not None:
             self._list(strand, entry)
         else:
@@ -281,9 +285,12 @@ class ReadyQueue:
                 strand.is_parked = True
                 (group.parked if group.is_held else group.need.parked).append(strand)
                 continue
-            if known[2] in tasks:
+            task = tasks.get(known[2])
+            # One that came back in another class stands there, and not here.
+            stands_here: bool = task is not None and task.strand is strand
+            if stands_here:
                 return strand
-            entry = strand.line.first(tasks)
+            entry = strand.first(tasks)
             if entry is not None:
                 strand.known = entry
                 heapq.heapreplace(heap, (entry[0], entry[1], strand.serial, strand))
@@ -306,8 +313,8 @@ class ReadyQueue:
 
     def _new_class(self, key: ClassKey) -> TaskClass:
         demands = key.demands
-        may_be_held = bool(demands.claims or demands.scopes or demands.systems)
-        if may_be_held:
+        may_be_held = bool(demands.claims or demands.scopes or demands.systems or key.caps)
+        if demands.claims or demands.scopes or demands.systems:
             demands = demands._replace(claims=(), scopes=(), systems=())
         name = (demands, key.kind, key.is_plain, may_be_held)
         need = self.needs.get(name)
@@ -341,7 +348,7 @@ class ReadyQueue:
         self.removed = 0
         for group in self.classes.values():
             for strand in group.strands.values():
-                kept = sorted(entry for entry in strand.line if entry[2] in self.tasks)
+                kept = sorted(entry for entry in strand.line if self._stands(entry, strand))
                 strand.line = Line()
                 strand.line.fresh.extend(kept)
 
@@ -351,26 +358,11 @@ class ReadyQueue:
         for key, group in self.classes.items():
             if key.demands.claims:
                 for strand in group.strands.values():
-                    known = (entry for entry in sorted(strand.line) if entry[2] in self.tasks)
+                    known = (entry for entry in sorted(strand.line) if self._stands(entry, strand))
                     found += (self.tasks[entry[2]] for entry in islice(known, of_class_max))
         return sorted(found, key=lambda task: (task.rank_us or 0, task.order))
 
-    def ahead_of(self, task: Task) -> int:
-        """About how many tasks are to be looked at before this one. Reads every strand: for Explain only."""
-        if task.strand is None:
-            return 0
-        mine = entry_of(task)
-        lane: Lane = task.strand.lane
-        before = 0
-        sizes: dict[tuple[str, str], int] = {}
-        for group in self.classes.values():
-            for (priority, namespace, submitter), strand in group.strands.items():
-                owner = (namespace, submitter)
-                if priority > task.spec.priority:
-                    before += len(strand.line)
-                elif strand.lane is lane:
-                    before += sum(1 for entry in strand.line if entry < mine and entry[2] in self.tasks)
-                elif priority == task.spec.priority:
-                    sizes[owner] = sizes.get(owner, 0) + len(strand.line)
-        own_turns = sum(1 for entry in task.strand.line if entry < mine)
-        return before + sum(min(size, own_turns) for size in sizes.values())
+    def _stands(self, entry: Entry, strand: Strand) -> bool:
+        """Whether an entry of a strand is that of a task that waits there now."""
+        task = self.tasks.get(entry[2])
+        return task is not None and task.strand is strand

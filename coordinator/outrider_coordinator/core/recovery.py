@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider_coordinator.core import breaker, deadlines, slots
+from outrider_coordinator.core import breaker, caps, deadlines, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, watch
@@ -88,6 +88,7 @@ def _attach(state: State, attempt: Attempt) -> None:
     holds_slot = attempt.holds_slot
     slots.take(state, agent, attempt)
     named_limits.hold(state, task, attempt)
+    caps.take(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
         slots.give_back(state, agent, attempt)
