@@ -6,11 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from outrider_coordinator.core import blame, breaker, epochs, lease, limits, liveness, slots, stopping
-=======
-from outrider_coordinator.core import blame, breaker, caps, lease, limits, liveness, slots, stopping
->>>>>>> main
+from outrider_coordinator.core import blame, breaker, caps, epochs, lease, limits, liveness, slots, stopping
 from outrider_coordinator.core.blockage import push_answer, stray_gone
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
