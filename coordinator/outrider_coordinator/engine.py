@@ -35,6 +35,7 @@ from outrider_coordinator.core.records import InsertEvent, InsertLog, Write
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import next_due_us, step
+from outrider_coordinator.quarantine import Quarantine
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.store.sqlite import SqliteStore
 from outrider_coordinator.store_thread import StoreThread
@@ -73,13 +74,19 @@ class Engine:
     """Steps the core and keeps the promise that every effect waits for the commit it rests on."""
 
     def __init__(
-        self, state: State, store: SqliteStore, clock: Clock, on_fatal: Callable[[BaseException], None]
+        self,
+        state: State,
+        store: SqliteStore,
+        clock: Clock,
+        on_fatal: Callable[[BaseException], None],
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.state = state
         self.store = store
         self.clock = clock
         self.sessions: dict[int, Session] = {}
         self._on_fatal = on_fatal
+        self._quarantine = quarantine
         self._loop = asyncio.get_running_loop()
         self._inbox: list[Event] = []
         self._is_scheduled = False
@@ -161,12 +168,17 @@ class Engine:
         if now_us - self._pulse_us > PAUSE_US:
             events.insert(0, PauseNoticed(now_us - self._pulse_us))
             self._pulse_us = now_us
-        try:
-            effects = step(self.state, events, now_us)
-        except Exception as error:
-            self._fail(error, f"a step failed on {[type(event).__name__ for event in events]}")
-            return
-        self._take(effects)
+        for batch in (events,) if self._quarantine is None else self._quarantine.batches(events):
+            try:
+                effects = step(self.state, batch, now_us)
+            except Exception as error:
+                if self._quarantine is not None:
+                    self._quarantine.crashed(batch)
+                self._fail(error, f"a step failed on {[type(event).__name__ for event in batch]}")
+                return
+            if self._quarantine is not None:
+                self._quarantine.passed(batch)
+            self._take(effects)
         self._arm_timer()
 
     def _take(self, effects: Effects) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from outrider.v1 import event_pb2, fleet_service_pb2, task_service_pb2
+from outrider.v1 import event_pb2, fleet_service_pb2, task_pb2, task_service_pb2
 from support.daemons import Daemons, command, state_name
 from support.waiting import eventually, pass_time
 
@@ -51,6 +51,25 @@ def test_a_coordinator_that_stood_still_loses_nobody(daemons: Daemons) -> None:
         task = daemons.get(task_id)
         assert (state_name(task.state), len(task.attempts)) == ("SUCCEEDED", 1)
     assert "AGENT_SUSPECT" not in agent_events(daemons)
+
+
+def test_a_drain_with_a_deadline_moves_what_still_runs(daemons: Daemons, tmp_path: Path) -> None:
+    """What runs when the drain's time is over goes to another agent, uncounted, and the drained one leaves."""
+    drained = daemons.agent("a", 1)
+    gate = tmp_path / "gate"
+    (task_id,) = daemons.submit(command(["sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.1; done"]))
+    eventually(lambda: daemons.states() == ["RUNNING"])
+    daemons.agent("b", 1)
+    request = fleet_service_pb2.DrainAgentRequest(agent_id="a")
+    request.timeout.FromMilliseconds(500)
+    daemons.coordinator.fleet.DrainAgent(request, timeout=20)
+    assert drained.wait() == 0
+    eventually(lambda: [attempt.agent_id for attempt in daemons.get(task_id).attempts] == ["a", "b"])
+    gate.touch()
+    daemons.events([task_id])
+    first, second = daemons.get(task_id).attempts
+    assert first.error.reason == task_pb2.TASK_REASON_MOVED
+    assert [first.counted, second.counted] == [False, True]
 
 
 def test_an_alarm_is_shown_while_much_of_the_fleet_is_silent(daemons: Daemons) -> None:

@@ -57,6 +57,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Agent", "heartbeat_us"): "said anew in the next Welcome",
     ("Agent", "lease_us"): "no lease is over before one that the start itself could have sent",
     ("Agent", "unlisted_over_us"): "the next Hello says who is unlisted",
+    ("State", "retries"): "counted anew; a turn that was given is the task's ready time",
     ("State", "watch"): "a start waits for every agent anyway",
     ("State", "store_id"): "the shell says it",
     ("Agent", "takeovers"): "counted anew; their consequence is durable",

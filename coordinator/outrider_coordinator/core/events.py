@@ -223,6 +223,8 @@ class ReportKind:
     FAILED = 16
     ANSWER_GIVEN = 17
     TAKEN = 18
+    #: One that has stopped the coordinator twice: kept, and not looked at.
+    QUARANTINED = -1
 
 
 class Report(NamedTuple):

@@ -371,6 +371,7 @@ class Agent:
     strayed: list[tuple[str, int]] = field(default_factory=list)
     is_quarantined: bool = False
     takeovers: list[int] = field(default_factory=list)
+    drain_us: int = 0
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

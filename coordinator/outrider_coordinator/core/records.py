@@ -144,6 +144,7 @@ class PutAgent(NamedTuple):
     boot_id: str
     first_fence: int
     is_quarantined: bool
+    drain_us: int
 
 
 class DeleteAgent(NamedTuple):

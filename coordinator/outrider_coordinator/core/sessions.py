@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, breaker, caps, epochs, lease, limits, liveness, slots, stopping
+from outrider_coordinator.core import blame, breaker, caps, drain, epochs, lease, limits, liveness, slots, stopping
 from outrider_coordinator.core.blockage import push_answer, stray_gone
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -59,6 +59,8 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     agent.unlisted = [key for key in agent.attempts if key not in listed]
     nothing_left_to_replay(state, effects, agent)
     _send_again(state, effects, agent)
+    if agent.admin is Admin.DRAINING:
+        drain.push(state, effects, agent)
     state.placement_is_due = True
 
 
@@ -215,7 +217,7 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
 
 
 def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened, history: str) -> None:
-    came_back = agent.connectivity is not Connectivity.ONLINE
+    came_back, had_left = not agent.is_online, agent.connectivity is Connectivity.LEFT
     move_connectivity(agent, Connectivity.ONLINE)
     agent.epoch = state.next_session()
     agent.has_rebooted = bool(agent.boot_id and event.boot_id and agent.boot_id != event.boot_id)
@@ -226,8 +228,9 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
     agent.heartbeat_us = liveness.heartbeat_us(state)
-    if agent.admin is Admin.DRAINING:
+    if agent.admin is Admin.DRAINING and had_left:
         move_admin(agent, Admin.ACTIVE)
+        agent.drain_us = 0
     effects.agents[agent.id] = agent
     state.fleet.joined(agent, fits)
     _watch_for_silence(state, agent)

@@ -167,6 +167,7 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.boot_id,
         agent.first_fence,
         agent.is_quarantined,
+        agent.drain_us,
     )
 
 

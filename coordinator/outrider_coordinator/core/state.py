@@ -16,6 +16,7 @@ from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, S
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.retry_budget import RetryBudget
 from outrider_coordinator.core.samples import Tally
 from outrider_coordinator.core.schedule_book import ScheduleBook
 from outrider_coordinator.core.settings import CoreSettings
@@ -47,6 +48,7 @@ class TimerKind(IntEnum):
     LIMIT = 10
     PROBE = 11
     ALARM = 12
+    DRAIN = 13
     WAIT_BUDGET = 20
     SCHEDULE = 30
     DEADLOCK = 21
@@ -82,6 +84,7 @@ class State:
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     fleet: Fleet = field(default_factory=Fleet)
     watch: Watch = field(default_factory=Watch)
+    retries: RetryBudget = field(init=False)
     limits: LimitBook = field(default_factory=LimitBook)
     capped: dict[Cap, int] = field(default_factory=dict)
     schedules: ScheduleBook = field(default_factory=ScheduleBook)
@@ -104,6 +107,9 @@ class State:
     placement_is_due: bool = False
     has_caps: bool = False
     opened_waits: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.retries = RetryBudget(self.settings.retry_floor)
 
     def count(self, task_state: TaskState) -> int:
         """Tasks in memory in this state."""

@@ -9,6 +9,7 @@ from outrider_coordinator.core import (
     control,
     deadlines,
     deadlock,
+    drain,
     epochs,
     lease,
     limits,
@@ -91,6 +92,7 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         place(state, effects)
     if state.opened_waits:
         deadlock.look(state, effects)
+    state.retries.sample(state.now_us)
     effects.sends.extend(effects.acks.values())
     if state.schedules.waited_for:
         schedules.works_ended(state, effects)
@@ -185,6 +187,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
+        case TimerKind.DRAIN if agent:
+            drain.deadline_passed(state, effects, agent)
         case TimerKind.ALARM:
             liveness.alarm_ended(state, effects)
         case TimerKind.LOST if agent:

@@ -172,6 +172,7 @@ def _agent(row: records.PutAgent) -> Agent:
         boot_id=row.boot_id,
         first_fence=row.first_fence,
         is_quarantined=bool(row.is_quarantined),
+        drain_us=row.drain_us,
     )
 
 
