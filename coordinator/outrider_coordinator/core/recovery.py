@@ -78,7 +78,7 @@ def _attach(state: State, attempt: Attempt) -> None:
     if is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
-        if task.spec.exclusive:
+        if not task.is_plain:
             return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
