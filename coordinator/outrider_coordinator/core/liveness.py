@@ -54,13 +54,16 @@ def went_silent(state: State, effects: Effects, agent: Agent) -> None:
     """Contact with an agent is lost. Once that happens to half the fleet at once, we suspect ourselves."""
     watch, settings = state.watch, state.settings
     watch.silent.append((state.now_us, agent.id))
-    while watch.silent[0][0] < state.now_us - ALARM_WINDOW_US:
+    while not watch.is_alarmed and watch.silent[0][0] < state.now_us - ALARM_WINDOW_US:
         watch.silent.popleft()
-    missing = sorted({agent_id for _, agent_id in watch.silent if _is_missing(state, agent_id)})
-    if len(missing) < ALARM_AGENTS_MIN or watch.is_alarmed or state.now_us < watch.next_alarm_us:
+        watch.look_at = ALARM_AGENTS_MIN
+    if watch.is_alarmed or state.now_us < watch.next_alarm_us or len(watch.silent) < watch.look_at:
         return
+    # The next look comes when there are an eighth more, so that the silence of thousands costs a few looks.
+    watch.look_at = len(watch.silent) + max(1, len(watch.silent) // 8)
+    missing = {agent_id for _, agent_id in watch.silent if _is_missing(state, agent_id)}
     online = sum(other.is_online for other in state.agents.values())
-    if len(missing) < ALARM_SHARE * (online + len(missing)):
+    if len(missing) < max(ALARM_AGENTS_MIN, ALARM_SHARE * (online + len(missing))):
         return
     watch.is_alarmed, watch.held_count = True, 0
     watch.alarm_until_us = state.now_us + settings.alarm_hold_us
@@ -74,7 +77,10 @@ def went_silent(state: State, effects: Effects, agent: Agent) -> None:
 
 def heard_again(state: State, effects: Effects) -> None:
     """An agent is back. When all are that the alarm was for, it is over before its time."""
-    if state.watch.is_alarmed and not any(_is_missing(state, agent_id) for _, agent_id in state.watch.silent):
+    watch = state.watch
+    while watch.is_alarmed and watch.silent and not _is_missing(state, watch.silent[0][1]):
+        watch.silent.popleft()
+    if watch.is_alarmed and not watch.silent:
         _recovered(state, effects, "every agent is back")
 
 
@@ -115,4 +121,6 @@ def _is_missing(state: State, agent_id: str) -> bool:
 
 def _recovered(state: State, effects: Effects, text: str) -> None:
     state.watch.is_alarmed, state.watch.alarm_until_us = False, 0
+    state.watch.silent.clear()
+    state.watch.look_at = ALARM_AGENTS_MIN
     state.agent_event(effects, EventType.FLEET_RECOVERED, "", text=text)

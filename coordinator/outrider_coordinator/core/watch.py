@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Watch:
-    """``silent`` are (time, agent id) of those that went out of contact lately. Times are 0 until there was one."""
+    """``silent`` are (time, agent id) of those that went out of contact lately; at ``look_at`` of them it is asked how
+    much of the fleet that is. Times are 0 until there was one.
+    """
 
     silent: deque[tuple[int, str]] = field(default_factory=deque)
     is_alarmed: bool = False
@@ -16,3 +18,4 @@ class Watch:
     next_alarm_us: int = 0
     paused_us: int = 0
     held_count: int = 0
+    look_at: int = 3
