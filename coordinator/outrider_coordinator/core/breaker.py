@@ -300,7 +300,7 @@ def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, re
 def _eased(state: State, breaker: Breaker) -> None:
     """It may let more through than before: whoever it held up is looked at again."""
     if breaker.system:
-        state.queue.ask_again()
+        state.limits.is_changed = True
         return
     agent = state.agents.get(breaker.agent_id)
     if agent is not None:
