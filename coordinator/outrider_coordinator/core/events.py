@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
-from outrider_coordinator.core.spec import Spec
+from outrider_coordinator.core.spec import Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
 ReplyTo = Callable[[Any], None]
@@ -30,6 +30,9 @@ class Submission:
     client_id: str = ""
     trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
+    dependency_conditions: tuple[Condition, ...] = ()
+    dependency_keys: tuple[str, ...] = ()
+    retry_of_task_id: str = ""
 
 
 @dataclass(slots=True)
@@ -49,17 +52,28 @@ class TasksSubmitted:
 
 
 class RunMember(NamedTuple):
-    """One task of a graph; ``after_keys`` name others of the same graph."""
+    """One task of a graph. ``conditions`` and ``after_ids`` stand beside ``after_keys``.
+
+    Empty ``conditions`` mean SUCCESS for all. An id in ``after_ids`` names a task by itself, the key is then only what
+    its result is called; where it is empty, the key is one of the same run.
+    """
 
     task_id: str
     key: str
     spec: Spec
     after_keys: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+    after_ids: tuple[str, ...] = ()
+    phase: int = 0
+    milestone: str = ""
 
 
 @dataclass(slots=True)
 class RunSubmitted:
-    """A graph arrived; `graph.check` found its shape right. Reply: Accepted or Refused."""
+    """A graph arrived; `graph.check` found its shape right. Reply: Accepted, Refused or `NeedTasks`.
+
+    ``ended`` gives the states of tasks named in ``after_ids`` that the store knows as terminal.
+    """
 
     run_id: str
     namespace: str
@@ -72,6 +86,35 @@ class RunSubmitted:
     client_id: str = ""
     trace: Trace = NO_TRACE
     known_request: tuple[str, bytes] | None = None
+    fails_fast: bool = False
+    max_parallel: int = 0
+    is_sequential: bool = False
+    retry_of_run_id: str = ""
+    ended: dict[str, TaskState] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TasksAdded:
+    """Tasks for a run that is not over. Reply: `Accepted` with ``run id/part number``, Refused or `NeedTasks`."""
+
+    run_id: str
+    namespace: str
+    members: list[RunMember]
+    reply: ReplyTo
+    request_id: str = ""
+    digest: bytes = b""
+    parent_task_id: str = ""
+    known_request: tuple[str, bytes] | None = None
+    ended: dict[str, TaskState] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunCancelRequested:
+    """Somebody wants what is open of a run cancelled. Reply: how many tasks that decides."""
+
+    run_id: str
+    message: str
+    reply: ReplyTo
 
 
 @dataclass(slots=True)
@@ -283,6 +326,8 @@ class Ticked:
 Event = (
     TasksSubmitted
     | RunSubmitted
+    | TasksAdded
+    | RunCancelRequested
     | CancelRequested
     | Answered
     | SessionOpened

@@ -60,8 +60,10 @@ def status_word(agent: Agent) -> str:
 
 def _pending(task: Task, now_us: int) -> Explanation:
     if task.waiting_for:
-        waiting = sorted(task.waiting_for)
-        summary = f"waits for {len(waiting)} of {len(task.dependency_ids)} dependencies to succeed"
+        waiting = sorted(other for other in task.waiting_for if other != task.run_id)
+        summary = f"waits for {len(waiting)} of {len(task.dependency_ids)} dependencies to end"
+        if not waiting:
+            summary = "waits for the phases of its run before its own"
         return Explanation(task.state, summary, waiting_for=waiting)
     seconds = max(0, task.ready_us - now_us) / 1e6
     cause = f"attempt {task.attempts_made} failed; the next try" if task.attempts_made else "its start time"

@@ -26,6 +26,9 @@ class InsertTask(NamedTuple):
     trace_parent: str
     trace_state: str
     dependency_ids: tuple[str, ...]
+    dependency_conditions: tuple[int, ...]
+    dependency_keys: tuple[str, ...]
+    retry_of_task_id: str
     created_us: int
     state: int
     reason: int
@@ -94,7 +97,7 @@ class PutWait(NamedTuple):
 
 
 class PutRun(NamedTuple):
-    """A run, new or changed. ``counts`` are (state, count) of terminal tasks; ``ended_us`` 0 while it is open."""
+    """A run, new or changed. ``milestones`` are (name, time reached); ``ended_us`` 0 while it is open."""
 
     id: str
     namespace: str
@@ -102,14 +105,39 @@ class PutRun(NamedTuple):
     description: str
     created_us: int
     ended_us: int
-    task_ids: tuple[str, ...]
-    task_keys: tuple[str, ...]
-    counts: tuple[tuple[int, int], ...]
+    milestones: tuple[tuple[str, int], ...]
     request_id: str
     digest: bytes
     client_id: str
     trace_parent: str
     trace_state: str
+    retry_of_run_id: str
+    fails_fast: bool
+    max_parallel: int
+    is_sequential: bool
+    stop_reason: int
+    stop_message: str
+
+
+class InsertRunPart(NamedTuple):
+    """Tasks that entered a run together, in order: part 0 with its submit, later ones added.
+
+    ``phases``, ``milestones`` and ``weights`` stand beside ``task_ids``; empty means phase 0, none, and weight 1.
+    ``request_id`` and ``digest`` are those of an addition.
+    """
+
+    run_id: str
+    number: int
+    namespace: str
+    task_ids: tuple[str, ...]
+    task_keys: tuple[str, ...]
+    phases: tuple[int, ...]
+    milestones: tuple[str, ...]
+    weights: tuple[float, ...]
+    parent_task_id: str
+    request_id: str
+    digest: bytes
+    created_us: int
 
 
 class PutAgent(NamedTuple):
@@ -224,6 +252,7 @@ Write = (
     | PutAttempt
     | PutWait
     | PutRun
+    | InsertRunPart
     | PutAgent
     | DeleteAgent
     | PutOutbox
@@ -239,6 +268,11 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
         return UpdateTask._make((task.id, *_changing(task)))
+    return inserted(task)
+
+
+def inserted(task: Task) -> InsertTask:
+    """The row of a new task."""
     task.is_stored = True
     spec = task.spec
     return InsertTask._make(
@@ -258,6 +292,9 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.parent,
             task.trace.state,
             task.dependency_ids,
+            task.dependency_conditions,
+            task.dependency_keys,
+            task.retry_of_task_id,
             task.created_us,
             *_changing(task),
         )
@@ -330,14 +367,18 @@ def run_row(run: Run) -> PutRun:
         run.description,
         run.created_us,
         run.ended_us,
-        run.task_ids,
-        run.task_keys,
-        tuple(sorted((int(state), count) for state, count in run.counts.items())),
+        tuple((name, milestone.reached_us) for name, milestone in run.milestones.items()),
         run.request_id,
         run.digest,
         run.client_id,
         run.trace.parent,
         run.trace.state,
+        run.retry_of_run_id,
+        run.fails_fast,
+        run.max_parallel,
+        run.is_sequential,
+        int(run.stop_reason),
+        run.stop_message,
     )
 
 

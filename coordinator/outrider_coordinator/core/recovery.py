@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 
-from outrider_coordinator.core import deadlines, slots
+from outrider_coordinator.core import deadlines, outcome, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.errands import Decision
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.runs import hold_for_phase, stopping
 from outrider_coordinator.core.sessions import suspect
+from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, TaskState
+from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, Reason, TaskState
+
+#: How tasks ended, and why.
+Ends = Mapping[str, tuple[TaskState, Reason]]
+
+
+def _nothing_ended_badly(task_ids: list[str]) -> Ends:
+    """What a store says that has no ended tasks."""
+    return {}
 
 
 def restore(
@@ -23,8 +35,12 @@ def restore(
     runs: Iterable[Run],
     agents: Iterable[Agent],
     limits: Iterable[tuple[LimitKey, Pool]] = (),
+    ended: Callable[[list[str]], Ends] = _nothing_ended_badly,
 ) -> Effects:
     """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
+
+    ``runs`` come with `runs.enter` done for all their members; ``ended`` is asked once how tasks that are not open
+    ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
 
     Every agent that holds something is suspect from ``startup_hold_us`` on: it gets that long to say hello before its
     graces begin. Returns effects with the events this made; nothing is offered before the first step.
@@ -43,10 +59,11 @@ def restore(
     for attempt in attempts:
         _attach(state, attempt)
     named_limits.restored(state)
-    for task in state.tasks.values():
-        _link(state, task)
+    known = ended(_asked_for(state))
     for run in state.runs.values():
-        run.open_count = sum(task_id in state.tasks for task_id in run.task_ids)
+        _run(state, run, known)
+    for task in state.tasks.values():
+        _link(state, task, known)
     for agent in state.agents.values():
         _agent(state, effects, agent)
     state.requests.is_complete = False
@@ -71,14 +88,60 @@ def _attach(state: State, attempt: Attempt) -> None:
         slots.give_back(agent, attempt)
 
 
-def _link(state: State, task: Task) -> None:
+def _asked_for(state: State) -> list[str]:
+    """Tasks that are over and whose end still matters: for those that depend on them, and for milestones."""
+    pending = (task for task in state.tasks.values() if task.state is TaskState.PENDING)
+    wanted = {other: None for task in pending for other in task.dependency_ids if other not in state.tasks}
+    for run in state.runs.values():
+        wanted |= {task_id: None for task_id in run.milestone_of if task_id not in state.tasks}
+    return list(wanted)
+
+
+def _run(state: State, run: Run, ended: Ends) -> None:
+    """Count what is over, and go on with what was under way."""
+    run.open_count = 0
+    run.phase_open = {}
+    for task_id in run.members.values():
+        task = state.tasks.get(task_id)
+        if task is not None:
+            run.open_count += 1
+            run.weight_done -= task.spec.weight
+            if run.phases:
+                phase = run.phase_of(task_id)
+                run.phase_open[phase] = run.phase_open.get(phase, 0) + 1
+    run.weight_done += run.weight_total
+    for task_id, name in run.milestone_of.items():
+        run.milestones[name].succeeded_count += task_id in ended and ended[task_id][0] is TaskState.SUCCEEDED
+    if run.stop_reason:
+        state.errands.append(stopping(state, run, run.stop_reason, run.stop_message))
+
+
+def _link_pending(state: State, task: Task, ended: Ends) -> None:
+    """Wait for what is open. What decides against it ended before its consequences were written: they come now."""
+    conditions = task.dependency_conditions or repeat(Condition.SUCCESS)
+    labels = task.dependency_keys or task.dependency_ids
+    waiting_for: dict[str, Condition] = {}
+    for dependency_id, condition, label in zip(task.dependency_ids, conditions, labels, strict=False):
+        if dependency_id in state.tasks:
+            waiting_for[dependency_id] = condition
+            state.dependents.setdefault(dependency_id, []).append(task.id)
+            continue
+        end, reason = ended.get(dependency_id, (TaskState.SUCCEEDED, Reason.NONE))
+        against = outcome.unmet(condition, end, reason)
+        if against:
+            waiting_for[dependency_id] = condition
+            state.errands.append(Decision([task.id], {task.id: (label, end, against)}))
+    task.waiting_for = waiting_for or None
+    run = state.runs.get(task.run_id)
+    if run is not None and run.phases:
+        hold_for_phase(run, task)
+    if not task.waiting_for:
+        state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
+
+
+def _link(state: State, task: Task, ended: Ends) -> None:
     if task.state is TaskState.PENDING:
-        task.waiting_for = {other for other in task.dependency_ids if other in state.tasks}
-        for dependency_id in task.dependency_ids:
-            if dependency_id in task.waiting_for:
-                state.dependents.setdefault(dependency_id, []).append(task.id)
-        if not task.waiting_for:
-            state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
+        _link_pending(state, task, ended)
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
     deadlines.watch(state, task)

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.errands import Errand
 from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Run, Task
 from outrider_coordinator.core.queue import ReadyQueue
@@ -67,6 +68,7 @@ class State:
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)
+    errands: deque[Errand] = field(default_factory=deque)
     timers: list[Timer] = field(default_factory=list)
     offers: deque[tuple[int, Attempt]] = field(default_factory=deque)
     counts: list[int] = field(default_factory=lambda: [0] * (max(TaskState) + 1))
@@ -174,11 +176,10 @@ class State:
             )
         )
 
-    def run_event(self, effects: Effects, kind: EventType, run: Run) -> None:
+    def run_event(self, effects: Effects, kind: EventType, run: Run, text: str = "", task_id: str = "") -> None:
         """Append an event about a run."""
-        effects.events.append(
-            InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, run_id=run.id, client_id=run.client_id)
-        )
+        event = InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, task_id, run.id, run.client_id)
+        effects.events.append(event._replace(text=text) if text else event)
         self.cursor_next += 1
 
     def agent_event(

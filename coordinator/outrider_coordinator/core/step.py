@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, control, deadlines, limits, reports, sessions, submission
+from outrider_coordinator.core import (
+    admission,
+    blockage,
+    breaker,
+    control,
+    deadlines,
+    limits,
+    reports,
+    sessions,
+    slices,
+    submission,
+)
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -16,9 +27,11 @@ from outrider_coordinator.core.events import (
     LimitDefined,
     OutcomesLoaded,
     ReportsReceived,
+    RunCancelRequested,
     RunSubmitted,
     SessionEnded,
     SessionOpened,
+    TasksAdded,
     TasksSubmitted,
     Ticked,
 )
@@ -61,6 +74,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
+    if state.errands:
+        slices.work(state, effects)
     if state.placement_is_due:
         place(state, effects)
     effects.sends.extend(effects.acks.values())
@@ -69,7 +84,9 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
 
 
 def next_due_us(state: State) -> int | None:
-    """When the next timer is due, None when there is none."""
+    """When the next timer is due, now when work is left over; None when there is nothing to wait for."""
+    if state.errands:
+        return state.now_us
     dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
     return min(dues, default=None)
 
@@ -87,7 +104,11 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
         case AttemptsReturned():
             control.attempts_returned(state, effects, event)
         case RunSubmitted():
-            submission.run_submitted(state, effects, event)
+            admission.run_submitted(state, effects, event)
+        case TasksAdded():
+            admission.tasks_added(state, effects, event)
+        case RunCancelRequested():
+            control.cancel_run(state, effects, event)
         case CancelRequested():
             verdicts = [control.cancel(state, effects, task_id, event.message) for task_id in event.task_ids]
             effects.sends.append(Reply(event.reply, verdicts))

@@ -1,0 +1,113 @@
+"""Runs as a whole: how many of their tasks are open, which phase is on, which milestones are reached, when they stop.
+
+It must not know how a task ends or becomes ready: it is told of ends, and leaves errands for what follows.
+
+Invariants: ``open_count`` is the number of members in memory; a phase begins when every task of all lower ones has
+ended (I9); a run that stops makes nothing ready any more; RUN_ENDED comes once, last.
+"""
+
+from __future__ import annotations
+
+from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.errands import Consequence, RunStop
+from outrider_coordinator.core.events import ReplyTo
+from outrider_coordinator.core.model import Milestone, Run, Task
+from outrider_coordinator.core.spec import Condition
+from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import EventType, Reason, TaskState
+
+_FAILURES = (TaskState.FAILED, TaskState.EXPIRED)
+
+
+def member_ended(state: State, effects: Effects, task: Task) -> None:
+    """A task of a run has just become terminal."""
+    run = state.runs.get(task.run_id)
+    if run is None:
+        return
+    run.open_count -= 1
+    run.weight_done += task.spec.weight
+    if run.milestone_of:
+        _count_milestone(state, effects, run, task)
+    if run.open_count == 0:
+        run.ended_us = state.now_us
+        state.run_event(effects, EventType.RUN_ENDED, run)
+        effects.runs[run.id] = run
+        return
+    if run.fails_fast and task.state in _FAILURES and not run.stop_reason:
+        message = f"task {task.run_key} ended {task.state.name} and the run fails fast"
+        stop(state, effects, run, Reason.RUN_FAILED, message)
+    if run.phase_open:
+        _count_phase(state, run, run.phase_of(task.id))
+
+
+def stop(state: State, effects: Effects, run: Run, reason: Reason, message: str, reply: ReplyTo | None = None) -> None:
+    """Cancel everything of a run that is open, last ones first; nothing of it becomes ready from now on."""
+    if not run.stop_reason:
+        run.stop_reason, run.stop_message = reason, message
+        effects.runs[run.id] = run
+    state.errands.append(stopping(state, run, reason, message, reply))
+
+
+def stopping(state: State, run: Run, reason: Reason, message: str, reply: ReplyTo | None = None) -> RunStop:
+    """The errand that cancels what is open of a run."""
+    open_ids = [task_id for task_id in reversed(run.members.values()) if task_id in state.tasks]
+    return RunStop(run, open_ids, reason, message, reply)
+
+
+def is_stopping(state: State, task: Task) -> bool:
+    """Whether the task's run is being cancelled."""
+    run = state.runs.get(task.run_id)
+    return run is not None and run.stop_reason is not Reason.NONE
+
+
+def hold_for_phase(run: Run, task: Task) -> None:
+    """Let a task of a later phase wait for its run."""
+    if run.phase_of(task.id) > run.phase:
+        if task.waiting_for is None:
+            task.waiting_for = {}
+        task.waiting_for[run.id] = Condition.ALWAYS
+
+
+def enter(
+    run: Run, task_ids: list[str], phases: list[int], milestones: tuple[str, ...], weights: tuple[float, ...]
+) -> None:
+    """Count new members that are open; ``milestones`` and ``weights`` are empty when there are none or all are 1."""
+    if any(phases) and not run.phase_open:
+        run.phase_open = {0: run.open_count} if run.open_count else {}
+    run.open_count += len(task_ids)
+    run.weight_total += sum(weights) if weights else len(task_ids)
+    if run.phase_open or any(phases):
+        for task_id, phase in zip(task_ids, phases, strict=True):
+            run.phase_open[phase] = run.phase_open.get(phase, 0) + 1
+            if phase:
+                run.phases[task_id] = phase
+    for task_id, name in zip(task_ids, milestones, strict=False):
+        if name:
+            run.milestone_of[task_id] = name
+            run.milestones.setdefault(name, Milestone()).task_count += 1
+
+
+def _count_milestone(state: State, effects: Effects, run: Run, task: Task) -> None:
+    name = run.milestone_of.get(task.id)
+    if name is None or task.state is not TaskState.SUCCEEDED:
+        return
+    milestone = run.milestones[name]
+    milestone.succeeded_count += 1
+    if milestone.succeeded_count == milestone.task_count and not milestone.reached_us:
+        milestone.reached_us = state.now_us
+        state.run_event(effects, EventType.RUN_MILESTONE, run, name)
+        effects.runs[run.id] = run
+
+
+def _count_phase(state: State, run: Run, phase: int) -> None:
+    """One task of a phase less; when that was the last one of the lowest phase, the next one begins."""
+    was = run.phase
+    run.phase_open[phase] -= 1
+    if run.phase_open[phase]:
+        return
+    del run.phase_open[phase]
+    begun = run.phase
+    if phase == was and begun != was:
+        waiting = [task_id for task_id, its in run.phases.items() if its == begun and task_id in state.tasks]
+        label = f"phase {was}"
+        state.errands.append(Consequence(run.id, label, TaskState.SUCCEEDED, Reason.NONE, waiting))
