@@ -56,8 +56,8 @@ def test_every_record_comes_back_as_it_was_written(store: SqliteStore, record: t
     @on_one_store
     @given(drawn(record, **FIELDS.get(record, {})))
     def check(row: Any) -> None:
-        key = row.cursor if record is records.InsertEvent else row[0]
-        if record in (records.InsertTask, records.InsertEvent) and key in seen:
+        key = row[:2] if record is records.InsertRunPart else row[0]
+        if record in (records.InsertTask, records.InsertEvent, records.InsertRunPart) and key in seen:
             return
         seen.add(key)
         store.commit([row])
