@@ -55,8 +55,9 @@ proto: $(STAMP) ## Generate the stubs in outrider/v1 from protos/
 	@$(BIN)/python protos/record_numbers.py
 
 .PHONY: docs
-docs: $(STAMP) ## Generate docs/settings.md from the code
+docs: $(STAMP) ## Generate docs/settings.md and docs/state-machines.md from the code
 	@$(BIN)/python docs/generate_settings.py docs/settings.md
+	@$(BIN)/python docs/generate_state_machines.py docs/state-machines.md
 
 .PHONY: verify
 verify: $(STAMP) ## Check that what is generated is what is committed
@@ -68,6 +69,8 @@ verify: $(STAMP) ## Check that what is generated is what is committed
 	@diff -u protos/numbers.txt $(GENERATED)/numbers.txt || { echo "run: make proto"; exit 1; }
 	@$(BIN)/python docs/generate_settings.py $(GENERATED)/settings.md
 	@diff -u docs/settings.md $(GENERATED)/settings.md || { echo "run: make docs"; exit 1; }
+	@$(BIN)/python docs/generate_state_machines.py $(GENERATED)/state-machines.md
+	@diff -u docs/state-machines.md $(GENERATED)/state-machines.md || { echo "run: make docs"; exit 1; }
 
 .PHONY: coverage
 coverage: $(STAMP) ## Show which branches of the decision core its pure tests do not take

@@ -24,7 +24,7 @@ from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
 from outrider.transport.tickets import Ticket
 from outrider.v1 import run_service_pb2
-from outrider.work import Options, command_spec, function_name
+from outrider.work import Options, Seconds, command_spec, function_name, seconds
 
 __all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
 
@@ -130,6 +130,15 @@ class TaskHandle(Generic[Value]):
     async def answer(self, value: Any, key: str = "") -> str:
         """Resolve what it waits for (``key`` empty: whatever that is) with a JSON value; the key resolved."""
         return await operations.answer(self._connection, await self.accepted(), value, key)
+
+    async def extend(self, duration: Seconds, key: str = "") -> str:
+        """Grant more running time to what asks for it; the key resolved."""
+        task_id = await self.accepted()
+        return await operations.answer(self._connection, task_id, "yes", key, granted_s=seconds(duration))
+
+    async def refuse(self, text: str = "", key: str = "") -> str:
+        """End what it waits for without it; the task is told why. The key resolved."""
+        return await operations.answer(self._connection, await self.accepted(), text, key, refuse=True)
 
     async def explain(self) -> views.Explanation:
         """Why it is where it is, agent by agent."""

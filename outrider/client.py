@@ -31,7 +31,7 @@ from outrider.transport.encoding import CallEncoder
 from outrider.transport.loop_thread import LoopThread
 from outrider.transport.tickets import Ticket
 from outrider.v1 import run_service_pb2, task_pb2
-from outrider.work import Options, command_spec, function_name
+from outrider.work import Options, Seconds, command_spec, function_name, seconds
 
 __all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
 
@@ -190,6 +190,15 @@ class TaskHandle(Generic[Value]):
     def answer(self, value: Any, key: str = "") -> str:
         """Resolve what it waits for (``key`` empty: whatever that is) with a JSON value; the key resolved."""
         return self._link.thread.run(operations.answer(self._link.connection, self.id, value, key))
+
+    def extend(self, duration: Seconds, key: str = "") -> str:
+        """Grant more running time to what asks for it; the key resolved."""
+        granted = operations.answer(self._link.connection, self.id, "yes", key, granted_s=seconds(duration))
+        return self._link.thread.run(granted)
+
+    def refuse(self, text: str = "", key: str = "") -> str:
+        """End what it waits for without it; the task is told why. The key resolved."""
+        return self._link.thread.run(operations.answer(self._link.connection, self.id, text, key, refuse=True))
 
     def explain(self) -> views.Explanation:
         """Why it is where it is, agent by agent."""

@@ -12,6 +12,7 @@ __all__ = [
     "AgentNameTaken",
     "AgentRemoved",
     "BlockedTimeout",
+    "Deadlock",
     "Draining",
     "FieldViolation",
     "GraphCycle",
@@ -33,6 +34,8 @@ __all__ = [
     "TooLarge",
     "Unauthenticated",
     "Unreachable",
+    "WaitFailed",
+    "WaitRefused",
     "WatchTooSlow",
 ]
 
@@ -165,6 +168,24 @@ class BlockedTimeout(OutriderError):
     """Raised inside a task: nobody resolved the wait within the time the task gave."""
 
     reason, code = "BLOCKED_TIMEOUT", "DEADLINE_EXCEEDED"
+
+
+class WaitFailed(OutriderError):
+    """Raised inside a task: a wait ended without what it waited for."""
+
+    reason, code = "WAIT_FAILED", "FAILED_PRECONDITION"
+
+
+class Deadlock(WaitFailed):
+    """Raised inside a task: the wait could never end, because what it waits for waits for this task in turn."""
+
+    reason = "DEADLOCK"
+
+
+class WaitRefused(WaitFailed):
+    """Raised inside a task: somebody refused what it waits for."""
+
+    reason = "WAIT_REFUSED"
 
 
 class TaskNotSucceeded(OutriderError):

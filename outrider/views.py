@@ -55,12 +55,22 @@ class Wait:
     kind: str
     text: str
     options: tuple[str, ...] = ()
+    #: When it was asked, and when its budget ends; None where that is not known, or there is none.
+    opened: dt.datetime | None = None
+    expires: dt.datetime | None = None
 
     @classmethod
     def read(cls, message: task_pb2.BlockedReason) -> Wait:
         """From the wire."""
         kind = message.WhichOneof("reason") or "clarification"
-        return cls(message.key, kind, wait_text(message), tuple(message.clarification.options))
+        return cls(
+            message.key,
+            kind,
+            wait_text(message),
+            tuple(message.clarification.options),
+            read_time(message.open_time) if message.HasField("open_time") else None,
+            read_time(message.expire_time) if message.HasField("expire_time") else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,8 @@ def read_time(stamp: Timestamp) -> dt.datetime:
 def wait_text(message: task_pb2.BlockedReason) -> str:
     """What is waited for, in one line."""
     kind = message.WhichOneof("reason")
+    if kind == "dependency" and message.dependency.HasField("resource"):
+        return f"limit {message.dependency.resource.key}"
     if kind == "dependency":
         return f"task {message.dependency.required_task_id}"
     if kind == "external":

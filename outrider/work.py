@@ -13,8 +13,11 @@ from typing import Any
 
 import msgspec
 
+from outrider import wait_budgets
+from outrider.claims import Claim
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
+from outrider.wait_budgets import WaitBudget
 
 __all__ = [
     "PRIORITIES",
@@ -47,6 +50,13 @@ class Options:
     agent is out of contact, and an ``at_most_once`` task is never started a second time; ``after`` takes handles or ids
     of tasks that must succeed first, and ``inputs_argument`` names the keyword argument that receives their results by
     id; ``request_id`` makes a repeated submit return the same task.
+
+    ``limits`` (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"`` for units, or a `Claim`) are held, all or none, while
+    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once.
+
+    ``wait_budgets`` say by kind (dependency, external, complexity, clarification, any) how long a wait may last and
+    what happens then: ``{"clarification": "10m:move"}``, seconds, or a `WaitBudget`. ``extension_max`` of running time
+    is granted, all in all, without asking anybody when the task needs more.
     """
 
     title: str = ""
@@ -67,6 +77,10 @@ class Options:
     not_before: dt.datetime | None = None
     weight: float = 0.0
     estimated_duration: Seconds | None = None
+    limits: Sequence[str | Claim] = ()
+    write_scopes: Sequence[str] = ()
+    wait_budgets: Mapping[str, WaitBudget | str | float | dt.timedelta] | None = None
+    extension_max: Seconds | None = None
     after: Sequence[Any] = ()
     inputs_argument: str = ""
     request_id: str = ""
@@ -94,7 +108,15 @@ class Options:
             raise InvalidRequest(f"attempts counts tries, the first too; it cannot be {self.attempts}")
         if self.attempts:
             spec.retry.max_attempts = self.attempts
+        for claim in map(_claim, self.limits):
+            spec.limits.add(key=claim.key, shared=claim.shared, units=claim.units)
+        spec.write_scopes.extend(self.write_scopes)
         spec.exclusive, spec.at_most_once = self.exclusive, self.at_most_once
+        if self.wait_budgets:
+            wait_budgets.apply(self.wait_budgets, spec)
+        if self.extension_max is not None:
+            extension = dt.timedelta(seconds=seconds(self.extension_max))
+            spec.wait_policies.extension_max_duration.FromTimedelta(extension)
         self._apply_times(spec)
         return spec
 
@@ -118,6 +140,10 @@ class Options:
 
 
 _DEFAULT = Options()
+
+
+def _claim(claim: str | Claim) -> Claim:
+    return Claim.parse(claim) if isinstance(claim, str) else claim.checked()
 
 
 def priority_number(priority: int | str) -> int:

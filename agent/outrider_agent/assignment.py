@@ -15,9 +15,11 @@ from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
 from outrider_agent import sweep
 from outrider_agent.core.board import Attempt
+from outrider_agent.frames import from_resolution
 from outrider_agent.reports import Narrator
 from outrider_agent.trees import KillLadder
 
+_AGREES = frozenset((b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'))
 _RECEIVE_KIND = 4  # OpenTelemetry's SpanKind CONSUMER
 
 
@@ -46,6 +48,7 @@ class Dossier(msgspec.Struct, eq=False):
     timeout_us: int
     silence_us: int
     remaining_us: int
+    is_exclusive: bool
     received_ns: int
     parent: tracing.TraceParent | None
     span: tracing.TraceParent | None
@@ -70,6 +73,17 @@ class Dossier(msgspec.Struct, eq=False):
     def is_bounded(self) -> bool:
         """Whether some time of the attempt is limited."""
         return bool(self.timeout_us or self.silence_us or self.remaining_us)
+
+    def grant(self, resolve: messages.Resolve) -> int:
+        """How much longer the attempt may run by a resolution, in microseconds; nothing when it comes again."""
+        asked_s = self.more_time.pop(resolve.wait_key, None)
+        if asked_s is None or not self.timeout_us:
+            return 0
+        # A coordinator that does not say how much grants what was asked for.
+        agreed_s = asked_s if resolve.data.strip().lower() in _AGREES and not resolve.error_reason else 0.0
+        more_us = int((resolve.granted_s or agreed_s) * 1e6)
+        self.timeout_us += more_us
+        return more_us
 
 
 def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Origin, now_ns: int) -> Dossier | None:
@@ -101,7 +115,18 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     if tracestate:
         environment[tracing.TRACESTATE] = tracestate
     scratch = f"{origin.scratch_directory}/{key}"
-    run = messages.Run(key, work, task_id, number, _inputs(assignment), environment, scratch, traceparent, tracestate)
+    run = messages.Run(
+        key,
+        work,
+        task_id,
+        number,
+        _inputs(assignment),
+        environment,
+        scratch,
+        traceparent,
+        tracestate,
+        *(_carried(key, assignment) if number > 1 else ()),
+    )
     is_prefetched = not is_command and assignment.prefetched
     attempt = Attempt(key, task_id, number, fence, is_prefetched, is_command)
     narrator = Narrator(task_id, number, fence, traceparent)
@@ -109,7 +134,7 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     silence_us = _microseconds(spec.stall_timeout) if spec.HasField("stall_timeout") else 0
     remaining_us = _microseconds(assignment.remaining_duration) if assignment.HasField("remaining_duration") else 0
     bounds = (timeout_us, silence_us, remaining_us)
-    return Dossier(attempt, run, narrator, attempt_key, *bounds, now_ns, parent, span)
+    return Dossier(attempt, run, narrator, attempt_key, *bounds, spec.exclusive, now_ns, parent, span)
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:
@@ -148,6 +173,12 @@ def _inputs(assignment: agent_service_pb2.Assignment) -> list[messages.Input]:
     if not inputs:
         return []
     return [messages.Input(one.key, one.task_id, one.result.data, one.result.content_type) for one in inputs]
+
+
+def _carried(key: int, assignment: agent_service_pb2.Assignment) -> tuple[list[messages.Resolve], list[str]]:
+    """What attempts before this one were answered, and what they waited for in vain."""
+    answers = [msgspec.structs.replace(from_resolution(one), key=key) for one in assignment.earlier_answers]
+    return answers, [one.key for one in assignment.expired_waits]
 
 
 def _microseconds(budget: Duration) -> int:

@@ -75,6 +75,7 @@ class Conversation:
         self._revokes: list[Ref] = []
         self._spans: list[messages.Span] = []
         self._workers_shown: list[wire.WorkerInfo] = []
+        self._greeted_us = 0
         known = state.known()
         session.store_id, session.coordinator_epoch = known.store_id, known.coordinator_epoch
 
@@ -215,6 +216,7 @@ class Conversation:
         for refs in self._outboxes.held.values():
             held += [(ref, State.CLOSED) for ref in refs]
         hello = frames.hello(self._identity, session.store_id, session.coordinator_epoch, held, self._outboxes.ranges())
+        self._greeted_us = clock.boot_us()
         self._link.send(Kind.DATA, hello)
 
     def _ended(self, end: End) -> None:
@@ -256,7 +258,12 @@ class Conversation:
             reason = cancel.reason or task_pb2.TASK_REASON_CANCEL_REQUESTED
             self._runner.cancel(refs, cancel.message, is_fenced=cancel.fenced, grace_s=grace_s, reason=reason)
         elif kind == "answer":
-            self._runner.answer(frames.from_ref(response.answer.ref), frames.from_answer(response.answer))
+            self._runner.answer(
+                frames.from_ref(response.answer.ref), frames.from_resolution(response.answer.resolution)
+            )
+        elif kind == "lease":
+            lease = response.lease
+            self._runner.lease.renewed(lease.boottime_ns // 1000, lease.lease_duration.ToMicroseconds())
         elif kind in ("pause", "resume"):
             # The coordinator sends nothing while an agent is paused; what was sent before is still run.
             self.is_paused = kind == "pause"
@@ -276,6 +283,7 @@ class Conversation:
         _logger.info("connected to %s", session.address)
         self._state.remember(Known(session.store_id, session.coordinator_epoch))
         self.is_paused = welcome.paused
+        self._runner.lease.renewed(self._greeted_us, welcome.lease_duration.ToMicroseconds())
         self._judged(welcome)
         applied = {one.outbox_id: one.applied_seq for one in welcome.applied}
         self._runner.acknowledged(self._outboxes.rewind(applied))

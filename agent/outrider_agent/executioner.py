@@ -37,7 +37,12 @@ class Executioner:
         self._pool, self._own_pids = pool, own_pids
 
     def kill(self, dossier: Dossier, verdict: messages.Failed, grace_s: float | None) -> bool:
-        """Start the ladder. False when the attempt is being killed already, or has ended; the first verdict counts."""
+        """Start the ladder. False when the attempt is being killed already, or has ended; the first verdict counts.
+
+        A shorter grace counts also for one that is being killed already.
+        """
+        if dossier.ladder is not None and grace_s is not None:
+            dossier.ladder.hurry(grace_s)
         if dossier.ladder is not None or dossier.is_cleaning:
             return False
         worker = self._pool.workers.get(dossier.attempt.worker_id)

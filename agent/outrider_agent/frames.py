@@ -131,9 +131,8 @@ def from_ref(ref: wire.AttemptRef) -> Ref:
     return ref.task_id, ref.attempt, ref.fence
 
 
-def from_answer(answer: wire.Answer) -> messages.Resolve:
-    """The resolution as a worker gets it, the key of the attempt still missing."""
-    resolution = answer.resolution
+def from_resolution(resolution: task_pb2.Resolution) -> messages.Resolve:
+    """A resolution as a worker gets it, the key of the attempt still missing."""
     return messages.Resolve(
         key=0,
         wait_key=resolution.key,
@@ -141,6 +140,9 @@ def from_answer(answer: wire.Answer) -> messages.Resolve:
         content_type=resolution.answer.content_type,
         dependency_state=resolution.dependency_state,
         resolved_by=resolution.resolved_by,
+        granted_s=seconds(resolution.granted_duration),
+        error_reason=resolution.error.reason,
+        error_message=resolution.error.message,
     )
 
 

@@ -20,7 +20,7 @@ from outrider.worker import messages
 from outrider_agent import wire
 
 #: The arms of WorkerMessage.message, in the order of their numbers.
-_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED = BLOCK_KEYS[10:17]
+_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED, _ANSWER_GIVEN = BLOCK_KEYS[10:18]
 
 
 class Narrator:
@@ -77,7 +77,7 @@ def _progress(message: messages.Progress) -> bytes:
 def _blocked(message: messages.Blocked) -> bytes:
     body = task_pb2.BlockedReason(key=message.wait_key, context=message.context, keeps_running=message.keeps_running)
     if message.kind == "dependency":
-        body.dependency.required_task_id = message.required_task_id
+        _depends(body.dependency, message)
     elif message.kind == "external":
         body.external.system, body.external.issue = message.system, message.issue
         if message.retry_time_ns:
@@ -88,6 +88,20 @@ def _blocked(message: messages.Blocked) -> bytes:
     else:
         body.clarification.question = message.question
         body.clarification.options.extend(message.options)
+    return body.SerializeToString()
+
+
+def _depends(body: task_pb2.DependencyWait, message: messages.Blocked) -> None:
+    if message.resource:
+        body.resource.key, body.resource.shared = message.resource, message.resource_shared
+        body.resource.units = message.resource_units
+    else:
+        body.required_task_id = message.required_task_id
+
+
+def _answer_given(message: messages.AnswerGiven) -> bytes:
+    answer = task_pb2.Payload(data=message.data, content_type=message.content_type)
+    body = worker_message_pb2.AnswerGiven(task_id=message.task_id, key=message.wait_key, answer=answer)
     return body.SerializeToString()
 
 
@@ -135,6 +149,7 @@ Report = (
     | messages.Progress
     | messages.Blocked
     | messages.Unblocked
+    | messages.AnswerGiven
     | messages.LogOutput
     | messages.Completed
     | messages.Failed
@@ -146,6 +161,7 @@ _ARMS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
     messages.Progress: (_PROGRESS, _progress),
     messages.Blocked: (_BLOCKED, _blocked),
     messages.Unblocked: (_UNBLOCKED, _unblocked),
+    messages.AnswerGiven: (_ANSWER_GIVEN, _answer_given),
     messages.LogOutput: (_LOG, _log),
     messages.Completed: (_COMPLETED, _completed),
     messages.Failed: (_FAILED, _failed),

@@ -14,12 +14,15 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
-from outrider_agent import clock
+from outrider_agent import clock, endings
 from outrider_agent.assignment import Dossier, Origin, open_dossier, receive_span
 from outrider_agent.core.board import Admission, Attempt, Board, Limits, Returned, State, Unstarted
-from outrider_agent.core.budgets import Bound, Budgets
+from outrider_agent.core.budgets import Budgets
+from outrider_agent.core.lease import Lease
 from outrider_agent.executioner import Executioner
 from outrider_agent.outlet import Outlet, Ref
 from outrider_agent.pool import Pool, WorkerProcess
@@ -27,7 +30,8 @@ from outrider_agent.reporter import Reporter
 
 _logger = logging.getLogger(__name__)
 
-_GRANTED = {b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'}
+#: From SIGTERM to SIGKILL of an exclusive attempt that may not run any more: less than the coordinator's margin.
+LEASE_GRACE_S = 0.5
 
 
 class Runner:
@@ -51,6 +55,7 @@ class Runner:
         self._reporter = reporter
         self._wake = wake
         self._budgets = Budgets()
+        self.lease = Lease()
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
         self._last_key = 0
         #: What each message of a worker about one attempt leads to.
@@ -60,6 +65,7 @@ class Runner:
             messages.LogOutput: self._logged,
             messages.Blocked: self._blocked,
             messages.Unblocked: self._unblocked,
+            messages.AnswerGiven: self._answered_another,
             messages.Completed: self._last_word,
             messages.Failed: self._failed,
         }
@@ -95,6 +101,8 @@ class Runner:
                     self.dossiers[attempt.key] = dossier
                     if dossier.remaining_us:
                         self._budgets.assigned(attempt.key, dossier.remaining_us, clock.boot_us())
+                    if dossier.is_exclusive:
+                        self.lease.add(attempt.key)
                     accepted.append(attempt)
                 elif answer is Admission.DUPLICATE:
                     # As it is here, not begun: it is answered whatever the first one has reported.
@@ -128,7 +136,8 @@ class Runner:
         text = message or "cancelled"
         for attempt in self._find(refs):
             self.dossiers[attempt.key].is_silent |= is_fenced
-            self._stop(attempt, reason, text, grace_s)
+            is_urgent = is_fenced and self.dossiers[attempt.key].is_exclusive
+            self._stop(attempt, reason, text, LEASE_GRACE_S if is_urgent else grace_s)
         self._wake()
 
     def _stop(self, attempt: Attempt, reason: int, message: str, grace_s: float | None = None) -> None:
@@ -148,17 +157,8 @@ class Runner:
         if attempt is None or attempt.state is State.CLOSED or not attempt.worker_id:
             return
         dossier = self.dossiers[attempt.key]
-        more_s = dossier.more_time.pop(resolve.wait_key, 0.0)
-        if more_s and resolve.data.strip().lower() in _GRANTED:
-            self._budgets.extend(attempt.key, int(more_s * 1e6))
-        order = messages.Resolve(
-            attempt.key,
-            resolve.wait_key,
-            resolve.data,
-            resolve.content_type,
-            resolve.dependency_state,
-            resolve.resolved_by,
-        )
+        self._budgets.extend(attempt.key, dossier.grant(resolve))
+        order = msgspec.structs.replace(resolve, key=attempt.key)
         if resolve.wait_key not in attempt.waits or self.board.answered(attempt.key):
             self._pool.send(attempt.worker_id, order)
         else:
@@ -261,6 +261,11 @@ class Runner:
         dossier.more_time.pop(message.wait_key, None)
         self._reporter.report(dossier, message)
 
+    def _answered_another(
+        self, worker: WorkerProcess, dossier: Dossier, message: messages.AnswerGiven, now_us: int
+    ) -> None:
+        self._reporter.report(dossier, message)
+
     def _failed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Failed, now_us: int) -> None:
         worker.last_error = message.message
         self._last_word(worker, dossier, message, now_us)
@@ -288,7 +293,7 @@ class Runner:
 
     def _kill(self, attempt: Attempt, reason: int, message: str, grace_s: float | None) -> None:
         dossier = self.dossiers[attempt.key]
-        if self._executioner.kill(dossier, _stopped(attempt.key, 0, reason, message), grace_s):
+        if self._executioner.kill(dossier, endings.stopped(attempt.key, 0, reason, message), grace_s):
             self._budgets.drop(attempt.key)
 
     def _said_stop(self, dossier: Dossier, grace_s: float) -> None:
@@ -305,10 +310,9 @@ class Runner:
 
     def _end(self, dossier: Dossier, now_us: int) -> None:
         """Report the attempt's outcome and free its place."""
-        outcome = _outcome(dossier)
+        outcome = endings.outcome(dossier)
         key = dossier.attempt.key
-        if dossier.is_bounded:
-            self._budgets.drop(key)
+        self._free(dossier)
         self.board.closed(key, now_us)
         if dossier.span is not None:
             self._trace(dossier, outcome)
@@ -326,9 +330,15 @@ class Runner:
             self._forget(attempt.key, clock.boot_us())
 
     def _forget(self, key: int, now_us: int) -> None:
-        if self.dossiers.pop(key).is_bounded:
-            self._budgets.drop(key)
+        self._free(self.dossiers.pop(key))
         self.board.acknowledged(key, now_us)
+
+    def _free(self, dossier: Dossier) -> None:
+        """No clock counts for the attempt any more."""
+        if dossier.is_bounded:
+            self._budgets.drop(dossier.attempt.key)
+        if dossier.is_exclusive:
+            self.lease.drop(dossier.attempt.key)
 
     def _withdraw(self, attempt: Attempt, fate: Unstarted) -> None:
         worker_id = attempt.worker_id
@@ -342,7 +352,7 @@ class Runner:
         for key, fate in returned.fates:
             dossier = self.dossiers[key]
             if fate is Unstarted.CANCEL and dossier.stop is not None:
-                dossier.last_word = _stopped(key, clock.wall_ns(), *dossier.stop)
+                dossier.last_word = endings.stopped(key, clock.wall_ns(), *dossier.stop)
                 self._ended_for_good(dossier)
                 continue
             if fate is Unstarted.REVOKE:
@@ -385,37 +395,10 @@ class Runner:
         for key, bound in self._budgets.expired(now_us, is_listening=not self._pool.is_hushed):
             dossier = self.dossiers.get(key)
             if dossier is not None:
-                self._stop(dossier.attempt, *_expiry(dossier, bound))
+                self._stop(dossier.attempt, *endings.expiry(dossier, bound))
+        for key in self.lease.ended(now_us):
+            text = "out of contact with the coordinator for longer than the lease of an exclusive task"
+            self._stop(self.dossiers[key].attempt, task_pb2.TASK_REASON_LEASE_EXPIRED, text, LEASE_GRACE_S)
 
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]
-
-
-def _expiry(dossier: Dossier, bound: Bound) -> tuple[int, str]:
-    """Reason and message of an attempt that has reached a bound."""
-    if bound is Bound.TIMEOUT:
-        text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
-        return task_pb2.TASK_REASON_TIMED_OUT, text
-    if bound is Bound.STALL:
-        text = f"the attempt reported nothing for {dossier.silence_us / 1e6:g} s; output and progress count as reports"
-        return task_pb2.TASK_REASON_STALLED, text
-    return task_pb2.TASK_REASON_DEADLINE_EXCEEDED, "the task's deadline has passed"
-
-
-def _stopped(key: int, time_ns: int, reason: int, message: str) -> messages.Failed:
-    """What an attempt reports that was not left to end by itself."""
-    recoverable = reason != task_pb2.TASK_REASON_CANCEL_REQUESTED
-    return messages.Failed(key, time_ns, reason, message, recoverable=recoverable)
-
-
-def _outcome(dossier: Dossier) -> messages.Completed | messages.Failed:
-    """What is reported in the end: a success always counts, a failure under the kill ladder is the ladder's."""
-    word, verdict = dossier.last_word, dossier.verdict
-    assert word is not None or verdict is not None, "an end without a cause"
-    if word is not None and (verdict is None or isinstance(word, messages.Completed)):
-        return word
-    assert verdict is not None
-    exit_code = word.exit_code if word is not None else None
-    return messages.Failed(
-        verdict.key, clock.wall_ns(), verdict.reason, verdict.message, verdict.recoverable, exit_code=exit_code
-    )

@@ -9,6 +9,7 @@ Invariant: `KillLadder.run` returns True only when neither the attempt's marker 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -91,20 +92,25 @@ class KillLadder:
         self._target = target
         self._markers = sweep.attempt_markers(target.attempt_key)
         self._seen: set[psutil.Process] = set()
+        self._deadline_s = float("inf")
+
+    def hurry(self, grace_s: float) -> None:
+        """SIGKILL after so long from now, unless it comes sooner."""
+        self._deadline_s = min(self._deadline_s, time.monotonic() + grace_s)
 
     async def run(self, grace_s: float) -> bool:
         """Climb it. True: nothing of the attempt is left; False: something outlived SIGKILL."""
-        deadline_s = time.monotonic() + grace_s
+        self.hurry(grace_s)
         await asyncio.to_thread(self._terminate)
-        await self._wait_ended(deadline_s)
+        await self._wait_ended()
         if self.ended.is_set() and not self._target.is_command:
             # The function has cleaned up; what it left running has nobody who waits for it.
-            deadline_s = min(deadline_s, time.monotonic() + LEFTOVER_GRACE_S)
+            self.hurry(LEFTOVER_GRACE_S)
             await asyncio.to_thread(sweep.send, self._markers, signal.SIGTERM)
-        while self.ended.is_set() and time.monotonic() < deadline_s:
+        while self.ended.is_set() and time.monotonic() < self._deadline_s:
             if not await asyncio.to_thread(self._left):
                 return True
-            await asyncio.sleep(min(_POLL_MAX_S, max(_POLL_FIRST_S, deadline_s - time.monotonic())))
+            await asyncio.sleep(min(_POLL_MAX_S, max(_POLL_FIRST_S, self._deadline_s - time.monotonic())))
         return await self._kill()
 
     async def _kill(self) -> bool:
@@ -118,11 +124,11 @@ class KillLadder:
             pause_s = min(_POLL_MAX_S, pause_s * 2)
         return False
 
-    async def _wait_ended(self, deadline_s: float) -> None:
-        try:
-            await asyncio.wait_for(self.ended.wait(), max(0.0, deadline_s - time.monotonic()))
-        except TimeoutError:
-            return
+    async def _wait_ended(self) -> None:
+        """Until it has ended or the deadline, which may come nearer meanwhile."""
+        while not self.ended.is_set() and (left_s := self._deadline_s - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), min(left_s, _POLL_MAX_S))
 
     # --- in a thread: each of these walks /proc ----------------------------------------------------------------
 

@@ -35,6 +35,8 @@ from outrider.v1 import (
     agent_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
+    limit_service_pb2,
+    limit_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
     task_service_pb2,
@@ -48,6 +50,7 @@ from outrider_coordinator.rpc.calls import Service, registry_of
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.fleet_service import FleetService
 from outrider_coordinator.rpc.ids import IdMaker
+from outrider_coordinator.rpc.limit_service import LimitService
 from outrider_coordinator.rpc.run_service import RunService
 from outrider_coordinator.rpc.specs import SpecReader, stored_spec
 from outrider_coordinator.rpc.task_service import TaskService
@@ -211,16 +214,18 @@ class _Daemon:
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, registry)
         run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, registry)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, registry)
+        limits = LimitService(engine)
+        limit_service_pb2_grpc.add_LimitServiceServicer_to_server(limits, registry)
         sessions = AgentService(engine, tracer)
         agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, registry)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        modules = (task_service_pb2, run_service_pb2, fleet_service_pb2, agent_service_pb2)
+        modules = (task_service_pb2, run_service_pb2, fleet_service_pb2, limit_service_pb2, agent_service_pb2)
         names = [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server, _Drain(checks, (tasks, runs, fleet, sessions))
+        return server, _Drain(checks, (tasks, runs, fleet, limits, sessions))
 
     def _bind(
         self, server: grpc.aio.Server, listen_on: list[Endpoint], credentials: grpc.ServerCredentials | None

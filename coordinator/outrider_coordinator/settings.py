@@ -10,7 +10,7 @@ import msgspec
 
 from outrider.errors import InvalidRequest
 from outrider.settings import setting
-from outrider_coordinator.core.settings import CoreSettings
+from outrider_coordinator.core.settings import CoreSettings, WaitBudgets
 from outrider_coordinator.core.spec import SECOND_US
 
 
@@ -54,11 +54,35 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         float,
         setting("After a start agents get this long to say hello before their graces begin.", unit="s", ge=0),
     ] = 25.0
-    breaker_failures: Annotated[int, setting("Failures of an agent in a row that open its circuit breaker.", ge=1)] = 5
+    breaker_failures: Annotated[
+        int, setting("Failures in a row that open a circuit breaker; fewer could be chance.", ge=1)
+    ] = 5
+    breaker_rate: Annotated[
+        float, setting("Share of failures among the samples of its window that opens a breaker.", ge=0.01, le=1)
+    ] = 0.5
+    breaker_window_s: Annotated[float, setting("How far back failures are held against anybody.", unit="s", ge=1)] = (
+        600.0
+    )
+    breaker_samples_min: Annotated[
+        int, setting("Samples before a share says anything, also when agents are compared with the fleet.", ge=2)
+    ] = 10
     breaker_reset_s: Annotated[
         float, setting("How long a breaker stays open at first; doubled with each further opening.", unit="s", ge=0.1)
     ] = 30.0
-    breaker_probe_successes: Annotated[int, setting("Probes that must succeed to close a breaker.", ge=1)] = 2
+    breaker_reset_max_s: Annotated[
+        float,
+        setting("Longest a breaker stays open: what was repaired must not wait for hours.", unit="s", ge=0.1),
+    ] = 600.0
+    half_open_tests: Annotated[
+        int, setting("Probes that must go well to close a breaker; one could be luck.", ge=1)
+    ] = 2
+    probe_time_s: Annotated[
+        float,
+        setting("A probe that still runs after this has gone well: long work holds nobody up.", unit="s", ge=0.1),
+    ] = 60.0
+    fails_everywhere: Annotated[
+        int, setting("A task that fails on so many different agents is at fault and is not tried again.", ge=2)
+    ] = 3
     queue_depth_max: Annotated[
         int, setting("Tasks that may be open at once; more are refused, so memory stays bounded.", ge=1)
     ] = 1_000_000
@@ -88,6 +112,15 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
             ge=0,
         ),
     ] = 250.0
+    wait_budget_dependency_s: Annotated[
+        float,
+        setting(
+            "How long a task may wait for another one or a limit when it does not say; 0: for ever.", unit="s", ge=0
+        ),
+    ] = 0.0
+    wait_budget_external_s: Annotated[float, setting("The same for outside systems.", unit="s", ge=0)] = 0.0
+    wait_budget_complexity_s: Annotated[float, setting("The same for a request for more time.", unit="s", ge=0)] = 0.0
+    wait_budget_clarification_s: Annotated[float, setting("The same for a question.", unit="s", ge=0)] = 0.0
     log_level: Annotated[str, setting("DEBUG, INFO, WARNING or ERROR.")] = "INFO"
 
 
@@ -108,10 +141,22 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         accept_timeout_us=_us(settings.accept_timeout_s),
         startup_hold_us=_us(settings.startup_hold_s),
         breaker_failures=settings.breaker_failures,
+        breaker_rate=settings.breaker_rate,
+        breaker_window_us=_us(settings.breaker_window_s),
+        breaker_samples_min=settings.breaker_samples_min,
         breaker_reset_us=_us(settings.breaker_reset_s),
-        breaker_probe_successes=settings.breaker_probe_successes,
+        breaker_reset_max_us=_us(settings.breaker_reset_max_s),
+        half_open_tests=settings.half_open_tests,
+        probe_time_us=_us(settings.probe_time_s),
+        fails_everywhere=settings.fails_everywhere,
         short_function_us=int(settings.short_function_ms * 1000),
         line_us=int(settings.line_ms * 1000),
+        wait_budgets=WaitBudgets(
+            _us(settings.wait_budget_dependency_s),
+            _us(settings.wait_budget_external_s),
+            _us(settings.wait_budget_complexity_s),
+            _us(settings.wait_budget_clarification_s),
+        ),
     )
 
 

@@ -161,7 +161,7 @@ class Follower:
             note += f" [{' / '.join(blocked.clarification.options)}]"
         output.say(f"the task {note}")
         if kind in ("clarification", "complexity"):
-            output.say(f"answer with: outrider task answer {output.short(self._task_id)} TEXT")
+            output.say(f"answer with: outrider answer {output.short(self._task_id)} TEXT")
 
     def _print(self, log: Any) -> None:
         from outrider.v1 import worker_message_pb2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import threading
 from collections.abc import Iterable
@@ -15,7 +16,12 @@ from outrider.cli.session import Session
 from outrider.errors import Unreachable
 
 EXAMPLES = ("outrider inbox", "outrider inbox --follow --json")
-NOTES = ("Every answer goes to a task: outrider task answer ID TEXT.",)
+NOTES = (
+    """KIND says what ends the wait: an answer (clarification), a grant of time (complexity: outrider answer ID
+    --extend 10m), an outside system, another task or a limit. LEFT is how long it may still last, where it has
+    a budget; then the task fails or moves on to another agent.""",
+    "Every answer goes to a task: outrider answer ID TEXT.",
+)
 #: How often --follow looks.
 LOOK_EVERY_S = 1.0
 _PAGE = 1000
@@ -72,8 +78,8 @@ def _show(waiting: _Waiting, *, as_json: bool) -> None:
         _print_json(waiting)
         return
     rows = [_row(task, wait) for task, wait in waiting]
-    output.table(("TASK", "KEY", "KIND", "WAITS FOR", "OPTIONS", "AGE", "TITLE"), rows)
-    output.say(f"answer with: outrider task answer {rows[0][0]} --key {rows[0][1]} TEXT")
+    output.table(("TASK", "KEY", "KIND", "WAITS FOR", "OPTIONS", "AGE", "LEFT", "TITLE"), rows)
+    output.say(f"answer with: outrider answer {rows[0][0]} --key {rows[0][1]} TEXT")
 
 
 def _row(task: Any, wait: Any) -> list[str]:
@@ -87,9 +93,26 @@ def _row(task: Any, wait: Any) -> list[str]:
         kind,
         wait_text(wait),
         options,
-        output.age(task.start_time),
+        output.age(wait.open_time),
+        _left(wait),
         task.spec.title,
     ]
+
+
+def _left(wait: Any) -> str:
+    """What is left of its budget; ``over`` when nothing is, empty when it has none."""
+    left_s = left_seconds(wait)
+    if left_s is None:
+        return ""
+    return output.span(left_s) if left_s > 0 else "over"
+
+
+def left_seconds(wait: Any) -> float | None:
+    """Seconds until the wait's budget ends, below 0 after that; None without a budget."""
+    if not wait.HasField("expire_time"):
+        return None
+    end = wait.expire_time.ToDatetime(tzinfo=dt.UTC)
+    return float((end - dt.datetime.now(dt.UTC)).total_seconds())
 
 
 def _print_json(waiting: Iterable[tuple[Any, Any]]) -> None:
@@ -104,5 +127,7 @@ def _print_json(waiting: Iterable[tuple[Any, Any]]) -> None:
             "options": list(wait.clarification.options),
             "title": task.spec.title,
             "context": wait.context,
+            "open_time": wait.open_time.ToJsonString() if wait.HasField("open_time") else None,
+            "left_s": left_seconds(wait),
         }
         print(json.dumps(facts), flush=True)

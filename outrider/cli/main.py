@@ -10,7 +10,7 @@ import typer
 
 import outrider
 from outrider import errors
-from outrider.cli import agent, coordinator, inbox, map_lines, options, output, run, submit, task, up
+from outrider.cli import agent, answer, coordinator, inbox, limit, map_lines, options, output, run, submit, task, up
 from outrider.cli.help import LITERAL, USAGE_ERROR, Commands, epilog, usage_lines
 from outrider.cli.session import Session
 
@@ -33,7 +33,9 @@ app.command("submit", examples=submit.EXAMPLES, notes=submit.NOTES, **_ARGV)(sub
 app.command("map", examples=map_lines.EXAMPLES, notes=map_lines.NOTES, **_ARGV)(map_lines.map_lines)
 app.add_typer(task.app, name="task", rich_help_panel=_LOOK)
 app.command("inbox", rich_help_panel=_LOOK, examples=inbox.EXAMPLES, notes=inbox.NOTES)(inbox.inbox)
+app.command("answer", rich_help_panel=_LOOK, examples=answer.EXAMPLES, notes=answer.NOTES)(answer.answer)
 app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
+app.add_typer(limit.app, name="limit", rich_help_panel=_LOOK)
 app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
 

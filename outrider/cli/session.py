@@ -71,6 +71,13 @@ class Session:
 
         return FleetServiceStub(self.channel)
 
+    @cached_property
+    def limits(self) -> Any:
+        """Stub of LimitService."""
+        from outrider.v1.limit_service_pb2_grpc import LimitServiceStub
+
+        return LimitServiceStub(self.channel)
+
     def client(self) -> Client:
         """A client of the SDK, for commands that submit."""
         from outrider.client import Client

@@ -18,6 +18,7 @@ from outrider.errors import InvalidRequest
 EXAMPLES = (
     "outrider submit --wait --cwd . -- pytest -q",
     "outrider submit --priority high --label gpu=yes --timeout 2h -- ./train.sh",
+    "outrider submit --limit db:main --limit api:anthropic:2 --write-scope 'src/**' -- ./migrate.sh",
     "outrider submit --wait --python math:sqrt --args '[2]'",
 )
 NOTES = (
@@ -29,6 +30,25 @@ NOTES = (
 Priority = Annotated[str, typer.Option(help="0 (last) to 10 (first), or low, normal, high, critical.", metavar="P")]
 Attempts = Annotated[int | None, typer.Option(min=1, metavar="N", help="Tries in all when it fails.")]
 Label = Annotated[list[str], typer.Option("--label", metavar="KEY=VALUE", help="The agent must have it; repeatable.")]
+Limit = Annotated[
+    list[str],
+    typer.Option("--limit", metavar="KEY[:shared|:UNITS]", help="Hold this limit while it runs; repeatable."),
+]
+WaitBudgets = Annotated[
+    list[str],
+    typer.Option(
+        "--wait-budget",
+        metavar="KIND=DURATION[:fail|:move|:keep]",
+        help="How long dependency, external, complexity, clarification or any waits may last; repeatable.",
+    ),
+]
+ExtensionMax = Annotated[
+    str, typer.Option(metavar="DURATION", help="Running time granted without asking when it needs more.")
+]
+WriteScope = Annotated[
+    list[str],
+    typer.Option("--write-scope", metavar="GLOB", help="Not beside a task that may write the same; repeatable."),
+]
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 StallTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Stop an attempt that reports nothing so long.")]
 Deadline = Annotated[str, typer.Option(metavar="DURATION", help="Bound on everything from now to the end.")]
@@ -49,6 +69,10 @@ def submit(
     stall_timeout: StallTimeout = "",
     deadline: Deadline = "",
     attempts: Attempts = None,
+    limit: Limit = [],
+    write_scope: WriteScope = [],
+    wait_budget: WaitBudgets = [],
+    extension_max: ExtensionMax = "",
     exclusive: Exclusive = False,
     at_most_once: AtMostOnce = False,
     title: Annotated[str, typer.Option(metavar="TEXT", help="One line for people.")] = "",
@@ -77,6 +101,10 @@ def submit(
         stall_timeout=duration_s(stall_timeout) if stall_timeout else None,
         deadline=duration_s(deadline) if deadline else None,
         attempts=attempts or 0,
+        limits=limit,
+        write_scopes=write_scope,
+        wait_budgets=pairs(wait_budget, "--wait-budget"),
+        extension_max=duration_s(extension_max) if extension_max else None,
         exclusive=exclusive,
         at_most_once=at_most_once,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.cli import follow, output
+from outrider.cli import answer, follow, output
 from outrider.cli.help import Commands, epilog
 from outrider.cli.options import (
     EXIT_CODES,
@@ -20,7 +20,6 @@ from outrider.cli.options import (
     session_of,
 )
 from outrider.cli.values import duration_s, state_numbers
-from outrider.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from outrider.v1 import task_pb2
@@ -282,41 +281,7 @@ def cancel(
     raise typer.Exit(EXIT_FAILED)
 
 
-@app.command(
-    examples=["outrider task answer 01a1fd16 csv", 'outrider task answer --last --as-json \'{"format": "csv"}\'']
-)
-def answer(
-    context: typer.Context,
-    task_id: TaskId = "",
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The answer; quote several words.")] = None,
-    key: Annotated[str, typer.Option(metavar="KEY", help="Which question, when there are several; see inbox.")] = "",
-    last: LastFlag = False,
-    as_json_value: Annotated[bool, typer.Option("--as-json", help="The text is JSON, not plain text.")] = False,
-    by: Annotated[str, typer.Option(metavar="NAME", help="Who answers, for the record.")] = "",
-) -> None:
-    """Give a task the answer it waits for."""
-    from outrider.v1 import task_pb2, task_service_pb2
-
-    session = session_of(context)
-    if last and text is None:
-        task_id, text = "", task_id or None
-    if text is None or bool(task_id) == last:
-        raise InvalidRequest("give the task (or --last) and one answer, such as: outrider task answer --last yes")
-    value = _parsed(text) if as_json_value else text
-    payload = task_pb2.Payload(data=json.dumps(value).encode(), content_type="application/json")
-    given = session.task_id(task_id, last)
-    request = task_service_pb2.AnswerRequest(
-        namespace=session.namespace, task_id=given, key=key, answer=payload, resolved_by=f"person:{by}" if by else ""
-    )
-    reply = session.call(session.tasks.Answer, request)
-    output.line(f"{output.short(given)} answered ({reply.key})")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"the answer is not JSON ({error}); leave --as-json out for plain text") from None
+app.command("answer", examples=("outrider task answer --last csv",), notes=answer.NOTES)(answer.answer)
 
 
 @app.command(examples=["outrider task explain --last"])

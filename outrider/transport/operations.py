@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -37,12 +39,25 @@ async def cancel(connection: Connection, task_id: str, message: str = "") -> boo
     return response.cancelled
 
 
-async def answer(connection: Connection, task_id: str, value: Any, key: str = "", resolved_by: str = "") -> str:
-    """Resolve a wait with any JSON value; the key that was resolved."""
+async def answer(
+    connection: Connection, task_id: str, value: Any, key: str = "", *, granted_s: float = 0.0, refuse: bool = False
+) -> str:
+    """Resolve a wait with any JSON value, so many seconds of running time, or a refusal; the key that was resolved.
+
+    Inside a task that Outrider runs, the record says that this task answered.
+    """
     payload = task_pb2.Payload(data=msgspec.json.encode(value), content_type="application/json")
+    own_id = os.environ.get("OUTRIDER_TASK_ID", "")
     request = task_service_pb2.AnswerRequest(
-        namespace=connection.namespace, task_id=task_id, key=key, answer=payload, resolved_by=resolved_by
+        namespace=connection.namespace,
+        task_id=task_id,
+        key=key,
+        answer=payload,
+        resolved_by=f"task:{own_id}" if own_id else "",
+        refuse=refuse,
     )
+    if granted_s:
+        request.granted_duration.FromTimedelta(dt.timedelta(seconds=granted_s))
     response: task_service_pb2.AnswerResponse = await connection.call(connection.tasks.Answer, request)
     return response.key
 

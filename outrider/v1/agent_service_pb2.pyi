@@ -728,6 +728,8 @@ class Assignment(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     REMAINING_DURATION_FIELD_NUMBER: _builtins.int
+    EARLIER_ANSWERS_FIELD_NUMBER: _builtins.int
+    EXPIRED_WAITS_FIELD_NUMBER: _builtins.int
     prefetched: _builtins.bool
     """A short function sent ahead of a free slot; the agent may queue it in a worker."""
     namespace: _builtins.str
@@ -754,6 +756,14 @@ class Assignment(_message.Message):
     def remaining_duration(self) -> _duration_pb2.Duration:
         """What is left of the task's deadline when this was sent; absent when it has none."""
 
+    @_builtins.property
+    def earlier_answers(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.Resolution]:
+        """Answers that earlier attempts of the task were given, by key; asking again gets the same one."""
+
+    @_builtins.property
+    def expired_waits(self) -> _containers.RepeatedCompositeFieldContainer[_task_pb2.BlockedReason]:
+        """Waits of earlier attempts whose budget ran out: why the task was moved here."""
+
     def __init__(
         self,
         *,
@@ -765,10 +775,12 @@ class Assignment(_message.Message):
         namespace: _builtins.str = ...,
         run_id: _builtins.str = ...,
         remaining_duration: _duration_pb2.Duration | None = ...,
+        earlier_answers: _abc.Iterable[_task_pb2.Resolution] | None = ...,
+        expired_waits: _abc.Iterable[_task_pb2.BlockedReason] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "remaining_duration", b"remaining_duration", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "namespace", b"namespace", "prefetched", b"prefetched", "ref", b"ref", "remaining_duration", b"remaining_duration", "run_id", b"run_id", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier_answers", b"earlier_answers", "expired_waits", b"expired_waits", "inputs", b"inputs", "namespace", b"namespace", "prefetched", b"prefetched", "ref", b"ref", "remaining_duration", b"remaining_duration", "run_id", b"run_id", "spec", b"spec", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

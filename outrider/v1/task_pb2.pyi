@@ -233,6 +233,8 @@ class _TaskReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskReason
     """A wait could never end: see the cycle in the message."""
     TASK_REASON_LEASE_EXPIRED: _TaskReason.ValueType  # 24
     """The lease of an `exclusive` attempt ran out."""
+    TASK_REASON_WAIT_REFUSED: _TaskReason.ValueType  # 25
+    """Somebody refused what a wait asked for."""
 
 class TaskReason(_TaskReason, metaclass=_TaskReasonEnumTypeWrapper):
     """Why a task, or one of its attempts, is in the state it is in."""
@@ -287,6 +289,8 @@ TASK_REASON_DEADLOCK: TaskReason.ValueType  # 23
 """A wait could never end: see the cycle in the message."""
 TASK_REASON_LEASE_EXPIRED: TaskReason.ValueType  # 24
 """The lease of an `exclusive` attempt ran out."""
+TASK_REASON_WAIT_REFUSED: TaskReason.ValueType  # 25
+"""Somebody refused what a wait asked for."""
 Global___TaskReason: _TypeAlias = TaskReason  # noqa: Y015
 
 class _AttemptState:
@@ -1128,6 +1132,8 @@ class BlockedReason(_message.Message):
     CLARIFICATION_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     KEEPS_RUNNING_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Names this wait within its task: an answer names it too, so that answering twice is harmless. Never empty."""
     context: _builtins.str
@@ -1150,6 +1156,14 @@ class BlockedReason(_message.Message):
     def clarification(self) -> Global___ScopeClarification:
         """An answer."""
 
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When the coordinator heard of it; set where a task is read, absent in a worker's report."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When its budget ends; absent when it has none, and in a worker's report."""
+
     def __init__(
         self,
         *,
@@ -1160,10 +1174,12 @@ class BlockedReason(_message.Message):
         clarification: Global___ScopeClarification | None = ...,
         context: _builtins.str = ...,
         keeps_running: _builtins.bool = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "dependency", b"dependency", "external", b"external", "reason", b"reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "dependency", b"dependency", "expire_time", b"expire_time", "external", b"external", "open_time", b"open_time", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "context", b"context", "dependency", b"dependency", "external", b"external", "keeps_running", b"keeps_running", "key", b"key", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clarification", b"clarification", "complexity", b"complexity", "context", b"context", "dependency", b"dependency", "expire_time", b"expire_time", "external", b"external", "keeps_running", b"keeps_running", "key", b"key", "open_time", b"open_time", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_reason: _TypeAlias = _typing.Literal["dependency", "external", "complexity", "clarification"]  # noqa: Y015
     _WhichOneofArgType_reason: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015

@@ -22,83 +22,84 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from outrider.v1 import event_pb2 as outrider_dot_v1_dot_event__pb2
 from outrider.v1 import task_pb2 as outrider_dot_v1_dot_task__pb2
 from outrider.v1 import worker_message_pb2 as outrider_dot_v1_dot_worker__message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eoutrider/v1/task_service.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17outrider/v1/event.proto\x1a\x16outrider/v1/task.proto\x1a outrider/v1/worker_message.proto\"\xf6\x01\n\rSubmitRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12\x16\n\x0e\x64\x65pendency_ids\x18\x04 \x03(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12(\n\x05trace\x18\x06 \x01(\x0b\x32\x19.outrider.v1.TraceContext\x12\x11\n\tsubmitter\x18\x07 \x01(\t\x12\x31\n\x0c\x64\x65pendencies\x18\x08 \x03(\x0b\x32\x1b.outrider.v1.TaskDependency\"V\n\x0eTaskDependency\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x33\n\tcondition\x18\x02 \x01(\x0e\x32 .outrider.v1.DependencyCondition\"F\n\x0cRetryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"1\n\rRetryResponse\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"2\n\x0eSubmitResponse\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"?\n\x12SubmitBatchRequest\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"A\n\x13SubmitBatchResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.outrider.v1.SubmitResponse\"8\n\x0bSubmissions\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"O\n\x13SubmitStreamRequest\x12/\n\x0bsubmissions\x18\x01 \x01(\x0b\x32\x18.outrider.v1.SubmissionsH\x00\x42\x07\n\x05\x66rame\"B\n\x11SubmissionRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x94\x01\n\x10SubmissionResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.SubmitResponseH\x00\x12\x31\n\x07refused\x18\x03 \x01(\x0b\x32\x1e.outrider.v1.SubmissionRefusedH\x00\x42\x08\n\x06result\"C\n\x11SubmissionResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.outrider.v1.SubmissionResult\"R\n\x14SubmitStreamResponse\x12\x31\n\x07results\x18\x01 \x01(\x0b\x32\x1e.outrider.v1.SubmissionResultsH\x00\x42\x07\n\x05\x66rame\"0\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.outrider.v1.Task\"\xbe\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x06states\x18\x02 \x03(\x0e\x32\x16.outrider.v1.TaskState\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x11\n\tid_prefix\x18\x07 \x01(\t\x12\x17\n\x0fopen_waits_only\x18\x08 \x01(\x08\"I\n\x0cListResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\rCancelRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"J\n\x0e\x43\x61ncelResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x11\n\tcancelled\x18\x02 \x01(\x08\"{\n\rAnswerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12$\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x14.outrider.v1.Payload\x12\x13\n\x0bresolved_by\x18\x05 \x01(\t\"\x1d\n\x0e\x41nswerResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xc2\x01\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08task_ids\x18\x02 \x03(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12%\n\x05types\x18\x05 \x03(\x0e\x32\x16.outrider.v1.EventType\x12\x19\n\x0c\x61\x66ter_cursor\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0finclude_results\x18\x07 \x01(\x08\x42\x0f\n\r_after_cursor\",\n\x06\x45vents\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.outrider.v1.Event\"\x1a\n\x08\x43\x61ughtUp\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\"\x1b\n\x03Gap\x12\x14\n\x0c\x66irst_cursor\x18\x01 \x01(\x04\"\x8c\x01\n\rWatchResponse\x12%\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x13.outrider.v1.EventsH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.outrider.v1.CaughtUpH\x00\x12\x1f\n\x03gap\x18\x03 \x01(\x0b\x32\x10.outrider.v1.GapH\x00\x42\x07\n\x05\x66rame\"4\n\x0e\x45xplainRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"N\n\x0c\x41gentVerdict\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ligible\x18\x02 \x01(\x08\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\xe8\x02\n\x0f\x45xplainResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12)\n\x06\x61gents\x18\x04 \x03(\x0b\x32\x19.outrider.v1.AgentVerdict\x12\x16\n\x0e\x61head_in_queue\x18\x05 \x01(\x04\x12\x1c\n\x14waiting_for_task_ids\x18\x06 \x03(\t\x12.\n\nready_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsuggestions\x18\x08 \x03(\t\x12\x14\n\x0cheld_back_by\x18\t \x03(\t\x12\x38\n\x14predicted_start_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0equeue_position\x18\x0b \x01(\x04\"V\n\x0fReadLogsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"j\n\x08LogChunk\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x1d\n\x03log\x18\x02 \x01(\x0b\x32\x10.outrider.v1.Log\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x10ReadLogsResponse\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.outrider.v1.LogChunk2\x8b\x06\n\x0bTaskService\x12\x41\n\x06Submit\x12\x1a.outrider.v1.SubmitRequest\x1a\x1b.outrider.v1.SubmitResponse\x12P\n\x0bSubmitBatch\x12\x1f.outrider.v1.SubmitBatchRequest\x1a .outrider.v1.SubmitBatchResponse\x12W\n\x0cSubmitStream\x12 .outrider.v1.SubmitStreamRequest\x1a!.outrider.v1.SubmitStreamResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.outrider.v1.GetRequest\x1a\x18.outrider.v1.GetResponse\x12;\n\x04List\x12\x18.outrider.v1.ListRequest\x1a\x19.outrider.v1.ListResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.outrider.v1.CancelRequest\x1a\x1b.outrider.v1.CancelResponse\x12>\n\x05Retry\x12\x19.outrider.v1.RetryRequest\x1a\x1a.outrider.v1.RetryResponse\x12\x41\n\x06\x41nswer\x12\x1a.outrider.v1.AnswerRequest\x1a\x1b.outrider.v1.AnswerResponse\x12@\n\x05Watch\x12\x19.outrider.v1.WatchRequest\x1a\x1a.outrider.v1.WatchResponse0\x01\x12\x44\n\x07\x45xplain\x12\x1b.outrider.v1.ExplainRequest\x1a\x1c.outrider.v1.ExplainResponse\x12I\n\x08ReadLogs\x12\x1c.outrider.v1.ReadLogsRequest\x1a\x1d.outrider.v1.ReadLogsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eoutrider/v1/task_service.proto\x12\x0boutrider.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17outrider/v1/event.proto\x1a\x16outrider/v1/task.proto\x1a outrider/v1/worker_message.proto\"\xf6\x01\n\rSubmitRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12\x16\n\x0e\x64\x65pendency_ids\x18\x04 \x03(\t\x12\x11\n\tclient_id\x18\x05 \x01(\t\x12(\n\x05trace\x18\x06 \x01(\x0b\x32\x19.outrider.v1.TraceContext\x12\x11\n\tsubmitter\x18\x07 \x01(\t\x12\x31\n\x0c\x64\x65pendencies\x18\x08 \x03(\x0b\x32\x1b.outrider.v1.TaskDependency\"V\n\x0eTaskDependency\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x33\n\tcondition\x18\x02 \x01(\x0e\x32 .outrider.v1.DependencyCondition\"F\n\x0cRetryRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"1\n\rRetryResponse\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"2\n\x0eSubmitResponse\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"?\n\x12SubmitBatchRequest\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"A\n\x13SubmitBatchResponse\x12*\n\x05tasks\x18\x01 \x03(\x0b\x32\x1b.outrider.v1.SubmitResponse\"8\n\x0bSubmissions\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.SubmitRequest\"O\n\x13SubmitStreamRequest\x12/\n\x0bsubmissions\x18\x01 \x01(\x0b\x32\x18.outrider.v1.SubmissionsH\x00\x42\x07\n\x05\x66rame\"B\n\x11SubmissionRefused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x94\x01\n\x10SubmissionResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.SubmitResponseH\x00\x12\x31\n\x07refused\x18\x03 \x01(\x0b\x32\x1e.outrider.v1.SubmissionRefusedH\x00\x42\x08\n\x06result\"C\n\x11SubmissionResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.outrider.v1.SubmissionResult\"R\n\x14SubmitStreamResponse\x12\x31\n\x07results\x18\x01 \x01(\x0b\x32\x1e.outrider.v1.SubmissionResultsH\x00\x42\x07\n\x05\x66rame\"0\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\".\n\x0bGetResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.outrider.v1.Task\"\xbe\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x06states\x18\x02 \x03(\x0e\x32\x16.outrider.v1.TaskState\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x11\n\tid_prefix\x18\x07 \x01(\t\x12\x17\n\x0fopen_waits_only\x18\x08 \x01(\x08\"I\n\x0cListResponse\x12 \n\x05tasks\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\rCancelRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"J\n\x0e\x43\x61ncelResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x11\n\tcancelled\x18\x02 \x01(\x08\"\xc0\x01\n\rAnswerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12$\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x14.outrider.v1.Payload\x12\x13\n\x0bresolved_by\x18\x05 \x01(\t\x12\x33\n\x10granted_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06refuse\x18\x07 \x01(\x08\"\x1d\n\x0e\x41nswerResponse\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xc2\x01\n\x0cWatchRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08task_ids\x18\x02 \x03(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\t\x12%\n\x05types\x18\x05 \x03(\x0e\x32\x16.outrider.v1.EventType\x12\x19\n\x0c\x61\x66ter_cursor\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\x0finclude_results\x18\x07 \x01(\x08\x42\x0f\n\r_after_cursor\",\n\x06\x45vents\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.outrider.v1.Event\"\x1a\n\x08\x43\x61ughtUp\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\x04\"\x1b\n\x03Gap\x12\x14\n\x0c\x66irst_cursor\x18\x01 \x01(\x04\"\x8c\x01\n\rWatchResponse\x12%\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x13.outrider.v1.EventsH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.outrider.v1.CaughtUpH\x00\x12\x1f\n\x03gap\x18\x03 \x01(\x0b\x32\x10.outrider.v1.GapH\x00\x42\x07\n\x05\x66rame\"4\n\x0e\x45xplainRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\"N\n\x0c\x41gentVerdict\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ligible\x18\x02 \x01(\x08\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\xe8\x02\n\x0f\x45xplainResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.outrider.v1.TaskState\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12)\n\x06\x61gents\x18\x04 \x03(\x0b\x32\x19.outrider.v1.AgentVerdict\x12\x16\n\x0e\x61head_in_queue\x18\x05 \x01(\x04\x12\x1c\n\x14waiting_for_task_ids\x18\x06 \x03(\t\x12.\n\nready_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsuggestions\x18\x08 \x03(\t\x12\x14\n\x0cheld_back_by\x18\t \x03(\t\x12\x38\n\x14predicted_start_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0equeue_position\x18\x0b \x01(\x04\"V\n\x0fReadLogsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"j\n\x08LogChunk\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x1d\n\x03log\x18\x02 \x01(\x0b\x32\x10.outrider.v1.Log\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x10ReadLogsResponse\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.outrider.v1.LogChunk2\x8b\x06\n\x0bTaskService\x12\x41\n\x06Submit\x12\x1a.outrider.v1.SubmitRequest\x1a\x1b.outrider.v1.SubmitResponse\x12P\n\x0bSubmitBatch\x12\x1f.outrider.v1.SubmitBatchRequest\x1a .outrider.v1.SubmitBatchResponse\x12W\n\x0cSubmitStream\x12 .outrider.v1.SubmitStreamRequest\x1a!.outrider.v1.SubmitStreamResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x17.outrider.v1.GetRequest\x1a\x18.outrider.v1.GetResponse\x12;\n\x04List\x12\x18.outrider.v1.ListRequest\x1a\x19.outrider.v1.ListResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.outrider.v1.CancelRequest\x1a\x1b.outrider.v1.CancelResponse\x12>\n\x05Retry\x12\x19.outrider.v1.RetryRequest\x1a\x1a.outrider.v1.RetryResponse\x12\x41\n\x06\x41nswer\x12\x1a.outrider.v1.AnswerRequest\x1a\x1b.outrider.v1.AnswerResponse\x12@\n\x05Watch\x12\x19.outrider.v1.WatchRequest\x1a\x1a.outrider.v1.WatchResponse0\x01\x12\x44\n\x07\x45xplain\x12\x1b.outrider.v1.ExplainRequest\x1a\x1c.outrider.v1.ExplainResponse\x12I\n\x08ReadLogs\x12\x1c.outrider.v1.ReadLogsRequest\x1a\x1d.outrider.v1.ReadLogsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SUBMITREQUEST']._serialized_start=164
-  _globals['_SUBMITREQUEST']._serialized_end=410
-  _globals['_TASKDEPENDENCY']._serialized_start=412
-  _globals['_TASKDEPENDENCY']._serialized_end=498
-  _globals['_RETRYREQUEST']._serialized_start=500
-  _globals['_RETRYREQUEST']._serialized_end=570
-  _globals['_RETRYRESPONSE']._serialized_start=572
-  _globals['_RETRYRESPONSE']._serialized_end=621
-  _globals['_SUBMITRESPONSE']._serialized_start=623
-  _globals['_SUBMITRESPONSE']._serialized_end=673
-  _globals['_SUBMITBATCHREQUEST']._serialized_start=675
-  _globals['_SUBMITBATCHREQUEST']._serialized_end=738
-  _globals['_SUBMITBATCHRESPONSE']._serialized_start=740
-  _globals['_SUBMITBATCHRESPONSE']._serialized_end=805
-  _globals['_SUBMISSIONS']._serialized_start=807
-  _globals['_SUBMISSIONS']._serialized_end=863
-  _globals['_SUBMITSTREAMREQUEST']._serialized_start=865
-  _globals['_SUBMITSTREAMREQUEST']._serialized_end=944
-  _globals['_SUBMISSIONREFUSED']._serialized_start=946
-  _globals['_SUBMISSIONREFUSED']._serialized_end=1012
-  _globals['_SUBMISSIONRESULT']._serialized_start=1015
-  _globals['_SUBMISSIONRESULT']._serialized_end=1163
-  _globals['_SUBMISSIONRESULTS']._serialized_start=1165
-  _globals['_SUBMISSIONRESULTS']._serialized_end=1232
-  _globals['_SUBMITSTREAMRESPONSE']._serialized_start=1234
-  _globals['_SUBMITSTREAMRESPONSE']._serialized_end=1316
-  _globals['_GETREQUEST']._serialized_start=1318
-  _globals['_GETREQUEST']._serialized_end=1366
-  _globals['_GETRESPONSE']._serialized_start=1368
-  _globals['_GETRESPONSE']._serialized_end=1414
-  _globals['_LISTREQUEST']._serialized_start=1417
-  _globals['_LISTREQUEST']._serialized_end=1607
-  _globals['_LISTRESPONSE']._serialized_start=1609
-  _globals['_LISTRESPONSE']._serialized_end=1682
-  _globals['_CANCELREQUEST']._serialized_start=1684
-  _globals['_CANCELREQUEST']._serialized_end=1752
-  _globals['_CANCELRESPONSE']._serialized_start=1754
-  _globals['_CANCELRESPONSE']._serialized_end=1828
-  _globals['_ANSWERREQUEST']._serialized_start=1830
-  _globals['_ANSWERREQUEST']._serialized_end=1953
-  _globals['_ANSWERRESPONSE']._serialized_start=1955
-  _globals['_ANSWERRESPONSE']._serialized_end=1984
-  _globals['_WATCHREQUEST']._serialized_start=1987
-  _globals['_WATCHREQUEST']._serialized_end=2181
-  _globals['_EVENTS']._serialized_start=2183
-  _globals['_EVENTS']._serialized_end=2227
-  _globals['_CAUGHTUP']._serialized_start=2229
-  _globals['_CAUGHTUP']._serialized_end=2255
-  _globals['_GAP']._serialized_start=2257
-  _globals['_GAP']._serialized_end=2284
-  _globals['_WATCHRESPONSE']._serialized_start=2287
-  _globals['_WATCHRESPONSE']._serialized_end=2427
-  _globals['_EXPLAINREQUEST']._serialized_start=2429
-  _globals['_EXPLAINREQUEST']._serialized_end=2481
-  _globals['_AGENTVERDICT']._serialized_start=2483
-  _globals['_AGENTVERDICT']._serialized_end=2561
-  _globals['_EXPLAINRESPONSE']._serialized_start=2564
-  _globals['_EXPLAINRESPONSE']._serialized_end=2924
-  _globals['_READLOGSREQUEST']._serialized_start=2926
-  _globals['_READLOGSREQUEST']._serialized_end=3012
-  _globals['_LOGCHUNK']._serialized_start=3014
-  _globals['_LOGCHUNK']._serialized_end=3120
-  _globals['_READLOGSRESPONSE']._serialized_start=3122
-  _globals['_READLOGSRESPONSE']._serialized_end=3179
-  _globals['_TASKSERVICE']._serialized_start=3182
-  _globals['_TASKSERVICE']._serialized_end=3961
+  _globals['_SUBMITREQUEST']._serialized_start=196
+  _globals['_SUBMITREQUEST']._serialized_end=442
+  _globals['_TASKDEPENDENCY']._serialized_start=444
+  _globals['_TASKDEPENDENCY']._serialized_end=530
+  _globals['_RETRYREQUEST']._serialized_start=532
+  _globals['_RETRYREQUEST']._serialized_end=602
+  _globals['_RETRYRESPONSE']._serialized_start=604
+  _globals['_RETRYRESPONSE']._serialized_end=653
+  _globals['_SUBMITRESPONSE']._serialized_start=655
+  _globals['_SUBMITRESPONSE']._serialized_end=705
+  _globals['_SUBMITBATCHREQUEST']._serialized_start=707
+  _globals['_SUBMITBATCHREQUEST']._serialized_end=770
+  _globals['_SUBMITBATCHRESPONSE']._serialized_start=772
+  _globals['_SUBMITBATCHRESPONSE']._serialized_end=837
+  _globals['_SUBMISSIONS']._serialized_start=839
+  _globals['_SUBMISSIONS']._serialized_end=895
+  _globals['_SUBMITSTREAMREQUEST']._serialized_start=897
+  _globals['_SUBMITSTREAMREQUEST']._serialized_end=976
+  _globals['_SUBMISSIONREFUSED']._serialized_start=978
+  _globals['_SUBMISSIONREFUSED']._serialized_end=1044
+  _globals['_SUBMISSIONRESULT']._serialized_start=1047
+  _globals['_SUBMISSIONRESULT']._serialized_end=1195
+  _globals['_SUBMISSIONRESULTS']._serialized_start=1197
+  _globals['_SUBMISSIONRESULTS']._serialized_end=1264
+  _globals['_SUBMITSTREAMRESPONSE']._serialized_start=1266
+  _globals['_SUBMITSTREAMRESPONSE']._serialized_end=1348
+  _globals['_GETREQUEST']._serialized_start=1350
+  _globals['_GETREQUEST']._serialized_end=1398
+  _globals['_GETRESPONSE']._serialized_start=1400
+  _globals['_GETRESPONSE']._serialized_end=1446
+  _globals['_LISTREQUEST']._serialized_start=1449
+  _globals['_LISTREQUEST']._serialized_end=1639
+  _globals['_LISTRESPONSE']._serialized_start=1641
+  _globals['_LISTRESPONSE']._serialized_end=1714
+  _globals['_CANCELREQUEST']._serialized_start=1716
+  _globals['_CANCELREQUEST']._serialized_end=1784
+  _globals['_CANCELRESPONSE']._serialized_start=1786
+  _globals['_CANCELRESPONSE']._serialized_end=1860
+  _globals['_ANSWERREQUEST']._serialized_start=1863
+  _globals['_ANSWERREQUEST']._serialized_end=2055
+  _globals['_ANSWERRESPONSE']._serialized_start=2057
+  _globals['_ANSWERRESPONSE']._serialized_end=2086
+  _globals['_WATCHREQUEST']._serialized_start=2089
+  _globals['_WATCHREQUEST']._serialized_end=2283
+  _globals['_EVENTS']._serialized_start=2285
+  _globals['_EVENTS']._serialized_end=2329
+  _globals['_CAUGHTUP']._serialized_start=2331
+  _globals['_CAUGHTUP']._serialized_end=2357
+  _globals['_GAP']._serialized_start=2359
+  _globals['_GAP']._serialized_end=2386
+  _globals['_WATCHRESPONSE']._serialized_start=2389
+  _globals['_WATCHRESPONSE']._serialized_end=2529
+  _globals['_EXPLAINREQUEST']._serialized_start=2531
+  _globals['_EXPLAINREQUEST']._serialized_end=2583
+  _globals['_AGENTVERDICT']._serialized_start=2585
+  _globals['_AGENTVERDICT']._serialized_end=2663
+  _globals['_EXPLAINRESPONSE']._serialized_start=2666
+  _globals['_EXPLAINRESPONSE']._serialized_end=3026
+  _globals['_READLOGSREQUEST']._serialized_start=3028
+  _globals['_READLOGSREQUEST']._serialized_end=3114
+  _globals['_LOGCHUNK']._serialized_start=3116
+  _globals['_LOGCHUNK']._serialized_end=3222
+  _globals['_READLOGSRESPONSE']._serialized_start=3224
+  _globals['_READLOGSRESPONSE']._serialized_end=3281
+  _globals['_TASKSERVICE']._serialized_start=3284
+  _globals['_TASKSERVICE']._serialized_end=4063
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Submit tasks, watch them, resolve what they wait for, and ask why."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -599,6 +600,8 @@ class AnswerRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     RESOLVED_BY_FIELD_NUMBER: _builtins.int
+    GRANTED_DURATION_FIELD_NUMBER: _builtins.int
+    REFUSE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Empty means `default`."""
     task_id: _builtins.str
@@ -606,10 +609,18 @@ class AnswerRequest(_message.Message):
     key: _builtins.str
     """BlockedReason.key to resolve; empty means whatever it waits for now."""
     resolved_by: _builtins.str
-    """Who answers, for the record; empty means `person`."""
+    """Who answers, for the record: `person:alice`, `task:<id>`; empty means `person`."""
+    refuse: _builtins.bool
+    """The wait ends without what it waited for; the answer, if there is one, says why. The attempt sees WAIT_REFUSED."""
     @_builtins.property
     def answer(self) -> _task_pb2.Payload:
         """The answer; text/plain or JSON."""
+
+    @_builtins.property
+    def granted_duration(self) -> _duration_pb2.Duration:
+        """For a wait that asks for more time: so much is granted. Absent: as much as it asks for when the answer is `yes`,
+        nothing when it is anything else.
+        """
 
     def __init__(
         self,
@@ -619,10 +630,12 @@ class AnswerRequest(_message.Message):
         key: _builtins.str = ...,
         answer: _task_pb2.Payload | None = ...,
         resolved_by: _builtins.str = ...,
+        granted_duration: _duration_pb2.Duration | None = ...,
+        refuse: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "granted_duration", b"granted_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "key", b"key", "namespace", b"namespace", "resolved_by", b"resolved_by", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "granted_duration", b"granted_duration", "key", b"key", "namespace", b"namespace", "refuse", b"refuse", "resolved_by", b"resolved_by", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

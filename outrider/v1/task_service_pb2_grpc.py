@@ -151,7 +151,8 @@ class TaskServiceServicer(object):
 
     def Answer(self, request, context):
         """Resolves an open wait of a task; the same answer twice is harmless.
-        NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
+        NOT_FOUND, INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that
+        key, or for something that no answer can stand for).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

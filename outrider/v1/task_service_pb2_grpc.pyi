@@ -56,7 +56,8 @@ class TaskServiceStub:
     """
     Answer: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.AnswerRequest, _task_service_pb2.AnswerResponse]
     """Resolves an open wait of a task; the same answer twice is harmless.
-    NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
+    NOT_FOUND, INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that
+    key, or for something that no answer can stand for).
     """
     Watch: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchRequest, _task_service_pb2.WatchResponse]
     """Events from a cursor, then live. Ends with ABORTED (WATCH_TOO_SLOW) and a resumable cursor when the reader falls behind."""
@@ -93,7 +94,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
     Answer: _aio.UnaryUnaryMultiCallable[_task_service_pb2.AnswerRequest, _task_service_pb2.AnswerResponse]  # type: ignore[assignment]
     """Resolves an open wait of a task; the same answer twice is harmless.
-    NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
+    NOT_FOUND, INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that
+    key, or for something that no answer can stand for).
     """
     Watch: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchRequest, _task_service_pb2.WatchResponse]  # type: ignore[assignment]
     """Events from a cursor, then live. Ends with ABORTED (WATCH_TOO_SLOW) and a resumable cursor when the reader falls behind."""
@@ -175,7 +177,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.AnswerResponse, _abc.Awaitable[_task_service_pb2.AnswerResponse]]:
         """Resolves an open wait of a task; the same answer twice is harmless.
-        NOT_FOUND, FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that key).
+        NOT_FOUND, INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (ILLEGAL_TRANSITION: it does not wait for that
+        key, or for something that no answer can stand for).
         """
 
     @_abc_1.abstractmethod

@@ -123,6 +123,38 @@ class Log(_message.Message):
 Global___Log: _TypeAlias = Log  # noqa: Y015
 
 @_typing.final
+class AnswerGiven(_message.Message):
+    """The attempt answers what another task of its namespace asks. One that does not wait for it hears nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Task that asks; full id."""
+    key: _builtins.str
+    """BlockedReason.key to resolve; empty means whatever it waits for."""
+    @_builtins.property
+    def answer(self) -> _task_pb2.Payload:
+        """The answer; text/plain or JSON."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        answer: _task_pb2.Payload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "key", b"key", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerGiven: _TypeAlias = AnswerGiven  # noqa: Y015
+
+@_typing.final
 class Completed(_message.Message):
     """The attempt succeeded."""
 
@@ -234,6 +266,7 @@ class WorkerMessage(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    ANSWER_GIVEN_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Task it belongs to."""
@@ -282,6 +315,10 @@ class WorkerMessage(_message.Message):
         """It ended without a result."""
 
     @_builtins.property
+    def answer_given(self) -> Global___AnswerGiven:
+        """It answers another task."""
+
+    @_builtins.property
     def trace(self) -> _task_pb2.TraceContext:
         """Context of the attempt's `execute` span; empty when nobody traces it."""
 
@@ -302,13 +339,14 @@ class WorkerMessage(_message.Message):
         log: Global___Log | None = ...,
         completed: Global___Completed | None = ...,
         failed: Global___Failed | None = ...,
+        answer_given: Global___AnswerGiven | None = ...,
         trace: _task_pb2.TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "log", b"log", "message", b"message", "progress", b"progress", "start", b"start", "started", b"started", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_given", b"answer_given", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "log", b"log", "message", b"message", "progress", b"progress", "start", b"start", "started", b"started", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "fence", b"fence", "log", b"log", "message", b"message", "number", b"number", "progress", b"progress", "start", b"start", "started", b"started", "task_id", b"task_id", "terminal", b"terminal", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_given", b"answer_given", "attempt", b"attempt", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "fence", b"fence", "log", b"log", "message", b"message", "number", b"number", "progress", b"progress", "start", b"start", "started", b"started", "task_id", b"task_id", "terminal", b"terminal", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "progress", "blocked", "unblocked", "log", "completed", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "progress", "blocked", "unblocked", "log", "completed", "failed", "answer_given"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from outrider.errors import WaitRefused
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.endings import SUCCEEDED, DependencyFailed, TaskCancelled
-from outrider.worker.messages import Blocked, Input, LogOutput, Progress, Resolve, Run
+from outrider.worker.messages import AnswerGiven, Blocked, Input, LogOutput, Progress, Resolve, Run
 from outrider.worker.waits import Waits
 
 STREAM_LOG = 3
@@ -31,7 +32,7 @@ class Attempt:
         self._channel = channel
         #: Whether somebody wants this attempt to stop.
         self.is_cancelled = False
-        self.waits = Waits(run.key, channel, self._check_cancelled)
+        self.waits = Waits(run.key, channel, self._check_cancelled, run.earlier)
         self._waits_made = itertools.count(1)
         self.summary_text = ""
         self.remaining_issues: list[str] = []
@@ -45,6 +46,16 @@ class Attempt:
     def inputs(self) -> dict[str, Any]:
         """Results of the task's dependencies, by their key; see `value_of`."""
         return {item.key: decoded(item) for item in self._run.inputs}
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """What earlier attempts of the task were answered, by the key of the question."""
+        return {one.wait_key: text_of(one) for one in self._run.earlier if not one.error_reason}
+
+    @property
+    def expired_waits(self) -> list[str]:
+        """Keys of waits that ran out of time on other agents: why the task was moved here."""
+        return list(self._run.expired_waits)
 
     def cancel(self) -> None:
         """Mark as cancelled and wake what waits."""
@@ -83,7 +94,7 @@ class Attempt:
         """Ask a person (or another task) and wait for the answer; the slot is free meanwhile.
 
         The same ``key`` (default: made from the question) gets the same answer again, also after a retry. Raises
-        BlockedTimeout after ``timeout`` seconds.
+        BlockedTimeout after ``timeout`` seconds, WaitRefused when somebody refuses to answer.
         """
         blocked = self.question(question, options, key=key, context=context)
         return text_of(self.waits.wait(blocked, timeout))
@@ -105,17 +116,29 @@ class Attempt:
         )
 
     def wait_for(self, task_id: str, timeout: float | None = None) -> Any:
-        """Wait for another task and return its result. Raises DependencyFailed when it does not succeed."""
+        """Wait for another task and return its result.
+
+        Raises DependencyFailed when it does not succeed, Deadlock when it waits for this one in turn, BlockedTimeout
+        after ``timeout`` seconds.
+        """
         blocked = Blocked(self._run.key, now_ns(), f"task-{task_id}", "dependency", required_task_id=told(task_id))
         resolution = self.waits.wait(blocked, timeout)
         if resolution.dependency_state != SUCCEEDED:
             raise DependencyFailed(task_id, resolution.dependency_state)
         return value_of(resolution.data, resolution.content_type)
 
-    def wait_external(self, system: str, issue: str, retry_at: dt.datetime | float | None = None) -> None:
-        """Wait for an outside system until ``retry_at`` (aware datetime or Unix seconds), or until somebody answers.
+    def wait_external(
+        self,
+        system: str,
+        issue: str,
+        retry_at: dt.datetime | float | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Wait for an outside system.
 
-        Each call without a time is a wait of its own; a time that has been waited for is over at once.
+        Over at ``retry_at`` (aware datetime or Unix seconds), when the system is known to work again, or when somebody
+        answers. Each call without a time is a wait of its own; a time that has been waited for is over at once. Raises
+        WaitRefused when somebody says that it will not come back, BlockedTimeout after ``timeout`` seconds.
         """
         at_s = retry_at.timestamp() if isinstance(retry_at, dt.datetime) else retry_at or 0.0
         system = told(system)
@@ -130,10 +153,14 @@ class Attempt:
             issue=told(issue),
             retry_time_ns=int(at_s * 1e9),
         )
-        self.waits.wait(blocked)
+        self.waits.wait(blocked, timeout)
 
-    def need_more_time(self, seconds: float, suggested_split: str = "") -> bool:
-        """Ask for ``seconds`` beyond the timeout; True when they are granted. Each call asks anew."""
+    def need_more_time(self, seconds: float, suggested_split: str = "", timeout: float | None = None) -> bool:
+        """Ask for ``seconds`` beyond the timeout; True when some are granted, False when they are refused.
+
+        What the task's policy allows is granted at once, beyond that a person decides. Each call asks anew. Raises
+        BlockedTimeout after ``timeout`` seconds.
+        """
         wait_key = f"time-{self.attempt}-{next(self._waits_made)}"
         blocked = Blocked(
             self._run.key,
@@ -143,7 +170,19 @@ class Attempt:
             additional_s=float(seconds),
             suggested_split=told(suggested_split),
         )
-        return text_of(self.waits.wait(blocked)).strip().lower() in _GRANTS
+        try:
+            resolution = self.waits.wait(blocked, timeout)
+        except WaitRefused:
+            return False
+        return resolution.granted_s > 0 or text_of(resolution).strip().lower() in _GRANTS
+
+    def answer(self, task_id: str, value: Any, key: str = "") -> None:
+        """Answer what another task asks (``key`` empty: whatever it waits for) with a JSON value.
+
+        Nothing happens when that task does not wait for it.
+        """
+        data = msgspec.json.encode(value)
+        self._channel.send(AnswerGiven(self._run.key, now_ns(), told(task_id), told(key), data))
 
     def _check_cancelled(self) -> None:
         if self.is_cancelled:

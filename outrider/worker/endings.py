@@ -9,6 +9,8 @@ from outrider.errors import OutriderError
 
 #: TaskReason numbers of protos/outrider/v1/task.proto; a test compares them.
 TASK_ERROR, RESULT_TOO_LARGE, INVALID_WORK, RESULT_NOT_SERIALIZABLE, CANCEL_REQUESTED = 1, 6, 8, 9, 10
+#: TaskReason numbers with which a wait can end.
+DEADLOCK, WAIT_REFUSED = 23, 25
 #: TaskState number of a dependency that succeeded.
 SUCCEEDED = 7
 #: The other TaskStates that a task can end in.

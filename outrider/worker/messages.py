@@ -56,7 +56,11 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
-    """Run one attempt when everything sent before it has ended. ``environment`` (OUTRIDER_*, trace) is set."""
+    """Run one attempt when everything sent before it has ended. ``environment`` (OUTRIDER_*, trace) is set.
+
+    ``earlier`` are the answers that attempts before it were given, ``expired_waits`` the keys of their waits whose
+    time ran out.
+    """
 
     key: int
     work: FunctionWork | CommandWork
@@ -67,6 +71,8 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
     scratch_directory: str
     traceparent: str = ""
     tracestate: str = ""
+    earlier: list[Resolve] = []
+    expired_waits: list[str] = []
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):
@@ -84,7 +90,11 @@ class Recall(msgspec.Struct, frozen=True, tag="recall", array_like=True):
 
 
 class Resolve(msgspec.Struct, frozen=True, tag="resolve", array_like=True):
-    """A wait of the attempt has ended. ``dependency_state`` is a TaskState number, 0 for other waits."""
+    """A wait of the attempt has ended. ``dependency_state`` is a TaskState number, 0 for other waits.
+
+    ``granted_s`` is running time that was asked for and granted. With ``error_reason``, a TaskReason number, the wait
+    ended without what it waited for, as ``error_message`` says.
+    """
 
     key: int
     wait_key: str
@@ -92,6 +102,9 @@ class Resolve(msgspec.Struct, frozen=True, tag="resolve", array_like=True):
     content_type: str
     dependency_state: int = 0
     resolved_by: str = ""
+    granted_s: float = 0.0
+    error_reason: int = 0
+    error_message: str = ""
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave", array_like=True):
@@ -132,6 +145,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
 class Blocked(msgspec.Struct, frozen=True, tag="blocked", array_like=True):
     """The attempt waits. ``kind`` is dependency, external, complexity or clarification; unused fields stay empty.
 
+    A dependency is a task, or a named limit when ``resource`` is not empty.
+
     With ``keeps_running`` it goes on meanwhile and keeps its slot.
     """
 
@@ -149,6 +164,9 @@ class Blocked(msgspec.Struct, frozen=True, tag="blocked", array_like=True):
     suggested_split: str = ""
     question: str = ""
     options: list[str] = []
+    resource: str = ""
+    resource_shared: bool = False
+    resource_units: int = 1
 
 
 class Unblocked(msgspec.Struct, frozen=True, tag="unblocked", array_like=True):
@@ -157,6 +175,17 @@ class Unblocked(msgspec.Struct, frozen=True, tag="unblocked", array_like=True):
     key: int
     time_ns: int
     wait_key: str
+
+
+class AnswerGiven(msgspec.Struct, frozen=True, tag="answer", array_like=True):
+    """The attempt answers what another task asks; an empty ``wait_key`` means whatever that waits for."""
+
+    key: int
+    time_ns: int
+    task_id: str
+    wait_key: str
+    data: bytes
+    content_type: str = "application/json"
 
 
 class LogOutput(msgspec.Struct, frozen=True, tag="log", array_like=True):
@@ -217,7 +246,9 @@ class Span(msgspec.Struct, frozen=True, tag="span", array_like=True):
     links: list[str] = []
 
 
-FromWorker = Ready | Started | Progress | Blocked | Unblocked | LogOutput | Completed | Failed | Recalled | Span
+FromWorker = (
+    Ready | Started | Progress | Blocked | Unblocked | AnswerGiven | LogOutput | Completed | Failed | Recalled | Span
+)
 
 _encoder = msgspec.msgpack.Encoder()
 

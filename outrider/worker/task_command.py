@@ -63,7 +63,7 @@ def _report(options: argparse.Namespace, reply: dict[str, Any]) -> int:
     if options.op == "more-time":
         print("granted" if value else "denied")
         return EXIT_OK if value else EXIT_REFUSED
-    if options.op == "wait-for":
+    if options.op in ("wait-for", "answers"):
         print(json.dumps(value))
     return EXIT_OK
 
@@ -127,13 +127,22 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--option", dest="options", action="append", default=[], help="an offered answer; repeatable")
     ask.add_argument("--no-wait", dest="wait", action="store_false", help="print pending and exit 3 until answered")
     ask.add_argument("--timeout", type=float, help="give up after so many seconds")
-    commands.add_parser("wait-for", help="wait for a task and print its result").add_argument("task_id")
+    answer = commands.add_parser("answer", help="answer what another task asks")
+    answer.add_argument("task_id", help="the task that asks")
+    answer.add_argument("text", help="the answer")
+    answer.add_argument("--key", default="", help="which question, when there are several")
+    wait_for = commands.add_parser("wait-for", help="wait for a task and print its result")
+    wait_for.add_argument("task_id")
     external = commands.add_parser("wait-external", help="wait for an outside system")
     external.add_argument("system")
     external.add_argument("issue")
     external.add_argument("--retry-at", help="when to go on (ISO 8601)")
     external.add_argument("--retry-in", type=float, help="go on after so many seconds")
-    commands.add_parser("more-time", help="ask for more time").add_argument("seconds", type=float)
+    more_time = commands.add_parser("more-time", help="ask for more time")
+    more_time.add_argument("seconds", type=float)
+    for waits in (wait_for, external, more_time):
+        waits.add_argument("--timeout", type=float, help="give up after so many seconds")
+    commands.add_parser("answers", help="print what earlier attempts were answered, as JSON by key")
     commands.add_parser("inputs", help="print the results of the task's dependencies as JSON")
     return parser
 

@@ -103,11 +103,15 @@ class TaskServer:
             case "ask":
                 return self._ask(request)
             case "wait-for":
-                return attempt.wait_for(request["task_id"])
+                return attempt.wait_for(request["task_id"], request.get("timeout"))
             case "wait-external":
-                attempt.wait_external(request["system"], request["issue"], request["retry_at"])
+                attempt.wait_external(request["system"], request["issue"], request["retry_at"], request.get("timeout"))
             case "more-time":
-                return attempt.need_more_time(float(request["seconds"]))
+                return attempt.need_more_time(float(request["seconds"]), timeout=request.get("timeout"))
+            case "answer":
+                attempt.answer(request["task_id"], request["text"], request["key"])
+            case "answers":
+                return attempt.answers
             case other:
                 raise ValueError(f"unknown operation {other!r}")
         return None
@@ -116,7 +120,7 @@ class TaskServer:
         """The answer; None while it is pending and the caller does not wait."""
         if request["wait"]:
             return self._attempt.ask(
-                request["question"], request["options"], key=request["key"], timeout=request["timeout"]
+                request["question"], request["options"], key=request["key"], timeout=request.get("timeout")
             )
         blocked = self._attempt.question(request["question"], request["options"], key=request["key"])
         resolution = self._attempt.waits.poll(blocked)

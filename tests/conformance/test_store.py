@@ -30,6 +30,7 @@ READS: dict[type, Callable[[Reader, Any], Any]] = {
     records.PutRun: lambda reader, row: getattr(reader.run(row.namespace, row.id), "run", None),
     records.InsertRunPart: lambda reader, row: reader.run_part(row.run_id, row.number),
     records.PutAgent: lambda reader, row: next(part for part in reader.agents() if part.id == row.id),
+    records.PutBreaker: lambda reader, row: next(part for part in reader.breakers() if part[:3] == row[:3]),
     records.PutOutbox: lambda reader, row: next(part for part in reader.outboxes() if part[:2] == row[:2]),
     records.PutLimit: lambda reader, row: next(part for part in reader.limits() if part[:2] == row[:2]),
     records.InsertLog: lambda reader, row: records.InsertLog(
@@ -69,7 +70,8 @@ def test_every_record_comes_back_as_it_was_written(store: SqliteStore, record: t
 def test_every_kind_of_record_is_tested() -> None:
     """No record is added to the core without a test of how it is stored; evidence and deletes have their own."""
     kinds = {kind for kind in vars(records).values() if isinstance(kind, type) and kind.__module__ == records.__name__}
-    others = {records.UpdateTask, records.DeleteAgent, records.DeleteLimit, records.InsertEvidence}
+    deletes = {records.DeleteAgent, records.DeleteBreaker, records.DeleteLimit}
+    others = {records.UpdateTask, records.InsertEvidence} | deletes
     assert {kind for kind in kinds if hasattr(kind, "_fields")} == set(READS) | others
 
 
@@ -182,6 +184,15 @@ FLEET = st.lists(
         ),
         st.builds(records.DeleteAgent, st.sampled_from("ab")),
         st.builds(records.PutOutbox, st.sampled_from("ab"), st.sampled_from("xy"), st.integers(1, 99)),
+        st.builds(
+            lambda name, kind, count: example(
+                records.PutBreaker, agent_id=name, kind=kind, system="", opened_count=count
+            ),
+            st.sampled_from("ab"),
+            st.sampled_from(("", "k")),
+            st.integers(1, 9),
+        ),
+        st.builds(records.DeleteBreaker, st.sampled_from("ab"), st.sampled_from(("", "k")), st.just("")),
     ),
     max_size=12,
 )
@@ -192,20 +203,27 @@ FLEET = st.lists(
 def test_agents_are_removed_and_come_back_in_order(
     open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: list[list[records.Write]]
 ) -> None:
-    """However puts and deletes of an agent are spread over batches, their order decides what is left."""
+    """However puts and deletes of agents and breakers are spread over batches, their order decides what is left."""
     store = open_store(tmp_path_factory.mktemp("fleet"))
     agents: dict[str, Any] = {}
     outboxes: dict[tuple[str, str], Any] = {}
+    breakers: dict[tuple[str, str, str], Any] = {}
     for batch in batches:
         store.commit(batch)
         for row in batch:
             if isinstance(row, records.DeleteAgent):
                 agents.pop(row.id, None)
                 outboxes = {key: value for key, value in outboxes.items() if key[0] != row.id}
+                breakers = {key: value for key, value in breakers.items() if key[0] != row.id}
             elif isinstance(row, records.PutAgent):
                 agents[row.id] = row
             elif isinstance(row, records.PutOutbox):
                 outboxes[row[:2]] = row
+            elif isinstance(row, records.PutBreaker):
+                breakers[row[:3]] = row
+            elif isinstance(row, records.DeleteBreaker):
+                breakers.pop(row, None)
+    assert store.reader.breakers() == [breakers[key] for key in sorted(breakers)]
     assert store.reader.agents() == [agents[name] for name in sorted(agents)]
     assert sorted(store.reader.outboxes()) == sorted(outboxes.values())
     store.close()

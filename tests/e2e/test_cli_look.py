@@ -173,11 +173,11 @@ def test_question_inbox_answer(cli: CommandLine) -> None:
     inbox = cli.run("inbox")
     (row,) = inbox.rows
     assert row[:5] == [task_id[:16], "format", "clarification", "which format?", "csv / json"]
-    assert f"outrider task answer {task_id[:16]} --key format TEXT" in inbox.err
+    assert f"outrider answer {task_id[:16]} --key format TEXT" in inbox.err
     (asked,) = cli.run("inbox", "--json").objects
     assert (asked["task_id"], asked["options"]) == (task_id, ["csv", "json"])
     assert "waits: which format?" in cli.run("task", "list", "-n", "1").out
-    answered = cli.run("task", "answer", task_id[:20], "csv", "--by", "ada")
+    answered = cli.run("answer", task_id[:20], "csv", "--by", "ada")
     assert (answered.code, answered.out) == (0, f"{task_id[:16]} answered (format)\n")
     assert cli.run("task", "result", "--wait", task_id).out == '"csv"\n'
 
@@ -188,8 +188,8 @@ def test_wait_says_that_the_task_asks(cli: CommandLine) -> None:
     assert waiting.stderr is not None
     assert waiting.stderr.readline() == b"the task asks: which? [csv / json]\n"
     hint = waiting.stderr.readline().decode()
-    assert hint.startswith("answer with: outrider task answer ")
-    assert cli.run("task", "answer", hint.split()[5], "json").code == 0
+    assert hint.startswith("answer with: outrider answer ")
+    assert cli.run("task", "answer", hint.split()[4], "json").code == 0
     out, _ = waiting.communicate(timeout=TIMEOUT_S)
     assert (waiting.returncode, out) == (0, b'"json"\n')
 

@@ -107,7 +107,7 @@ class Walk:
         if task is None or task.attempt is None or task.attempt.number != ref.attempt or not waits:
             self.world.fail(agent, ref)
             return
-        self.world.do(Answered(task.id, waits[0].key, lambda key: b"x", self.world.replies.append))
+        self.world.do(Answered(task.id, waits[0].key, b"x", self.world.replies.append))
         self.world.unblock(agent, ref, waits[0].key)
 
     def cancel(self) -> None:

@@ -22,6 +22,7 @@ from outrider.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
     fleet_service_pb2_grpc,
+    limit_service_pb2_grpc,
     run_service_pb2_grpc,
     task_service_pb2_grpc,
     worker_message_pb2,
@@ -58,6 +59,7 @@ class CoordinatorProcess:
         self.channel = grpc.insecure_channel(self.address)
         self.tasks = task_service_pb2_grpc.TaskServiceStub(self.channel)
         self.runs = run_service_pb2_grpc.RunServiceStub(self.channel)
+        self.limits = limit_service_pb2_grpc.LimitServiceStub(self.channel)
         self.fleet = fleet_service_pb2_grpc.FleetServiceStub(self.channel)
 
     def kill(self) -> None:

@@ -148,13 +148,17 @@ class World:
     def connect(self, name: str, slots: int = 1, **hello: Any) -> ModelAgent:
         """Open a session for a new or known agent, holding what it holds."""
         agent = self.agents.setdefault(name, ModelAgent(name, slots))
-        fields: dict[str, Any] = {"machine_id": agent.machine_id, "labels": {}, "prefetch_credit": 0} | hello
+        fields: dict[str, Any] = {
+            "machine_id": agent.machine_id,
+            "labels": {},
+            "prefetch_credit": 0,
+            "instance_id": "i",
+        } | hello
         held = [Held(ref, state) for ref, state in agent.held.items()]
         outboxes = [OutboxFacts(f"box-{name}", agent.seq + 1, agent.seq)]
         reply: list[Any] = []
         opened = SessionOpened(
             agent_id=name,
-            instance_id="i",
             instance_start_ms=1,
             version="1",
             host="h",

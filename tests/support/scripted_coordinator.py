@@ -38,6 +38,7 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
         self.frames: list[wire.SessionRequest] = []
         self.applied: dict[str, int] = {}
         self.is_acking = True
+        self.lease_s = 15.0
         #: Refuse every Hello with (gRPC code, reason, message).
         self.refusal: tuple[grpc.StatusCode, str, str] | None = None
         self.verdict: Callable[[wire.HeldAttempt], int] = lambda held: wire.VERDICT_RESUME
@@ -170,7 +171,7 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
                 self._apply(request.reports)
             elif request.WhichOneof("frame") == "heartbeat":
                 lease = wire.Lease(boottime_ns=request.heartbeat.boottime_ns)
-                lease.lease_duration.FromSeconds(15)
+                lease.lease_duration.FromMilliseconds(int(self.lease_s * 1000))
                 outbound.put_nowait(wire.SessionResponse(session_epoch=self.epoch, lease=lease))
         outbound.put_nowait(None)
 
@@ -188,6 +189,7 @@ class ScriptedCoordinator(agent_service_pb2_grpc.AgentServiceServicer):
     def _welcome(self, hello: wire.Hello) -> wire.SessionResponse:
         welcome = wire.Welcome(session_epoch=self.epoch, coordinator_epoch=1, store_id="scripted")
         welcome.heartbeat_interval.FromMilliseconds(HEARTBEAT_MS)
+        welcome.lease_duration.FromMilliseconds(int(self.lease_s * 1000))
         for outbox in hello.outboxes:
             welcome.applied.add(outbox_id=outbox.outbox_id, applied_seq=self.applied.get(outbox.outbox_id, 0))
         for held in hello.held:
@@ -243,6 +245,12 @@ def bounded(assignment: wire.Assignment, *, stall_s: float = 0.0, remaining_s: f
         assignment.spec.stall_timeout.FromMilliseconds(int(stall_s * 1000))
     if remaining_s:
         assignment.remaining_duration.FromMilliseconds(int(remaining_s * 1000))
+    return assignment
+
+
+def exclusive(assignment: wire.Assignment) -> wire.Assignment:
+    """The same as an exclusive task."""
+    assignment.spec.exclusive = True
     return assignment
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_agent.core.budgets import Bound, Budgets
+from outrider_agent.core.lease import Lease
 
 MS = 1000
 
@@ -69,3 +70,23 @@ def test_an_attempt_that_ended_has_no_bounds_left() -> None:
     budgets.drop(1)
     budgets.heard(1, 0)
     assert looked_often(budgets, 0, 500) == []
+
+
+def test_a_lease_counts_from_the_question() -> None:
+    """Answers that come late, or out of order, never make the lease longer than the coordinator thinks."""
+    lease = Lease()
+    lease.add(1)
+    lease.renewed(100 * MS, 15_000 * MS)
+    lease.renewed(50 * MS, 15_000 * MS)
+    assert lease.ended(15_099 * MS) == []
+    assert lease.ended(15_100 * MS) == [1]
+    assert lease.ended(99_999 * MS) == []
+
+
+def test_a_lease_holds_only_what_has_not_ended() -> None:
+    """Attempts that ended meanwhile are not stopped; those that are there stop in the order in which they came."""
+    lease = Lease()
+    for key in (3, 1, 2):
+        lease.add(key)
+    lease.drop(1)
+    assert lease.ended(0) == [2, 3]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from outrider_coordinator.core.eligibility import refusal
 from outrider_coordinator.core.events import Answered
 from outrider_coordinator.core.explain import explain_task
-from outrider_coordinator.core.placement import refusal
 from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import Reason, TaskState
 from support.core_world import World
@@ -70,7 +70,7 @@ def test_a_blocked_attempt_keeps_its_resources() -> None:
     world.block(agent, ref, "q")
     assert world.state.agents["a"].slots_used == 0
     assert world.state_of(second) is TaskState.QUEUED
-    world.do(Answered(first, "q", lambda key: b"x", world.replies.append))
+    world.do(Answered(first, "q", b"yes", world.replies.append))
     world.unblock(agent, ref, "q")
     world.complete(agent, ref)
     assert world.ref(agent, second)

@@ -6,7 +6,7 @@ import pytest
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import AttemptsReturned, CancelRequested, Ref
-from outrider_coordinator.core.records import attempt_row
+from outrider_coordinator.core.snapshots import attempt_row
 from outrider_coordinator.core.states import AttemptState, Intent, Reason, TaskState
 from outrider_coordinator.core.stopping import STOPS, stop_attempt
 from support.core_world import ModelAgent, World

@@ -14,12 +14,13 @@ from functools import partial
 from itertools import count, repeat
 from typing import NamedTuple
 
-from outrider_coordinator.core import deadlines, outcome, records, runs
+from outrider_coordinator.core import deadlines, outcome, runs
 from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
 from outrider_coordinator.core.errands import Admission, Decision
 from outrider_coordinator.core.events import RunMember, RunSubmitted, TasksAdded
 from outrider_coordinator.core.model import Run, Task
 from outrider_coordinator.core.records import InsertEvent, InsertRunPart
+from outrider_coordinator.core.snapshots import inserted
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import EventType, Reason, TaskState
@@ -139,7 +140,7 @@ def _make(state: State, errand: Admission, member: RunMember) -> Refused | None:
         return Refused("INVALID_REQUEST", message, f"tasks[{errand.position}].after_keys")
     task = _task(state, errand, member, edges)
     errand.tasks[task.id] = task
-    errand.rows.append(records.inserted(task))
+    errand.rows.append(inserted(task))
     for edge in edges:
         if edge.is_inside:
             errand.dependents.setdefault(edge.other_id, []).append(task.id)

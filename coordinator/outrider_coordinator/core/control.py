@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, runs, sessions
+from outrider_coordinator.core import blame, breaker, runs, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import (
     AgentOrder,
@@ -16,8 +16,8 @@ from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.retry import attempt_returned
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Admin, AttemptState, EventType, Reason, TaskState
-from outrider_coordinator.core.transitions import move_attempt
+from outrider_coordinator.core.states import Admin, AttemptState, Blame, EventType, Reason, TaskState
+from outrider_coordinator.core.transitions import move_admin, move_attempt
 
 
 def cancel(state: State, effects: Effects, task_id: str, message: str) -> CancelVerdict:
@@ -62,6 +62,7 @@ def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -
         attempt = agent.attempts.get((task_id, number))
         if attempt is not None and attempt.fence == fence and attempt.state is AttemptState.OFFERED:
             move_attempt(attempt, AttemptState.ACCEPTED)
+            strategies.first_word(state, agent, attempt)
 
 
 def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -> None:
@@ -71,14 +72,17 @@ def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -
         return
     agent.last_heard_us = state.now_us
     to = AttemptState.REVOKED if event.revoked else AttemptState.REJECTED
+    refused = False
     for ref in event.refs:
         attempt = agent.attempts.get((ref.task_id, ref.attempt))
         if attempt is None or attempt.fence != ref.fence:
             continue
         if attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
-            if not event.revoked and not agent.facts.is_leaving:
-                breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_REJECTED)
+            refused = not event.revoked and not agent.facts.is_leaving
+            attempt.blame = Blame.AGENT if refused else Blame.NONE
             attempt_returned(state, effects, agent, state.tasks[ref.task_id], attempt, to, event.message)
+    if refused:
+        blame.rejected(state, effects, agent)
 
 
 def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
@@ -92,7 +96,7 @@ def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
         effects.sends.append(Reply(event.reply, _remove(state, effects, agent, force=event.force)))
         return
     if event.order == AgentOrder.RESET_BREAKER:
-        breaker.reset(state, effects, agent)
+        breaker.close(state, effects, agent.breaker)
     else:
         _set_admin(state, effects, agent, event)
     state.placement_is_due = True
@@ -109,9 +113,10 @@ _ADMIN = {
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
     if agent.admin is not admin:
-        agent.admin = admin
+        move_admin(agent, admin)
         effects.agents[agent.id] = agent
         state.agent_event(effects, kind, agent.id)
+        state.fleet.changed(agent)
     if agent.is_online:
         effects.sends.append(PushControl(agent.epoch, agent.id, event.order, event.timeout_us))
 

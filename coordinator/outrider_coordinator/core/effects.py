@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core import records
+from outrider_coordinator.core import records, snapshots
 from outrider_coordinator.core.events import ReplyTo
 from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Trace, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
 from outrider_coordinator.core.states import Reason, TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------
@@ -49,12 +49,16 @@ class CancelVerdict(NamedTuple):
 
 
 class SessionAccepted(NamedTuple):
-    """The new session. ``verdicts``: (task id, attempt, fence, Verdict number); ``applied``: outbox id to seq."""
+    """The new session. ``verdicts``: (task id, attempt, fence, Verdict number); ``applied``: outbox id to seq.
+
+    ``heartbeat_us`` is how often the agent is to report.
+    """
 
     epoch: int
     applied: dict[str, int]
     verdicts: list[tuple[str, int, int, int]]
     paused: bool
+    heartbeat_us: int
 
 
 VERDICT_RESUME, VERDICT_FENCE, VERDICT_CLOSE = 1, 2, 3
@@ -67,6 +71,13 @@ class Reply(NamedTuple):
 
     reply: ReplyTo
     value: Any
+
+
+class Carried(NamedTuple):
+    """What an attempt should know of those before it: Resolutions, and BlockedReasons that ran out, serialized."""
+
+    answers: tuple[bytes, ...]
+    expired: tuple[bytes, ...]
 
 
 class PushAssign(NamedTuple):
@@ -91,6 +102,7 @@ class PushAssign(NamedTuple):
     ready_us: int
     offered_us: int
     remaining_us: int = 0
+    carried: Carried | None = None
 
 
 class PushCancel(NamedTuple):
@@ -180,6 +192,7 @@ class Effects:
     waits: dict[tuple[str, str], Wait] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
+    breakers: dict[tuple[str, str, str], Breaker] = field(default_factory=dict)
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
     limits: dict[LimitKey, Pool] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
@@ -191,15 +204,16 @@ def rows(effects: Effects) -> list[records.Write]:
     Inserts come first: a `DeleteAgent` among them must not undo the put of an agent that came back in the same step.
     """
     writes: list[records.Write] = list(effects.inserts)
-    writes += [records.task_row(task) for task in effects.tasks.values()]
-    writes += [records.attempt_row(attempt) for attempt in effects.attempts.values()]
-    writes.extend(records.wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
-    writes.extend(records.run_row(run) for run in effects.runs.values())
-    writes.extend(records.agent_row(agent) for agent in effects.agents.values())
+    writes += [snapshots.task_row(task) for task in effects.tasks.values()]
+    writes += [snapshots.attempt_row(attempt) for attempt in effects.attempts.values()]
+    writes.extend(snapshots.wait_row(task_id, wait) for (task_id, _), wait in effects.waits.items())
+    writes.extend(snapshots.run_row(run) for run in effects.runs.values())
+    writes.extend(snapshots.agent_row(agent) for agent in effects.agents.values())
+    writes.extend(snapshots.breaker_row(breaker) for breaker in effects.breakers.values())
     writes.extend(
         records.PutOutbox(agent_id, outbox_id, seq) for (agent_id, outbox_id), seq in effects.outboxes.items()
     )
     if effects.limits:
-        writes += [records.limit_row(key, pool) for key, pool in effects.limits.items()]
+        writes += [snapshots.limit_row(key, pool) for key, pool in effects.limits.items()]
     writes.extend(effects.events)
     return writes

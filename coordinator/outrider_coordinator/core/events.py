@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
-from outrider_coordinator.core.spec import Condition, Spec
+from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
 ReplyTo = Callable[[Any], None]
@@ -130,13 +130,19 @@ class CancelRequested:
 class Answered:
     """Somebody resolves a wait; an empty ``key`` means the only open one. Reply: the key (str) or Refused.
 
-    ``make_resolution`` gives the serialized Resolution for a key.
+    ``payload`` is the answer, a serialized Payload. A request for more time is granted ``granted_us``, or what it asks
+    for when the answer ``agrees``. With ``refuses`` the wait ends without what it waited for; ``text`` says why.
     """
 
     task_id: str
     key: str
-    make_resolution: Callable[[str], bytes]
+    payload: bytes
     reply: ReplyTo
+    by: str = "person"
+    granted_us: int = 0
+    agrees: bool = False
+    refuses: bool = False
+    text: str = ""
 
 
 class Ref(NamedTuple):
@@ -215,13 +221,25 @@ class AttemptsReturned:
 
 
 class WaitFacts(NamedTuple):
-    """What the core needs of a BlockedReason; times in coordinator microseconds, 0 for none."""
+    """What the core needs of a BlockedReason, fields as in `model.Wait`."""
 
     key: str
     kind: str
     keeps_running: bool = False
     required_task_id: str = ""
     retry_us: int = 0
+    system: str = ""
+    claim: Claim | None = None
+    additional_us: int = 0
+
+
+class GivenAnswer(NamedTuple):
+    """What one task answers another: fields as in `Answered`."""
+
+    task_id: str
+    key: str
+    payload: bytes
+    agrees: bool = False
 
 
 class ReportKind:
@@ -234,13 +252,15 @@ class ReportKind:
     LOG = 14
     COMPLETED = 15
     FAILED = 16
+    ANSWER_GIVEN = 17
 
 
 class Report(NamedTuple):
     """One WorkerMessage. ``body`` is the serialized arm (TaskError for FAILED); ``raw`` the whole, kept as evidence.
 
-    ``wait`` is set for BLOCKED, ``text`` is the wait's key for UNBLOCKED and the error's message for FAILED. ``start``
-    is the time and the serialized Started that a terminal message carries when no Started came before it.
+    ``wait`` is set for BLOCKED, ``given`` for ANSWER_GIVEN, ``text`` is the wait's key for UNBLOCKED and the error's
+    message for FAILED. ``start`` is the time and the serialized Started that a terminal message carries when no Started
+    came before it.
     """
 
     ref: Ref
@@ -254,6 +274,7 @@ class Report(NamedTuple):
     recoverable: bool = False
     wait: WaitFacts | None = None
     start: tuple[int, bytes] | None = None
+    given: GivenAnswer | None = None
 
 
 @dataclass(slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from outrider_coordinator.core.eligibility import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task
-from outrider_coordinator.core.placement import closed_to_work, describe, mismatch, refusal
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity, TaskState
 
@@ -43,19 +45,31 @@ def no_work_reason(agent: Agent) -> str:
     return "" if agent.free_slots else f"all {agent.slots} slots are in use"
 
 
+class StatusRule(NamedTuple):
+    """One word for what people see of an agent, when it is said, and the test for that."""
+
+    word: str
+    when: str
+    holds: Callable[[Agent], bool]
+
+
+#: The first rule that holds gives the word; the last one always does.
+STATUS_RULES: tuple[StatusRule, ...] = (
+    StatusRule("stopped", "connectivity is LEFT", lambda agent: agent.connectivity is Connectivity.LEFT),
+    StatusRule("failed", "connectivity is LOST", lambda agent: agent.connectivity is Connectivity.LOST),
+    StatusRule("suspect", "connectivity is SUSPECT", lambda agent: agent.connectivity is Connectivity.SUSPECT),
+    StatusRule("failed", "breaker is OPEN", lambda agent: agent.breaker.state is BreakerState.OPEN),
+    StatusRule("draining", "its heartbeat says that it leaves", lambda agent: agent.facts.is_leaving),
+    StatusRule("draining", "admin is DRAINING", lambda agent: agent.admin is Admin.DRAINING),
+    StatusRule("paused", "admin is PAUSED", lambda agent: agent.admin is Admin.PAUSED),
+    StatusRule("running", "it holds an attempt", lambda agent: bool(agent.attempts)),
+    StatusRule("idle", "otherwise", lambda agent: True),
+)
+
+
 def status_word(agent: Agent) -> str:
-    """One word for people: stopped, suspect, failed, draining, paused, running or idle; the first that holds."""
-    if agent.connectivity in (Connectivity.LEFT, Connectivity.LOST):
-        return "stopped" if agent.connectivity is Connectivity.LEFT else "failed"
-    if agent.connectivity is Connectivity.SUSPECT:
-        return "suspect"
-    if agent.breaker.state is BreakerState.OPEN:
-        return "failed"
-    if agent.facts.is_leaving:
-        return "draining"
-    if agent.admin is not Admin.ACTIVE:
-        return agent.admin.name.lower()
-    return "running" if agent.attempts else "idle"
+    """One word for people: the first of `STATUS_RULES` that holds."""
+    return next(rule.word for rule in STATUS_RULES if rule.holds(agent))
 
 
 def _pending(task: Task, now_us: int) -> Explanation:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits, resources
-from outrider_coordinator.core.model import Agent, Run, Task
+from collections.abc import Iterator
+
+from outrider_coordinator.core import breaker, fleet, limits, resources
+from outrider_coordinator.core.blockage import is_remembered
+from outrider_coordinator.core.eligibility import fits
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import TERMINAL, AttemptState, TaskState
+from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
 
 _WITH_ATTEMPT = frozenset((TaskState.ASSIGNED, TaskState.RUNNING, TaskState.BLOCKED, TaskState.CANCELLING))
 
@@ -18,7 +22,13 @@ def check(state: State) -> None:
         _check_run(state, run)
     for agent in state.agents.values():
         _check_agent(agent)
+    for known in _breakers(state):
+        _check_breaker(state, known)
+    leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
+    assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
+    fleet.check(state.fleet, state.agents, fits)
+    _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
     for task_state in TaskState:
@@ -40,11 +50,29 @@ def _check_run(state: State, run: Run) -> None:
     assert counted == (run.open_count if run.phases or run.phase_open else 0), f"{story} counts {counted} in phases"
 
 
+def _check_queue(state: State) -> None:
+    """Every need counts its tasks, every sleeping one is woken by its agents, and no tag runs ahead of its lanes."""
+    queue = state.queue
+    waiting: dict[tuple[object, ...], int] = {}
+    for task in queue.tasks.values():
+        assert task.strand is not None, f"task {task.id} is in the queue and in no strand of it"
+        need = task.strand.group.need
+        waiting[need.name] = waiting.get(need.name, 0) + 1
+        assert any(entry[2] == task.id for entry in task.strand.line), f"task {task.id} has no entry in its strand"
+    for need in queue.needs.values():
+        assert need.waiting == waiting.get(need.name, 0), f"{need.demands}: counted {need.waiting}, are {waiting}"
+        assert need.is_awake or (need.reach and need in need.reach.asleep), f"{need.demands} sleeps for ever"
+    active = sum(need.is_awake and need.waiting > 0 for need in queue.needs.values())
+    assert queue.active == active, f"{active} needs are awake with tasks, counted {queue.active}"
+
+
 def _check_task(state: State, task: Task) -> None:
     story = f"task {task.id} ({task.state.name})"
     assert task.state not in TERMINAL, f"I1: {story} is terminal and still in memory"
     assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {story} has attempt {task.attempt}"
     assert task.attempts_counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    if task.waits:
+        _check_waits(state, task)
     for stray in task.strays:
         assert stray.state is AttemptState.LOST, f"I2: {story} has a stray in {stray.state.name}"
     if task.state is not TaskState.PENDING:
@@ -52,6 +80,19 @@ def _check_task(state: State, task: Task) -> None:
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
         assert task.attempt.key in agent.attempts, f"{story}: agent {agent.id} does not know its attempt"
+
+
+def _check_waits(state: State, task: Task) -> None:
+    for wait in task.waits:
+        story = f"task {task.id} wait {wait.key!r}"
+        assert not wait.is_open or task.attempt is not None, f"{story} is open and nobody runs"
+        assert wait.is_open or is_remembered(wait), f"{story} is closed and kept for nothing"
+        indexed = (task.id, wait.key) in state.system_waiters.get(wait.system, {})
+        due = wait.is_pending and wait.kind == "external" and bool(wait.system)
+        assert indexed == due, f"{story}: looked for by its system: {indexed}, must be {due}"
+        if wait.is_pending and wait.kind == "dependency":
+            entries = state.waiters.get(wait.required_task_id, {})
+            assert (task.id, wait.key) in entries, f"{story} is looked for by nobody"
 
 
 def _check_agent(agent: Agent) -> None:
@@ -64,3 +105,46 @@ def _check_agent(agent: Agent) -> None:
     resources.check(agent)
     for key in agent.ahead:
         assert key in agent.attempts, f"I11: agent {agent.id} has {key} ahead and does not hold it"
+
+
+def _breakers(state: State) -> Iterator[Breaker]:
+    for agent in state.agents.values():
+        yield agent.breaker
+        yield from agent.type_breakers.values()
+    for system in state.systems.values():
+        yield system.breaker
+
+
+def _check_breaker(state: State, known: Breaker) -> None:
+    """What was offered since it opened are probes, one at a time; the one that it has leased is live."""
+    if known.probe is not None:
+        assert known.state is BreakerState.HALF_OPEN, f"I10: {known.name} is {known.state.name} and has leased a probe"
+        assert breaker.probe_of(state, known) is not None, f"I10: {known.name} leased {known.probe}, which is not live"
+        assert known in state.probes.get(known.probe, ()), f"I10: {known.name}: nobody knows of {known.probe}"
+    if known.state is BreakerState.CLOSED:
+        return
+    for attempt in _offered_since(state, known):
+        assert known.state is not BreakerState.OPEN, f"I10: {attempt.key} was offered though {known.name} is OPEN"
+        assert attempt.is_probe, f"I10: {attempt.key} was offered and is no probe, though {known.name} is HALF_OPEN"
+        if _is_excused(state, attempt):
+            continue
+        assert attempt.key == known.probe, f"I10: {attempt.key} and {known.probe} are probes of {known.name} at once"
+
+
+def _offered_since(state: State, known: Breaker) -> Iterator[Attempt]:
+    for task in state.tasks.values():
+        attempt, spec = task.attempt, task.spec
+        if attempt is None or attempt.fence < known.opened_fence:
+            continue
+        if known.system:
+            if known.system in spec.demands.systems:
+                yield attempt
+        elif attempt.agent_id == known.agent_id and known.kind in ("", spec.kind):
+            yield attempt
+
+
+def _is_excused(state: State, attempt: Attempt) -> bool:
+    """A probe that has been out for long, or was given up for lost meanwhile, is none any more."""
+    agent = state.agents.get(attempt.agent_id)
+    back_us = agent.session_start_us if agent is not None else state.now_us
+    return attempt.offered_us + state.settings.probe_time_us <= state.now_us or back_us > attempt.offered_us

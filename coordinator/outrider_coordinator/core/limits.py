@@ -142,6 +142,7 @@ def defined(state: State, effects: Effects, event: LimitDefined) -> None:
     pool = state.limits.pool(key)
     pool.define(event.definition or LOCK, state.now_us)
     pool.is_defined = event.definition is not None
+    state.queue.ask_again()
     state.limits.drop_if_idle(key)
     effects.limits[key] = pool
     state.placement_is_due = True
@@ -167,6 +168,7 @@ def timer_fired(state: State, namespace: str, name: str) -> None:
     pool = state.limits.pools.get((namespace, name))
     if pool is not None:
         pool.timer_us = 0
+    state.queue.ask_again()
     state.placement_is_due = True
 
 

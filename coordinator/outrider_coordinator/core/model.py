@@ -7,14 +7,16 @@ protocol messages that the core passes on unread.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Holding
-from outrider_coordinator.core.spec import Condition, Spec
+from outrider_coordinator.core.samples import Window
+from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
     Admin,
     AttemptState,
+    Blame,
     BreakerState,
     Connectivity,
     Intent,
@@ -40,7 +42,8 @@ class Attempt:
 
     ``resources`` are what it takes of its agent's machine, as its task demands.
     ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
-    ``intent`` says why its agent was asked to stop it, NONE while nobody has.
+    ``intent`` says why its agent was asked to stop it, NONE while nobody has. ``is_probe`` says that a breaker leased
+    it when it was offered, ``blame`` who is held responsible for its end.
     """
 
     task_id: str
@@ -62,6 +65,7 @@ class Attempt:
     resources: tuple[tuple[str, float], ...] = ()
     holding: Holding | None = None
     intent: Intent = Intent.NONE
+    blame: Blame = Blame.NONE
     #: Task id and number: unique in the fleet.
     key: tuple[str, int] = field(init=False)
 
@@ -71,7 +75,13 @@ class Attempt:
 
 @dataclass(slots=True)
 class Wait:
-    """One open or resolved wait of a task. ``body`` is the BlockedReason, ``resolution`` the Resolution, serialized."""
+    """One wait of a task: open, resolved, or over its budget.
+
+    ``kind`` is dependency, resource, external, complexity or clarification. ``body`` is the BlockedReason,
+    ``resolution`` the Resolution, serialized. ``opened_us`` is when it was reported, ``expires_us`` the end of its
+    budget, 0 for none; ``expired_on`` names the agent on which that came. ``additional_us`` is what a complexity wait
+    asks for, ``granted_us`` what the task has been granted in all, this wait included.
+    """
 
     key: str
     kind: str
@@ -82,11 +92,23 @@ class Wait:
     resolution: bytes = b""
     dependency_state: int = 0
     is_open: bool = True
+    opened_us: int = 0
+    expires_us: int = 0
+    expired_on: str = ""
+    system: str = ""
+    claim: Claim | None = None
+    additional_us: int = 0
+    granted_us: int = 0
 
     @property
     def is_resolved(self) -> bool:
         """Whether an answer, the dependency's end or the retry time has come."""
         return bool(self.resolution) or self.dependency_state != 0
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the attempt is waiting for it now."""
+        return self.is_open and not self.is_resolved
 
 
 @dataclass(slots=True)
@@ -101,7 +123,9 @@ class Task:
     id of its own run while an earlier phase of that is not over.
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
-    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known.
+    unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
+    agents on which it failed by what may be a fault of its own, in the order of the failures, each once. ``rank_us``
+    and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran.
     """
 
     id: str
@@ -114,6 +138,7 @@ class Task:
     run_id: str = ""
     run_key: str = ""
     client_id: str = ""
+    submitter: str = ""
     request_id: str = ""
     digest: bytes = b""
     trace: Trace = NO_TRACE
@@ -131,10 +156,14 @@ class Task:
     attempt: Attempt | None = None
     strays: tuple[Attempt, ...] = ()
     waits: tuple[Wait, ...] = ()
+    failed_on: tuple[str, ...] = ()
     progress: bytes = b""
     outcome: bytes = b""
     error: bytes = b""
     is_stored: bool = False
+    rank_us: int | None = None
+    near_agent_id: str = ""
+    strand: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_terminal(self) -> bool:
@@ -228,15 +257,65 @@ class HostFacts:
 
 
 @dataclass(slots=True)
-class Breaker:
-    """Circuit breaker of one agent. ``reset_us`` is when OPEN may become HALF_OPEN."""
+class Measured:
+    """How one kind of work goes on one agent: averages over its last attempts, failures that speak against it."""
 
+    duration_us: float = 0.0
+    failure_rate: float = 0.0
+
+    @property
+    def cost_us(self) -> float:
+        """Time per success; what only ever failed costs more than anything that did not."""
+        if not self.duration_us:
+            return 1e15 * (1 + self.failure_rate)
+        return self.duration_us / max(0.05, 1 - self.failure_rate)
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Circuit breaker of an agent, of an agent for one kind of work, or of an outside system: whichever is named.
+
+    ``failures`` are those in a row while it is CLOSED, ``successes`` those of probes while it is HALF_OPEN.
+    ``opened_count`` is how often it opened since it was last CLOSED, ``reset_us`` when OPEN may become HALF_OPEN;
+    what was offered since then has fences from ``opened_fence`` on. ``culprit`` is the task whose failure opened it,
+    when that may still turn out to be the task's fault. ``window`` is None while nothing failed.
+    """
+
+    agent_id: str = ""
+    kind: str = ""
+    system: str = ""
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
     successes: int = 0
     opened_count: int = 0
     reset_us: int = 0
+    opened_fence: int = 0
+    culprit: str = ""
     probe: tuple[str, int] | None = None
+    window: Window | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Unique among all breakers."""
+        return self.agent_id, self.kind, self.system
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        if self.system:
+            return f"the breaker of system {self.system!r}"
+        return f"the breaker of agent {self.agent_id!r}" + (f" for {self.kind!r}" if self.kind else "")
+
+
+@dataclass(slots=True)
+class System:
+    """An outside system of which something is known to have failed.
+
+    ``failing`` maps a task that failed on it to (agent id, time in us), the latest last.
+    """
+
+    breaker: Breaker
+    failing: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -247,6 +326,11 @@ class Agent:
     prefetched ones among them that hold no slot yet, oldest first. ``applied`` maps outbox id to the last applied
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
+    ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
+    silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
+    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list.
+    ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
+    its last one.
     """
 
     id: str
@@ -272,6 +356,10 @@ class Agent:
     suspect_us: int = 0
     slots_used: int = 0
     parked: int = 0
+    pressure: int = 0
+    latency_us: float = 0.0
+    turn: int = 0
+    measured: dict[str, Measured] = field(default_factory=dict)
     succeeded_count: int = 0
     failed_count: int = 0
     facts: HostFacts = field(default_factory=HostFacts)
@@ -281,6 +369,14 @@ class Agent:
     replaying: dict[str, int] = field(default_factory=dict)
     unlisted: list[tuple[str, int]] = field(default_factory=list)
     silence_timer_is_set: bool = False
+    type_breakers: dict[str, Breaker] = field(default_factory=dict)
+    charged_us: int = 0
+    heartbeat_us: int = 0
+    lease_us: int = 0
+    unlisted_over_us: int = 0
+
+    def __post_init__(self) -> None:
+        self.breaker.agent_id = self.id
 
     @property
     def prefetched(self) -> int:

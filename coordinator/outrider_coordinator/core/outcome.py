@@ -43,7 +43,7 @@ def end_task(
     if task.attempt is not None or task.strays:
         _fence_others(state, effects, task, attempt, to)
     if task.waits:
-        _close_waits(effects, task)
+        blockage.close_all(state, effects, task)
     state.ended_count += 1
     state.event(effects, _EVENTS[to], task, attempt, reason=reason, body=error, outcome=outcome)
     if task.id in state.waiters:
@@ -107,12 +107,11 @@ def make_ready(state: State, effects: Effects, task: Task) -> None:
 def fence(state: State, effects: Effects, attempt: Attempt, message: str) -> None:
     """Nobody wants this attempt any more: stop counting it and tell its agent."""
     agent = state.agents.get(attempt.agent_id)
-    if agent is not None:
-        slots.release(state, agent, attempt)
-        if agent.is_online:
-            effects.sends.append(
-                PushCancel(agent.epoch, agent.id, attempt.task_id, attempt.number, attempt.fence, message, fenced=True)
-            )
+    slots.release(state, effects, agent, attempt)
+    if agent is not None and agent.is_online:
+        effects.sends.append(
+            PushCancel(agent.epoch, agent.id, attempt.task_id, attempt.number, attempt.fence, message, fenced=True)
+        )
     move_attempt(attempt, AttemptState.FENCED)
     attempt.ended_us = state.now_us
     effects.attempts[attempt.key] = attempt
@@ -125,13 +124,6 @@ def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt |
         if live is not None and live is not attempt:
             fence(state, effects, live, f"task ended {to.name}")
     task.attempt, task.strays = None, ()
-
-
-def _close_waits(effects: Effects, task: Task) -> None:
-    for wait in task.waits:
-        if wait.is_open:
-            wait.is_open = False
-            effects.waits[task.id, wait.key] = wait
 
 
 def _wake_waiters(state: State, effects: Effects, task: Task) -> None:

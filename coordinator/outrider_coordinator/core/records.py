@@ -1,11 +1,8 @@
-"""What a step writes: immutable snapshots of records, one class per kind of row of the store."""
+"""What a step writes: immutable, one class per kind of row of the store; `snapshots` makes them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
-
-from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
 
 
 class InsertTask(NamedTuple):
@@ -79,6 +76,7 @@ class PutAttempt(NamedTuple):
     is_probe: bool
     last_number: int
     intent: int
+    blame: int
 
 
 class PutWait(NamedTuple):
@@ -94,6 +92,15 @@ class PutWait(NamedTuple):
     resolution: bytes
     dependency_state: int
     is_open: bool
+    opened_us: int
+    expires_us: int
+    expired_on: str
+    system: str
+    claim_key: str
+    claim_shared: bool
+    claim_units: int
+    additional_us: int
+    granted_us: int
 
 
 class PutRun(NamedTuple):
@@ -147,9 +154,6 @@ class PutAgent(NamedTuple):
     machine_id: str
     connectivity: int
     admin: int
-    breaker_state: int
-    breaker_opened_count: int
-    breaker_reset_us: int
     labels: dict[str, str]
     resources: dict[str, float]
     task_types: tuple[str, ...]
@@ -166,9 +170,35 @@ class PutAgent(NamedTuple):
 
 
 class DeleteAgent(NamedTuple):
-    """An agent was removed, with its outbox positions."""
+    """An agent was removed, with its outbox positions and its breakers."""
 
     id: str
+
+
+class PutBreaker(NamedTuple):
+    """A circuit breaker that is not CLOSED: of an agent, of an agent for a kind of work, or of an outside system.
+
+    The names that do not apply are empty. ``probe_attempt`` 0: it has leased no attempt.
+    """
+
+    agent_id: str
+    kind: str
+    system: str
+    state: int
+    opened_count: int
+    reset_us: int
+    opened_fence: int
+    culprit: str
+    probe_task_id: str
+    probe_attempt: int
+
+
+class DeleteBreaker(NamedTuple):
+    """A circuit breaker is CLOSED again."""
+
+    agent_id: str
+    kind: str
+    system: str
 
 
 class PutOutbox(NamedTuple):
@@ -255,6 +285,8 @@ Write = (
     | InsertRunPart
     | PutAgent
     | DeleteAgent
+    | PutBreaker
+    | DeleteBreaker
     | PutOutbox
     | PutLimit
     | DeleteLimit
@@ -262,164 +294,3 @@ Write = (
     | InsertEvidence
     | InsertEvent
 )
-
-
-def task_row(task: Task) -> InsertTask | UpdateTask:
-    """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
-    if task.is_stored:
-        return UpdateTask._make((task.id, *_changing(task)))
-    return inserted(task)
-
-
-def inserted(task: Task) -> InsertTask:
-    """The row of a new task."""
-    task.is_stored = True
-    spec = task.spec
-    return InsertTask._make(
-        (
-            task.id,
-            task.namespace,
-            spec.body,
-            spec.kind,
-            spec.title,
-            spec.priority,
-            task.order,
-            task.run_id,
-            task.run_key,
-            task.client_id,
-            task.request_id,
-            task.digest,
-            task.trace.parent,
-            task.trace.state,
-            task.dependency_ids,
-            task.dependency_conditions,
-            task.dependency_keys,
-            task.retry_of_task_id,
-            task.created_us,
-            *_changing(task),
-        )
-    )
-
-
-def _changing(task: Task) -> tuple[int | bytes, ...]:
-    """The fields that both rows end with, in their order: what a task's life changes."""
-    return (
-        int(task.state),
-        int(task.reason),
-        task.ready_us,
-        task.attempts_made,
-        task.attempts_counted,
-        task.worker_deaths,
-        task.start_us,
-        task.end_us,
-        task.progress,
-        task.outcome,
-        task.error,
-    )
-
-
-def attempt_row(attempt: Attempt) -> PutAttempt:
-    """An attempt as it is now."""
-    return PutAttempt._make(
-        (
-            attempt.task_id,
-            attempt.number,
-            attempt.agent_id,
-            attempt.fence,
-            int(attempt.state),
-            attempt.prefetched,
-            attempt.counted,
-            attempt.offered_us,
-            attempt.started_us,
-            attempt.ended_us,
-            int(attempt.reason),
-            attempt.error,
-            attempt.holds_slot,
-            attempt.is_probe,
-            attempt.last_number,
-            int(attempt.intent),
-        )
-    )
-
-
-def wait_row(task_id: str, wait: Wait) -> PutWait:
-    """A wait as it is now."""
-    return PutWait(
-        task_id,
-        wait.key,
-        wait.kind,
-        wait.body,
-        wait.keeps_running,
-        wait.required_task_id,
-        wait.retry_us,
-        wait.resolution,
-        wait.dependency_state,
-        wait.is_open,
-    )
-
-
-def run_row(run: Run) -> PutRun:
-    """A run as it is now."""
-    return PutRun(
-        run.id,
-        run.namespace,
-        run.title,
-        run.description,
-        run.created_us,
-        run.ended_us,
-        tuple((name, milestone.reached_us) for name, milestone in run.milestones.items()),
-        run.request_id,
-        run.digest,
-        run.client_id,
-        run.trace.parent,
-        run.trace.state,
-        run.retry_of_run_id,
-        run.fails_fast,
-        run.max_parallel,
-        run.is_sequential,
-        int(run.stop_reason),
-        run.stop_message,
-    )
-
-
-def agent_row(agent: Agent) -> PutAgent:
-    """An agent as it is now."""
-    breaker = agent.breaker
-    return PutAgent(
-        agent.id,
-        agent.machine_id,
-        int(agent.connectivity),
-        int(agent.admin),
-        int(breaker.state),
-        breaker.opened_count,
-        breaker.reset_us,
-        dict(agent.labels),
-        dict(agent.resources),
-        agent.task_types,
-        agent.runners,
-        agent.slots,
-        agent.prefetch_credit,
-        agent.parked_max,
-        agent.version,
-        agent.host,
-        agent.instance_id,
-        agent.instance_start_ms,
-        agent.last_heard_us,
-        agent.session_start_us,
-    )
-
-
-def limit_row(key: LimitKey, pool: Pool) -> PutLimit | DeleteLimit:
-    """The definition of a limit as it is now, or that there is none."""
-    if not pool.is_defined:
-        return DeleteLimit(*key)
-    definition = pool.definition
-    return PutLimit(
-        *key,
-        int(definition.kind),
-        definition.capacity,
-        definition.per_second,
-        definition.burst,
-        pool.full_us,
-        pool.taken_us,
-    )

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 
-from outrider_coordinator.core import deadlines, outcome, slots
+from outrider_coordinator.core import breaker, deadlines, outcome, slots
 from outrider_coordinator.core import limits as named_limits
+from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.errands import Decision
 from outrider_coordinator.core.limit_book import LimitKey, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.runs import hold_for_phase, stopping
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import AttemptState, BreakerState, Connectivity, Reason, TaskState
+from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, Reason, TaskState
 
 #: How tasks ended, and why.
 Ends = Mapping[str, tuple[TaskState, Reason]]
@@ -34,10 +36,11 @@ def restore(
     waits: Iterable[tuple[str, Wait]],
     runs: Iterable[Run],
     agents: Iterable[Agent],
+    breakers: Iterable[Breaker] = (),
     limits: Iterable[tuple[LimitKey, Pool]] = (),
     ended: Callable[[list[str]], Ends] = _nothing_ended_badly,
 ) -> Effects:
-    """Fill an empty state. ``attempts`` are those of the given tasks in OFFERED to BLOCKED, or LOST.
+    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
     ``runs`` come with `runs.enter` done for all their members; ``ended`` is asked once how tasks that are not open
     ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
@@ -48,22 +51,26 @@ def restore(
     effects = Effects()
     for agent in agents:
         state.agents[agent.id] = agent
+        state.fleet.joined(agent, fits)
     for run in runs:
         state.runs[run.id] = run
     for task in tasks:
         state.add_task(task)
         state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     for task_id, wait in waits:
-        state.tasks[task_id].set_wait(wait)
+        if is_remembered(wait):
+            state.tasks[task_id].set_wait(wait)
     named_limits.restore(state, limits)
     for attempt in attempts:
         _attach(state, attempt)
     named_limits.restored(state)
-    known = ended(_asked_for(state))
+    known_ends = ended(_asked_for(state))
     for run in state.runs.values():
-        _run(state, run, known)
+        _run(state, run, known_ends)
     for task in state.tasks.values():
-        _link(state, task, known)
+        _link(state, effects, task, known_ends)
+    for known in breakers:
+        breaker.restored(state, known)
     for agent in state.agents.values():
         _agent(state, effects, agent)
     state.requests.is_complete = False
@@ -73,19 +80,25 @@ def restore(
 
 def _attach(state: State, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
+        task.failed_on = (*task.failed_on, attempt.agent_id)
+    if attempt.state is AttemptState.CLOSED:
+        return
     attempt.resources = task.spec.demands.resources
     if attempt.state is AttemptState.LOST:
+        if task.spec.exclusive:
+            return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
     task.attempt = attempt
     if agent is None:
         return
     holds_slot = attempt.holds_slot
-    slots.take(agent, attempt)
+    slots.take(state, agent, attempt)
     named_limits.hold(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
-        slots.give_back(agent, attempt)
+        slots.give_back(state, agent, attempt)
 
 
 def _asked_for(state: State) -> list[str]:
@@ -139,28 +152,21 @@ def _link_pending(state: State, task: Task, ended: Ends) -> None:
         state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
 
 
-def _link(state: State, task: Task, ended: Ends) -> None:
+def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
     if task.state is TaskState.PENDING:
         _link_pending(state, task, ended)
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
     deadlines.watch(state, task)
+    if task.waits:
+        forget(task)
     for wait in task.waits:
-        if wait.is_open and not wait.is_resolved:
-            _rearm(state, task, wait)
-
-
-def _rearm(state: State, task: Task, wait: Wait) -> None:
-    if wait.kind == "dependency":
-        state.waiters.setdefault(wait.required_task_id, []).append((task.id, wait.key))
-    elif wait.retry_us:
-        state.set_timer(wait.retry_us, TimerKind.WAIT, task.id, wait.key)
+        if wait.is_pending:
+            watch(state, effects, task, wait)
 
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
-    if agent.breaker.state is BreakerState.OPEN:
-        state.set_timer(agent.breaker.reset_us, TimerKind.BREAKER, agent.id)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent

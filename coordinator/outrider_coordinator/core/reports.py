@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, slots
+from outrider_coordinator.core import blame, blockage, slots, strategies
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -89,8 +89,10 @@ def _keep_as_evidence(
 def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     if attempt is task.attempt:
         if attempt.state is not AttemptState.STARTED:
+            if attempt.state is AttemptState.OFFERED:
+                strategies.first_word(state, agent, attempt)
             move_attempt(attempt, AttemptState.STARTED)
-            slots.started(agent, attempt)
+            slots.started(state, agent, attempt)
         if not task.cancel_requested:
             state.move(task, TaskState.RUNNING, effects)
     _begin(state, effects, task, attempt, report.time_us, report.body)
@@ -127,14 +129,17 @@ def _log(state: State, effects: Effects, agent: Agent, task: Task, attempt: Atte
 def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """The first success wins, also a stray's; a committed cancel wins over it (I1, I14)."""
     started_us = attempt.started_us or report.time_us
-    slots.release(state, agent, attempt)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.CLOSED)
     attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
-    state.learn_duration(task.spec.kind, max(0, report.time_us - started_us))
+    duration_us = max(0, report.time_us - started_us)
+    state.learn_duration(task.spec.kind, duration_us)
+    if task.spec.kind in state.fleet.measured_kinds:
+        strategies.measure(state, agent, task.spec.kind, duration_us)
     agent.succeeded_count += 1
-    breaker.ended(state, effects, agent, attempt, succeeded=True, reason=Reason.NONE)
+    blame.succeeded(state, effects, agent, task, attempt)
     if attempt is task.attempt:
         task.attempt = None
         task.attempts_counted += 1
@@ -162,6 +167,11 @@ def _failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: A
     )
 
 
+def _answer_given(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    if report.given is not None:
+        blockage.answer_given(state, effects, task, report.given)
+
+
 def _unknown(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     """A kind that this version does not know: if it ends the attempt, it is a failure."""
     if report.terminal:
@@ -176,4 +186,5 @@ _HANDLERS = {
     ReportKind.LOG: _log,
     ReportKind.COMPLETED: _completed,
     ReportKind.FAILED: _failed,
+    ReportKind.ANSWER_GIVEN: _answer_given,
 }

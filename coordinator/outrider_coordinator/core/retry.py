@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, breaker, slots, stopping
+from outrider_coordinator.core import blame, blockage, slots, stopping
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -13,7 +13,9 @@ from outrider_coordinator.core.states import AttemptState, EventType, Reason, Ta
 from outrider_coordinator.core.transitions import move_attempt
 
 #: Failures that are not the task's own: tried again even without a retry policy.
-INFRASTRUCTURE = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED))
+INFRASTRUCTURE = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED, Reason.LEASE_EXPIRED))
+#: Of these, those that say nothing of an attempt that had not started.
+_GONE = INFRASTRUCTURE - {Reason.WORKER_DIED}
 
 
 def attempt_failed(
@@ -37,8 +39,9 @@ def attempt_failed(
     was_started, was_current = attempt.started_us > 0, task.attempt is attempt
     stop = stopping.decider(attempt, reason)
     _close(state, effects, agent, task, attempt, reason, error, ended_us)
-    attempt.counted = stop is None and (was_started or reason not in (Reason.AGENT_LOST, Reason.AGENT_STOPPED))
-    breaker.ended(state, effects, agent, attempt, succeeded=False, reason=reason)
+    attempt.counted = stop is None and (was_started or reason not in _GONE)
+    if stop is None and not task.cancel_requested:
+        blame.failed(state, effects, agent, task, attempt, reason)
     agent.failed_count += stop is None
     if not was_current:
         return
@@ -54,15 +57,23 @@ def attempt_failed(
 
 
 def attempt_returned(
-    state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, to: AttemptState, message: str
+    state: State,
+    effects: Effects,
+    agent: Agent,
+    task: Task,
+    attempt: Attempt,
+    to: AttemptState,
+    message: str,
+    lease_over_us: int = 0,
 ) -> None:
-    """An attempt never started (rejected, revoked, lost on the way): nothing is counted, the task is offered again."""
-    slots.release(state, agent, attempt)
+    """An attempt never started (rejected, revoked, lost on the way): nothing is counted, the task is offered again.
+
+    ``lease_over_us`` is when it is certain that no lease lets it run, for exclusive tasks; 0 when it is certain now.
+    """
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, to)
     attempt.ended_us = state.now_us
     effects.attempts[attempt.key] = attempt
-    if agent.breaker.probe == attempt.key:
-        agent.breaker.probe = None
     state.placement_is_due = True
     if task.attempt is not attempt:
         return
@@ -75,28 +86,42 @@ def attempt_returned(
         _stopped(state, effects, task, attempt, stop, b"", message)
         return
     effects.tasks[task.id] = task
-    task.ready_us = state.now_us
+    task.ready_us = max(state.now_us, lease_over_us if task.spec.exclusive else 0)
     make_ready(state, effects, task)
 
 
-def stray_or_lose(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, message: str) -> None:
-    """An attempt's agent is out of contact past the grace: the task goes elsewhere, a late success still wins."""
+def stray_or_lose(
+    state: State,
+    effects: Effects,
+    agent: Agent,
+    task: Task,
+    attempt: Attempt,
+    message: str,
+    lease_over_us: int = 0,
+) -> None:
+    """An attempt's agent is out of contact past the grace: the task goes elsewhere, a late success still wins.
+
+    Not so for an exclusive task: it waits until ``lease_over_us``, and what was lost decides nothing any more.
+    """
     stop = stopping.decider(attempt, Reason.AGENT_LOST)
-    slots.release(state, agent, attempt)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.LOST)
     attempt.reason, attempt.ended_us = Reason.AGENT_LOST, state.now_us
     attempt.counted = stop is None and attempt.started_us > 0
     attempt.error = encode_error(Reason.AGENT_LOST, message)
     effects.attempts[attempt.key] = attempt
-    breaker.ended(state, effects, agent, attempt, succeeded=False, reason=Reason.AGENT_LOST)
+    blame.lost(state, effects, agent, attempt)
     if task.attempt is not attempt:
         return
     task.attempt = None
-    blockage.attempt_ended(effects, task)
+    blockage.attempt_ended(state, effects, task)
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
-    task.strays = (*task.strays, attempt)
+    if task.spec.exclusive:
+        task.ready_us = lease_over_us
+    else:
+        task.strays = (*task.strays, attempt)
     if stop is not None:
         _stopped(state, effects, task, attempt, stop, b"", message)
         return
@@ -127,14 +152,14 @@ def _close(
     error: bytes,
     ended_us: int,
 ) -> None:
-    slots.release(state, agent, attempt)
+    slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.CLOSED)
     attempt.reason, attempt.error, attempt.ended_us = reason, error, ended_us
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
     if task.attempt is attempt:
         task.attempt = None
-        blockage.attempt_ended(effects, task)
+        blockage.attempt_ended(state, effects, task)
     else:
         task.drop_stray(attempt)
 
@@ -145,7 +170,7 @@ def _stopped(
     """The attempt is over because it was to be: end the task as that says, or queue it again without a try used."""
     effects.tasks[task.id] = task
     if stop.ends is None:
-        task.ready_us = state.now_us
+        task.ready_us = max(state.now_us, task.ready_us)
         state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=stop.reason, text=message)
         make_ready(state, effects, task)
         return
@@ -166,13 +191,22 @@ def _decide(
     effects.tasks[task.id] = task
     if task.worker_deaths >= state.settings.poison_limit:
         poisoned = encode_error(Reason.POISONED, f"killed its worker {task.worker_deaths} times; last: {message}")
+        blame.acquit_agents(state, effects, task)
         end_task(state, effects, task, TaskState.FAILED, reason=Reason.POISONED, error=poisoned, attempt=attempt)
         return
     if not recoverable or task.attempts_counted >= attempts_max(state, task.spec, reason):
         end_task(state, effects, task, TaskState.FAILED, reason=reason, error=error, attempt=attempt)
         return
+    if blame.fails_everywhere(state, task):
+        blame.acquit_agents(state, effects, task)
+        text = f"failed on {len(task.failed_on)} different agents, so the task is at fault; last: {message}"
+        at_fault = encode_error(Reason.FAILS_EVERYWHERE, text)
+        end_task(
+            state, effects, task, TaskState.FAILED, reason=Reason.FAILS_EVERYWHERE, error=at_fault, attempt=attempt
+        )
+        return
     again_at_once = reason in INFRASTRUCTURE and task.worker_deaths == 0
     wait_us = 0 if again_at_once else backoff_us(task.spec, task.attempts_counted)
-    task.ready_us = state.now_us + wait_us
+    task.ready_us = max(state.now_us + wait_us, task.ready_us)
     state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=reason, text=message, body=error)
     make_ready(state, effects, task)

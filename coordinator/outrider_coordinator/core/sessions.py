@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits, slots, stopping
+from outrider_coordinator.core import blame, breaker, lease, limits, liveness, slots, stopping
 from outrider_coordinator.core.blockage import push_answer
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -19,14 +19,15 @@ from outrider_coordinator.core.effects import (
     Reply,
     SessionAccepted,
 )
+from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.outcome import fence
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import Admin, AttemptState, Connectivity, EventType, Reason, TaskState
-from outrider_coordinator.core.transitions import move_attempt
+from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
+from outrider_coordinator.core.transitions import move_admin, move_attempt, move_connectivity
 
 
 def opened(state: State, effects: Effects, event: SessionOpened) -> None:
@@ -43,11 +44,13 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     elif agent.epoch:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
+    lease.taken_over(state, agent, event.instance_id)
     _register(state, effects, agent, event)
+    lease.sent(state, agent)
     agent.facts.is_leaving = False
     applied = _outboxes(effects, agent, event.outboxes)
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
-    accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED)
+    accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED, agent.heartbeat_us)
     effects.sends.append(Reply(event.reply, accepted))
     listed = {(held.ref.task_id, held.ref.attempt) for held in event.held}
     agent.unlisted = [key for key in agent.attempts if key not in listed]
@@ -65,11 +68,12 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
         attempt, task = agent.attempts.get(key), state.tasks.get(key[0])
         if attempt is None or task is None:
             continue
+        over_us = agent.unlisted_over_us
         if attempt.started_us:
-            stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it")
-            task.drop_stray(attempt)
+            stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it", over_us)
         else:
-            attempt_returned(state, effects, agent, task, attempt, AttemptState.LOST, "never reached its agent")
+            message = "never reached its agent"
+            attempt_returned(state, effects, agent, task, attempt, AttemptState.LOST, message, over_us)
 
 
 def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye: bool) -> None:
@@ -81,7 +85,7 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
     if goodbye:
         _take_back_offers(state, effects, agent)
     if goodbye and not agent.attempts:
-        agent.connectivity = Connectivity.LEFT
+        move_connectivity(agent, Connectivity.LEFT)
         state.agent_event(effects, EventType.AGENT_LEFT, agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
@@ -98,7 +102,8 @@ def _take_back_offers(state: State, effects: Effects, agent: Agent) -> None:
 
 def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:
     """Contact is lost: each attempt may stay for its own grace from now on."""
-    agent.connectivity, agent.suspect_us = Connectivity.SUSPECT, since_us
+    move_connectivity(agent, Connectivity.SUSPECT)
+    agent.suspect_us = since_us
     state.agent_event(effects, EventType.AGENT_SUSPECT, agent.id)
     for attempt in agent.attempts.values():
         task = state.tasks[attempt.task_id]
@@ -112,7 +117,7 @@ def silence_checked(state: State, effects: Effects, agent: Agent) -> None:
     agent.silence_timer_is_set = False
     if not agent.is_online:
         return
-    if agent.last_heard_us + state.settings.suspect_after_us > state.now_us:
+    if agent.last_heard_us + liveness.patience_us(state, agent) > state.now_us:
         _watch_for_silence(state, agent)
         return
     refused = Refused("SESSION_SUPERSEDED", "no heartbeat arrived in time; open a new session")
@@ -133,6 +138,9 @@ def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> No
         return
     if agent.suspect_us + task.spec.disconnect_grace_us > state.now_us:
         return
+    if lease.keeps(state, agent, task):
+        state.set_timer(lease.over_us(state, agent), TimerKind.GRACE, task_id, str(number))
+        return
     stray_or_lose(
         state, effects, agent, task, attempt, f"agent {agent.id} was out of contact for longer than its grace"
     )
@@ -141,12 +149,12 @@ def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> No
 def lost_after(state: State, effects: Effects, agent: Agent) -> None:
     """An agent has been silent for so long that people should see it as lost."""
     if agent.connectivity is Connectivity.SUSPECT and (agent.suspect_us + state.settings.lost_after_us <= state.now_us):
-        agent.connectivity = Connectivity.LOST
+        move_connectivity(agent, Connectivity.LOST)
         effects.agents[agent.id] = agent
         state.agent_event(effects, EventType.AGENT_LOST, agent.id)
         for key, attempt in list(agent.attempts.items()):
-            message = f"agent {agent.id} is lost"
-            stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message)
+            message, over_us = f"agent {agent.id} is lost", lease.over_us(state, agent)
+            stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message, over_us)
 
 
 def removed(state: State, effects: Effects, agent: Agent) -> None:
@@ -154,10 +162,14 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     if agent.epoch:
         refused = Refused("AGENT_REMOVED", f"an operator removed agent {agent.id!r} from the fleet")
         effects.sends.append(EndSession(agent.epoch, agent.id, refused))
-    agent.connectivity, agent.epoch = Connectivity.LOST, 0
+    message, over_us = f"agent {agent.id} was removed", lease.over_us(state, agent)
+    move_connectivity(agent, Connectivity.LOST)
+    agent.epoch = 0
     for key, attempt in list(agent.attempts.items()):
-        stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, f"agent {agent.id} was removed")
+        stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message, over_us)
     del state.agents[agent.id]
+    state.fleet.left(agent)
+    blame.forget(state, effects, agent)
     effects.agents.pop(agent.id, None)
     for outbox in [outbox for outbox in effects.outboxes if outbox[0] == agent.id]:
         del effects.outboxes[outbox]
@@ -182,15 +194,18 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
 
 def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened) -> None:
     came_back = agent.connectivity is not Connectivity.ONLINE
-    agent.connectivity, agent.epoch = Connectivity.ONLINE, state.next_session()
+    move_connectivity(agent, Connectivity.ONLINE)
+    agent.epoch = state.next_session()
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
     agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
+    agent.heartbeat_us = liveness.heartbeat_us(state)
     if agent.admin is Admin.DRAINING:
-        agent.admin = Admin.ACTIVE
+        move_admin(agent, Admin.ACTIVE)
     effects.agents[agent.id] = agent
+    state.fleet.joined(agent, fits)
     _watch_for_silence(state, agent)
     if came_back:
         state.agent_event(effects, EventType.AGENT_ONLINE, agent.id)
@@ -200,7 +215,7 @@ def _watch_for_silence(state: State, agent: Agent) -> None:
     """One timer per agent, however often it reconnects."""
     if not agent.silence_timer_is_set:
         agent.silence_timer_is_set = True
-        state.set_timer(agent.last_heard_us + state.settings.suspect_after_us, TimerKind.SILENCE, agent.id)
+        state.set_timer(agent.last_heard_us + liveness.patience_us(state, agent), TimerKind.SILENCE, agent.id)
 
 
 def _outboxes(effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
@@ -246,11 +261,14 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     move_attempt(attempt, to)
     task.attempts_counted -= attempt.counted
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
+    attempt.blame = Blame.NONE
     task.attempt = attempt
-    slots.take(agent, attempt)
+    slots.take(state, agent, attempt)
+    if attempt.is_probe:
+        breaker.resumed(state, effects, agent, task, attempt)
     limits.hold(state, task, attempt)
     if to is AttemptState.BLOCKED:
-        slots.park(agent, attempt)
+        slots.park(state, agent, attempt)
     effects.attempts[attempt.key] = attempt
     if not task.cancel_requested:
         state.move(task, TaskState.BLOCKED if to is AttemptState.BLOCKED else TaskState.RUNNING, effects)

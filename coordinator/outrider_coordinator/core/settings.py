@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.spec import SECOND_US, Strategy
+
+
+class WaitBudgets(NamedTuple):
+    """How long a wait of a kind may last when its task does not say; 0: any time."""
+
+    dependency_us: int = 0
+    external_us: int = 0
+    complexity_us: int = 0
+    clarification_us: int = 0
+
+
+#: Waits last as long as they last.
+NO_BUDGETS = WaitBudgets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +35,19 @@ class CoreSettings:
     startup_hold_us: int = 25 * SECOND_US
     stop_overdue_us: int = 60 * SECOND_US
     breaker_failures: int = 5
+    breaker_rate: float = 0.5
+    breaker_window_us: int = 600 * SECOND_US
+    breaker_samples_min: int = 10
     breaker_reset_us: int = 30 * SECOND_US
     breaker_reset_max_us: int = 600 * SECOND_US
-    breaker_probe_successes: int = 2
+    half_open_tests: int = 2
+    probe_time_us: int = 60 * SECOND_US
+    fails_everywhere: int = 3
     poison_limit: int = 3
     lost_attempts_max: int = 3
     short_function_us: int = 50_000
     line_us: int = 250_000
+    placement: Strategy = Strategy.LEAST_LOADED
+    aging_us: int = 600 * SECOND_US
+    shares: Mapping[str, float] = field(default_factory=dict)
+    wait_budgets: WaitBudgets = NO_BUDGETS

@@ -6,13 +6,14 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits, resources
+from outrider_coordinator.core import breaker, limits, resources
+from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 
 
-def take(agent: Agent, attempt: Attempt) -> None:
+def take(state: State, agent: Agent, attempt: Attempt) -> None:
     """Count a new or resumed attempt."""
     agent.attempts[attempt.key] = attempt
     if attempt.resources:
@@ -20,53 +21,68 @@ def take(agent: Agent, attempt: Attempt) -> None:
     if attempt.prefetched and attempt.state is AttemptState.OFFERED:
         attempt.holds_slot = False
         agent.ahead[attempt.key] = attempt
+        state.fleet.lines[agent.id] = agent
     else:
         attempt.holds_slot = True
         agent.slots_used += 1
 
 
-def release(state: State, agent: Agent, attempt: Attempt) -> None:
-    """Count an attempt no longer, whatever it held: it is not live any more."""
+def release(state: State, effects: Effects, agent: Agent | None, attempt: Attempt) -> None:
+    """An attempt stopped being live, in whatever way: give back everything it held. Again, it holds nothing.
+
+    ``agent`` is None when it was removed from the fleet.
+    """
+    if attempt.is_probe:
+        breaker.give_back(state, effects, attempt)
     if attempt.holding is not None:
         limits.release(state, attempt)
+        state.queue.ask_again()
+    if agent is not None:
+        _leave(state, agent, attempt)
+
+
+def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
     if agent.attempts.pop(attempt.key, None) is None:
         return
     if attempt.resources:
         resources.give_back(agent, attempt)
+    state.fleet.changed(agent)
     if agent.ahead.pop(attempt.key, None) is not None:
         return
     if attempt.holds_slot:
-        give_back(agent, attempt)
+        give_back(state, agent, attempt)
     elif attempt.state is AttemptState.BLOCKED:
         agent.parked -= 1
 
 
-def give_back(agent: Agent, attempt: Attempt) -> None:
+def give_back(state: State, agent: Agent, attempt: Attempt) -> None:
     """Free the slot of an attempt and let the oldest prefetched one have it."""
     attempt.holds_slot = False
     agent.slots_used -= 1
+    state.fleet.changed(agent)
     if agent.ahead and agent.slots_used < agent.slots:
         promoted = agent.ahead.pop(next(iter(agent.ahead)))
         promoted.holds_slot = True
         agent.slots_used += 1
 
 
-def started(agent: Agent, attempt: Attempt) -> None:
+def started(state: State, agent: Agent, attempt: Attempt) -> None:
     """A prefetched attempt runs: it holds a slot now, even if the order differs from ours."""
     if agent.ahead.pop(attempt.key, None) is not None:
         attempt.holds_slot = True
         agent.slots_used += 1
+        state.fleet.changed(agent)
 
 
-def park(agent: Agent, attempt: Attempt) -> None:
+def park(state: State, agent: Agent, attempt: Attempt) -> None:
     """A BLOCKED attempt gives its slot back, unless the agent parks as many as it may."""
-    started(agent, attempt)
+    started(state, agent, attempt)
     if attempt.holds_slot and agent.parked < agent.parked_max:
         agent.parked += 1
-        give_back(agent, attempt)
+        give_back(state, agent, attempt)
 
 
-def unpark(agent: Agent, attempt: Attempt) -> None:
+def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
     """A parked attempt runs again and holds a slot."""
     if not attempt.holds_slot:
         agent.parked -= 1

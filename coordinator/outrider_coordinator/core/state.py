@@ -10,11 +10,13 @@ from enum import IntEnum
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.errands import Errand
+from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
-from outrider_coordinator.core.model import Agent, Attempt, Run, Task
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.samples import Tally
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
@@ -26,8 +28,11 @@ _event = InsertEvent._make
 
 
 class TimerKind(IntEnum):
-    """What a timer is for; its two keys are a task id and an attempt number or wait key, an agent id, or a
-    namespace and the name of a limit."""
+    """What a timer is for.
+
+    Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
+    for an outside system) and the kind of work or the system, those of LIMIT a namespace and the name of a limit.
+    """
 
     READY = 1
     QUEUE_TIMEOUT = 2
@@ -38,6 +43,8 @@ class TimerKind(IntEnum):
     BREAKER = 8
     DEADLINE = 9
     LIMIT = 10
+    PROBE = 11
+    WAIT_BUDGET = 20
 
 
 Timer = tuple[int, int, TimerKind, str, str]
@@ -48,9 +55,11 @@ class State:
     """The coordinator's memory.
 
     ``tasks`` are those not terminal yet. ``dependents`` maps a task to those that depend on it, ``waiters`` to the
-    (task id, wait key) pairs of attempts that wait for its end. ``durations_us`` holds a moving average of the
+    (task id, wait key) pairs of attempts that wait for its end, ``system_waiters`` an outside system to those that wait
+    for it. ``durations_us`` holds a moving average of the
     running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
     time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
+    ``probes`` maps (task id, attempt number) to the breakers that lease it; ``tallies`` compare agents by kind of work.
     ``random`` is the only source of chance: the same seed and events make the same decisions.
     """
 
@@ -64,12 +73,17 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
+    fleet: Fleet = field(default_factory=Fleet)
     limits: LimitBook = field(default_factory=LimitBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
-    waiters: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
+    system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)
     errands: deque[Errand] = field(default_factory=deque)
     timers: list[Timer] = field(default_factory=list)
+    systems: dict[str, System] = field(default_factory=dict)
+    probes: dict[tuple[str, int], list[Breaker]] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
     offers: deque[tuple[int, Attempt]] = field(default_factory=deque)
     counts: list[int] = field(default_factory=lambda: [0] * (max(TaskState) + 1))
     order_next: int = 1

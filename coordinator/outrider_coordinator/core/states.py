@@ -55,6 +55,7 @@ class Reason(IntEnum):
     FAILS_EVERYWHERE = 22
     DEADLOCK = 23
     LEASE_EXPIRED = 24
+    WAIT_REFUSED = 25
 
 
 class Intent(IntEnum):
@@ -101,11 +102,20 @@ class Admin(IntEnum):
 
 
 class BreakerState(IntEnum):
-    """Whether an agent is trusted with work."""
+    """Whether an agent is trusted with work, or an outside system with the tasks that need it."""
 
     CLOSED = 1
     OPEN = 2
     HALF_OPEN = 3
+
+
+class Blame(IntEnum):
+    """Who is held responsible for the end of an attempt."""
+
+    NONE = 0
+    TASK = 1
+    AGENT = 2
+    SYSTEM = 3
 
 
 class EventType(IntEnum):

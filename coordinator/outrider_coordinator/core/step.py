@@ -8,11 +8,14 @@ from outrider_coordinator.core import (
     breaker,
     control,
     deadlines,
+    lease,
     limits,
     reports,
     sessions,
     slices,
+    strategies,
     submission,
+    waits,
 )
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
@@ -37,6 +40,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
@@ -59,6 +63,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),
         random=Chance(seed),
+        queue=ReadyQueue(settings.aging_us, dict(settings.shares)),
         fence_next=first,
         session_next=first,
     )
@@ -130,11 +135,18 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
 
 def _heard(state: State, event: HeartbeatReceived) -> None:
     agent = state.agents.get(event.agent_id)
-    if agent is not None and agent.epoch == event.epoch:
+    if agent is None:
+        return
+    lease.sent(state, agent)  # also in a session that is over by now
+    if agent.epoch == event.epoch:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
+        if agent.facts.is_leaving != event.facts.is_leaving:
+            state.fleet.changed(agent)
+            state.placement_is_due = True
         agent.facts = event.facts
+        strategies.press(state, agent)
 
 
 def _fire(state: State, effects: Effects, timer: Timer) -> None:
@@ -151,12 +163,16 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
             blockage.retry_time_came(state, effects, key, key2)
+        case TimerKind.WAIT_BUDGET:
+            waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
         case TimerKind.LOST if agent:
             sessions.lost_after(state, effects, agent)
-        case TimerKind.BREAKER if agent:
-            breaker.timer_fired(state, effects, agent)
+        case TimerKind.BREAKER:
+            breaker.reset_time_came(state, effects, key, key2)
+        case TimerKind.PROBE:
+            breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.LIMIT:
             limits.timer_fired(state, key, key2)
         case _:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from outrider.v1 import agent_service_pb2, task_pb2, worker_message_pb2
-from outrider_coordinator.core.events import Held, OutboxFacts, Ref, Report, ReportKind, WaitFacts
+from outrider_coordinator.core.events import GivenAnswer, Held, OutboxFacts, Ref, Report, ReportKind, WaitFacts
+from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.states import AttemptState, Reason
+from outrider_coordinator.rpc.answers import agrees
 from outrider_coordinator.rpc.fields import time_us
 
 
@@ -45,6 +47,8 @@ def report(message: worker_message_pb2.WorkerMessage) -> Report:
         return _report(message, ReportKind.PROGRESS, message.progress.SerializeToString(), terminal=False)
     if arm == "log":
         return _report(message, ReportKind.LOG, message.log.SerializeToString(), terminal=False)
+    if arm == "answer_given":
+        return _report(message, ReportKind.ANSWER_GIVEN, b"", terminal=False, given=_given(message.answer_given))
     terminal = message.terminal
     start = _start(message) if terminal else None
     return _report(message, 0, message.SerializeToString(), terminal=terminal, start=start)
@@ -61,6 +65,7 @@ def _report(
     recoverable: bool = False,
     wait: WaitFacts | None = None,
     start: tuple[int, bytes] | None = None,
+    given: GivenAnswer | None = None,
 ) -> Report:
     return Report._make(
         (
@@ -75,8 +80,14 @@ def _report(
             recoverable,
             wait,
             start,
+            given,
         )
     )
+
+
+def _given(message: worker_message_pb2.AnswerGiven) -> GivenAnswer:
+    payload = message.answer.SerializeToString()
+    return GivenAnswer(message.task_id, message.key, payload, agrees(message.answer))
 
 
 def _start(message: worker_message_pb2.WorkerMessage) -> tuple[int, bytes] | None:
@@ -101,6 +112,18 @@ def _failed(message: worker_message_pb2.WorkerMessage) -> Report:
 
 
 def _wait(blocked: task_pb2.BlockedReason) -> WaitFacts:
-    kind = blocked.WhichOneof("reason") or "clarification"
-    retry_us = time_us(blocked.external.retry_time) if blocked.external.HasField("retry_time") else 0
-    return WaitFacts(blocked.key, kind, blocked.keeps_running, blocked.dependency.required_task_id, retry_us)
+    kind: str = blocked.WhichOneof("reason") or "clarification"
+    claim = None
+    if kind == "dependency" and blocked.dependency.HasField("resource"):
+        kind, resource = "resource", blocked.dependency.resource
+        claim = Claim(resource.key, resource.shared, 1 if resource.shared else resource.units or 1)
+    return WaitFacts(
+        blocked.key,
+        kind,
+        blocked.keeps_running,
+        blocked.dependency.required_task_id,
+        time_us(blocked.external.retry_time) if blocked.external.HasField("retry_time") else 0,
+        blocked.external.system,
+        claim,
+        max(0, blocked.complexity.additional_duration.ToMicroseconds()),
+    )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
+from outrider_coordinator.core import lease
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Refused, Send, SessionAccepted
 from outrider_coordinator.core.events import (
     AttemptsAccepted,
@@ -19,13 +20,11 @@ from outrider_coordinator.core.events import (
     SessionOpened,
 )
 from outrider_coordinator.core.model import HostFacts
-from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import agent_facts, frames
 from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming
 from outrider_coordinator.telemetry import DispatchTracer
 
-LEASE_MIN_US = 15 * SECOND_US
 #: How long an acknowledgement waits for company: nobody waits for it, and each frame wakes three processes.
 ACK_PATIENCE_S = 0.01
 
@@ -35,6 +34,7 @@ class AgentSession:
 
     def __init__(self, tracer: DispatchTracer | None = None) -> None:
         self.epoch = 0
+        self.lease_us = 0
         self._tracer = tracer
         self.error: errors.OutriderError | None = None
         self.is_over = False
@@ -93,8 +93,6 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
         super().__init__()
         self._engine = engine
         self._tracer = tracer
-        settings = engine.state.settings
-        self._lease_us = max(LEASE_MIN_US, 3 * settings.heartbeat_interval_us + 5 * SECOND_US)
 
     def end_streams(self) -> None:
         """End every session with `Draining`, each by its own writer."""
@@ -132,8 +130,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
             session.epoch = accepted.epoch
             self._engine.sessions[accepted.epoch] = session
             state = self._engine.state
-            interval_us = state.settings.heartbeat_interval_us
-            session.push_frame(frames.welcome(accepted, state.epoch, self._engine.store.store_id, interval_us))
+            session.lease_us = lease.duration_us(accepted.heartbeat_us)
+            session.push_frame(frames.welcome(accepted, state.epoch, self._engine.store.store_id, session.lease_us))
 
         def opened(reply: object) -> SessionOpened:
             def answered(value: object) -> None:
@@ -175,7 +173,7 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 facts = [agent_facts.report(message) for message in reports.messages]
                 self._engine.post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
             case "heartbeat":
-                session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, self._lease_us))
+                session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))
                 self._engine.post(_heartbeat(agent_id, epoch, frame.heartbeat))
             case "accepted":
                 refs = [agent_facts.ref(ref) for ref in frame.accepted.refs]

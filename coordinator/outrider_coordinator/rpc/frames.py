@@ -37,11 +37,13 @@ _ITEMS = 1
 _TASK_ID, _ATTEMPT, _FENCE = 1, 2, 3
 #: Assignment.ref, .spec, .inputs, .trace, .prefetched, .namespace, .run_id, .remaining_duration.
 _REF, _SPEC, _INPUTS, _TRACE, _PREFETCHED, _NAMESPACE, _RUN_ID, _REMAINING = 1, 2, 3, 4, 5, 6, 7, 8
+#: Assignment.earlier_answers, .expired_waits.
+_EARLIER_ANSWERS, _EXPIRED_WAITS = 9, 10
 #: OutboxApplied.outbox_id, .applied_seq.
 _OUTBOX_ID, _APPLIED_SEQ = 1, 2
 
 
-def welcome(accepted: SessionAccepted, coordinator_epoch: int, store_id: str, heartbeat_interval_us: int) -> bytes:
+def welcome(accepted: SessionAccepted, coordinator_epoch: int, store_id: str, lease_us: int) -> bytes:
     """The first frame of a session."""
     frame = pb.SessionResponse(session_epoch=accepted.epoch)
     message = frame.welcome
@@ -51,7 +53,8 @@ def welcome(accepted: SessionAccepted, coordinator_epoch: int, store_id: str, he
     for task_id, attempt, fence, verdict in accepted.verdicts:
         ref = pb.AttemptRef(task_id=task_id, attempt=attempt, fence=fence)
         message.verdicts.add(ref=ref, verdict=pb.Verdict.ValueType(verdict))
-    message.heartbeat_interval.CopyFrom(duration(heartbeat_interval_us))
+    message.heartbeat_interval.CopyFrom(duration(accepted.heartbeat_us))
+    message.lease_duration.CopyFrom(duration(lease_us))
     message.paused = accepted.paused
     return frame.SerializeToString()
 
@@ -112,6 +115,9 @@ def _assignment(send: Any, outcomes: dict[str, bytes]) -> bytes:
         parts.append(block(_TRACE, trace.SerializeToString()))
     if send.remaining_us:
         parts.append(block(_REMAINING, duration(send.remaining_us).SerializeToString()))
+    if send.carried is not None:
+        parts += [block(_EARLIER_ANSWERS, resolution) for resolution in send.carried.answers]
+        parts += [block(_EXPIRED_WAITS, reason) for reason in send.carried.expired]
     parts.append(_placed(send.prefetched, send.namespace, send.run_id))
     return block(_ITEMS, b"".join(parts))
 

@@ -15,7 +15,7 @@ from outrider.v1 import (
 )
 from outrider_coordinator.core import explain
 from outrider_coordinator.core.model import Agent
-from outrider_coordinator.core.records import InsertRunPart, PutAttempt
+from outrider_coordinator.core.records import InsertRunPart, PutAttempt, PutWait
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
@@ -50,7 +50,7 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
         dependency_conditions=[task_pb2.DependencyCondition.ValueType(one) for one in row.dependency_conditions],
         retry_of_task_id=row.retry_of_task_id,
         attempts=[attempt(item) for item in record.attempts],
-        open_waits=[task_pb2.BlockedReason.FromString(wait.body) for wait in record.waits],
+        open_waits=[open_wait(wait) for wait in record.waits],
         create_time=timestamp(row.created_us),
         trace=task_pb2.TraceContext(traceparent=row.trace_parent, tracestate=row.trace_state),
     )
@@ -68,6 +68,16 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
     if not whole:
         message.spec.function.ClearField("arguments") if message.spec.HasField("function") else None
         message.spec.command.ClearField("stdin") if message.spec.HasField("command") else None
+    return message
+
+
+def open_wait(row: PutWait) -> task_pb2.BlockedReason:
+    """What an attempt waits for, since when, and how long it may."""
+    message = task_pb2.BlockedReason.FromString(row.body)
+    if row.opened_us:
+        message.open_time.CopyFrom(timestamp(row.opened_us))
+    if row.expires_us:
+        message.expire_time.CopyFrom(timestamp(row.expires_us))
     return message
 
 

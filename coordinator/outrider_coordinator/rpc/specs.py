@@ -108,6 +108,8 @@ def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path
         facts.demands = Demands(**demands)
     if facts.at_most_once and facts.max_attempts > 1:
         raise invalid(f"{path}.retry.max_attempts", "a task that runs at most once has one attempt")
+    if facts.at_most_once and any(policy.on_expiry is WaitExpiry.MOVE for policy in facts.waits[:4]):
+        raise invalid(f"{path}.wait_policies", "a task that runs at most once cannot MOVE; let it FAIL or KEEP waiting")
     return facts
 
 
@@ -285,7 +287,13 @@ def _limits(limits: Sequence[task_pb2.LimitClaim], path: str) -> dict[str, Any]:
 
 def _write_scopes(scopes: Sequence[str], path: str) -> dict[str, Any]:
     at_most(len(scopes), 64, path)
-    return {"scopes": tuple(sorted({word(scope, f"{path}[{at}]", 500) for at, scope in enumerate(scopes)}))}
+    return {"scopes": tuple(sorted({_scope(scope, f"{path}[{at}]") for at, scope in enumerate(scopes)}))}
+
+
+def _scope(scope: str, path: str) -> str:
+    if ".." in scope.rpartition(":")[2].split("/"):
+        raise invalid(path, "must not go up with `..`; write where the path leads")
+    return word(scope, path, 500)
 
 
 def _systems(systems: Sequence[str], path: str) -> dict[str, Any]:

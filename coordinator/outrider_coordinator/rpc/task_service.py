@@ -10,11 +10,11 @@ from outrider import errors
 from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
 from outrider_coordinator.core import explain
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
-from outrider_coordinator.core.events import Answered, CancelRequested, Submission, TasksSubmitted
+from outrider_coordinator.core.events import CancelRequested, Submission, TasksSubmitted
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import client_frames, render, run_retry
+from outrider_coordinator.rpc import answers, client_frames, render, run_retry
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, streaming, task_id_of, unary
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.fields import invalid
@@ -203,12 +203,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
     ) -> task_service_pb2.AnswerResponse:
         """Resolve an open wait."""
         task_id = await task_id_of(self._engine, request.namespace or "default", request.task_id)
-        by = request.resolved_by or "person"
-
-        def resolution(key: str) -> bytes:
-            return task_pb2.Resolution(key=key, answer=request.answer, resolved_by=by).SerializeToString()
-
-        key = await asked(self._engine, lambda reply: Answered(task_id, request.key, resolution, reply))
+        key = await asked(self._engine, lambda reply: answers.event(task_id, request, reply))
         return task_service_pb2.AnswerResponse(key=key)
 
     @encoded

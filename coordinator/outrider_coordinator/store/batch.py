@@ -30,7 +30,9 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
     for kind, group in groupby(rows, type):
         by_type.setdefault(kind, []).extend(group)
     if records.DeleteAgent in by_type:
-        by_type[records.DeleteAgent], by_type[records.PutAgent], by_type[records.PutOutbox] = _fleet(rows)
+        by_type |= _fleet(rows)
+    elif records.DeleteBreaker in by_type:
+        by_type |= _breakers(rows)
     if records.DeleteLimit in by_type:
         by_type[records.DeleteLimit], by_type[records.PutLimit] = _limits(rows)
     tasks, updates = _tasks(by_type.get(records.InsertTask, []), by_type.get(records.UpdateTask, []))
@@ -84,23 +86,41 @@ def _runs(writing: queries.Writing, rows: list[Row]) -> Iterator[Statement]:
             start += size
 
 
-def _fleet(
-    rows: Sequence[records.Write],
-) -> tuple[list[records.DeleteAgent], list[records.PutAgent], list[records.PutOutbox]]:
-    """What is deleted at first, and what is put afterwards."""
+def _fleet(rows: Sequence[records.Write]) -> dict[type, list[Any]]:
+    """What of agents and their outboxes and breakers is deleted at first, and what is put afterwards."""
     deletes: dict[str, records.DeleteAgent] = {}
     agents: dict[str, records.PutAgent] = {}
     outboxes: dict[str, list[records.PutOutbox]] = {}
+    kept: list[records.Write] = []
     for row in rows:
         if isinstance(row, records.DeleteAgent):
             deletes[row.id] = row
             agents.pop(row.id, None)
             outboxes.pop(row.id, None)
+            kept = [known for known in kept if known[0] != row.id]
         elif isinstance(row, records.PutAgent):
             agents[row.id] = row
         elif isinstance(row, records.PutOutbox):
             outboxes.setdefault(row.agent_id, []).append(row)
-    return list(deletes.values()), list(agents.values()), [row for of_agent in outboxes.values() for row in of_agent]
+        elif isinstance(row, records.PutBreaker | records.DeleteBreaker):
+            kept.append(row)
+    return {
+        records.DeleteAgent: list(deletes.values()),
+        records.PutAgent: list(agents.values()),
+        records.PutOutbox: [row for of_agent in outboxes.values() for row in of_agent],
+        **_breakers(kept),
+    }
+
+
+def _breakers(rows: Sequence[records.Write]) -> dict[type, list[Any]]:
+    """Breakers whose last word is that they are CLOSED, and those that are put."""
+    latest: dict[Any, Any] = {
+        _triple(row): row for row in rows if isinstance(row, records.PutBreaker | records.DeleteBreaker)
+    }
+    return {
+        records.PutBreaker: [row for row in latest.values() if isinstance(row, records.PutBreaker)],
+        records.DeleteBreaker: [row for row in latest.values() if isinstance(row, records.DeleteBreaker)],
+    }
 
 
 def _limits(rows: Sequence[records.Write]) -> tuple[list[records.DeleteLimit], list[records.PutLimit]]:
@@ -122,12 +142,13 @@ def _part_row(record: Any) -> Row:
 
 def _agent_row(record: Any) -> Row:
     values = list(record)
-    values[7:11] = map(json.dumps, values[7:11])
+    values[4:8] = map(json.dumps, values[4:8])
     return tuple(values)
 
 
 _id = itemgetter(0)
 _pair = itemgetter(0, 1)
+_triple = itemgetter(0, 1, 2)
 _task_id_of = itemgetter(records.InsertEvent._fields.index("task_id"))
 _run_id_of = itemgetter(records.InsertEvent._fields.index("run_id"))
 
@@ -139,8 +160,10 @@ _WRITES: tuple[_Write, ...] = (
     (records.PutWait, (queries.PUT_WAIT,), None, _pair),
     (records.PutRun, (queries.PUT_RUN,), _run_row, _id),
     (records.InsertRunPart, (queries.INSERT_RUN_PART,), _part_row, None),
-    (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES), None, None),
+    (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES, queries.DELETE_BREAKERS), None, None),
     (records.PutAgent, (queries.PUT_AGENT,), _agent_row, _id),
+    (records.DeleteBreaker, (queries.DELETE_BREAKER,), None, None),
+    (records.PutBreaker, (queries.PUT_BREAKER,), None, _triple),
     (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
     (records.DeleteLimit, (queries.DELETE_LIMIT,), None, None),
     (records.PutLimit, (queries.PUT_LIMIT,), None, _pair),

@@ -8,9 +8,18 @@ from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core import runs as run_book
 from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Milestone, Run, Task, Trace, Wait
-from outrider_coordinator.core.spec import Condition, Spec
+from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Connectivity, Intent, Reason, TaskState
+from outrider_coordinator.core.states import (
+    Admin,
+    AttemptState,
+    Blame,
+    BreakerState,
+    Connectivity,
+    Intent,
+    Reason,
+    TaskState,
+)
 from outrider_coordinator.store.reader import Reader
 
 ReadSpec = Callable[[records.InsertTask], Spec]
@@ -28,6 +37,7 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effect
         runs=_runs(reader),
         ended=reader.task_ends,
         agents=_agents(reader),
+        breakers=(_breaker(row) for row in reader.breakers()),
         limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
     )
 
@@ -79,6 +89,7 @@ def _attempt(row: records.PutAttempt) -> Attempt:
         is_probe=bool(row.is_probe),
         last_number=row.last_number,
         intent=Intent(row.intent),
+        blame=Blame(row.blame),
     )
 
 
@@ -93,6 +104,13 @@ def _wait(row: records.PutWait) -> Wait:
         row.resolution,
         row.dependency_state,
         bool(row.is_open),
+        row.opened_us,
+        row.expires_us,
+        row.expired_on,
+        row.system,
+        Claim(row.claim_key, bool(row.claim_shared), row.claim_units) if row.claim_key else None,
+        row.additional_us,
+        row.granted_us,
     )
 
 
@@ -142,15 +160,11 @@ def _agents(reader: Reader) -> list[Agent]:
 
 
 def _agent(row: records.PutAgent) -> Agent:
-    breaker = Breaker(
-        BreakerState(row.breaker_state), opened_count=row.breaker_opened_count, reset_us=row.breaker_reset_us
-    )
     return Agent(
         id=row.id,
         machine_id=row.machine_id,
         connectivity=Connectivity(row.connectivity),
         admin=Admin(row.admin),
-        breaker=breaker,
         labels=row.labels,
         resources=row.resources,
         task_types=row.task_types,
@@ -164,4 +178,18 @@ def _agent(row: records.PutAgent) -> Agent:
         instance_start_ms=row.instance_start_ms,
         last_heard_us=row.last_heard_us,
         session_start_us=row.session_start_us,
+    )
+
+
+def _breaker(row: records.PutBreaker) -> Breaker:
+    return Breaker(
+        agent_id=row.agent_id,
+        kind=row.kind,
+        system=row.system,
+        state=BreakerState(row.state),
+        opened_count=row.opened_count,
+        reset_us=row.reset_us,
+        opened_fence=row.opened_fence,
+        culprit=row.culprit,
+        probe=(row.probe_task_id, row.probe_attempt) if row.probe_attempt else None,
     )

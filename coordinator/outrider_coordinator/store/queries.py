@@ -53,6 +53,7 @@ WAIT_COLUMNS = _columns(records.PutWait)
 RUN_COLUMNS = _columns(records.PutRun)
 RUN_PART_COLUMNS = _columns(records.InsertRunPart)
 AGENT_COLUMNS = _columns(records.PutAgent)
+BREAKER_COLUMNS = _columns(records.PutBreaker)
 
 _TASK_CHANGES = _columns(records.UpdateTask)[1:]
 
@@ -77,6 +78,12 @@ PUT_AGENT = _insert("agents", AGENT_COLUMNS, "INSERT OR REPLACE")
 DELETE_AGENT = Writing("DELETE FROM agents WHERE id IN (", 1, ")")
 #: A removed agent's outbox positions.
 DELETE_OUTBOXES = Writing("DELETE FROM outboxes WHERE agent_id IN (", 1, ")")
+#: A removed agent's breakers.
+DELETE_BREAKERS = Writing("DELETE FROM breakers WHERE agent_id IN (", 1, ")")
+#: A breaker that is not CLOSED, new or changed.
+PUT_BREAKER = _insert("breakers", BREAKER_COLUMNS, "INSERT OR REPLACE")
+#: A breaker that is CLOSED again.
+DELETE_BREAKER = Writing("DELETE FROM breakers WHERE (agent_id, kind, system) IN (", 3, ")")
 #: How far an outbox is applied.
 PUT_OUTBOX = _insert("outboxes", _columns(records.PutOutbox), "INSERT OR REPLACE")
 #: A limit, new or changed.
@@ -173,10 +180,11 @@ CHUNKS_OF_RUN = (
 )
 #: Tasks that are not terminal, in the order they were accepted.
 OPEN_TASKS = f"{_TASKS} WHERE t.state <= 6 ORDER BY t.sequence"
-#: Attempts that may still matter: live ones and strays of open tasks.
+#: Attempts that may still matter: live ones and strays of open tasks, and failures that the task may be at fault for.
 OPEN_ATTEMPTS = (
     f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM tasks t INDEXED BY tasks_open "
-    "CROSS JOIN attempts a ON a.task_id = t.id WHERE t.state <= 6 AND a.state IN (1, 2, 3, 4, 8)"
+    "CROSS JOIN attempts a ON a.task_id = t.id "
+    "WHERE t.state <= 6 AND (a.state IN (1, 2, 3, 4, 8) OR a.blame = 1)"
 )
 #: Waits of open tasks.
 OPEN_TASKS_WAITS = (
@@ -192,6 +200,8 @@ OPEN_RUN_PARTS = (
 )
 #: All agents.
 AGENTS = f"SELECT {', '.join(AGENT_COLUMNS)} FROM agents ORDER BY id"
+#: All breakers.
+BREAKERS = f"SELECT {', '.join(BREAKER_COLUMNS)} FROM breakers ORDER BY agent_id, kind, system"
 #: All outbox positions.
 OUTBOXES = "SELECT agent_id, outbox_id, applied_seq FROM outboxes"
 #: All limits that somebody defined.

@@ -251,7 +251,7 @@ class Reader:
         return map(_task, self._stream(queries.OPEN_TASKS))
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
-        """Live attempts and strays of open tasks."""
+        """Live attempts and strays of open tasks, and failures that these may be at fault for."""
         return map(_attempt, self._stream(queries.OPEN_ATTEMPTS))
 
     def open_waits(self) -> Iterator[records.PutWait]:
@@ -269,6 +269,10 @@ class Reader:
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
         return [_agent(row) for row in self._rows(queries.AGENTS)]
+
+    def breakers(self) -> list[records.PutBreaker]:
+        """All breakers that are not CLOSED."""
+        return [records.PutBreaker(*row) for row in self._rows(queries.BREAKERS)]
 
     def outboxes(self) -> list[records.PutOutbox]:
         """All outbox positions."""
@@ -308,8 +312,8 @@ def _wait(row: tuple[Any, ...]) -> records.PutWait:
 
 
 def _agent(row: tuple[Any, ...]) -> records.PutAgent:
-    labels, resources, task_types, runners = (json.loads(text) for text in row[7:11])
-    return records.PutAgent._make((*row[:7], labels, resources, tuple(task_types), tuple(runners), *row[11:]))
+    labels, resources, task_types, runners = (json.loads(text) for text in row[4:8])
+    return records.PutAgent._make((*row[:4], labels, resources, tuple(task_types), tuple(runners), *row[8:]))
 
 
 def _run(row: tuple[Any, ...]) -> records.PutRun:

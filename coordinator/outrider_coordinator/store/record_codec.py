@@ -25,6 +25,8 @@ KINDS: tuple[type, ...] = (
     records.InsertRunPart,
     records.PutAgent,
     records.DeleteAgent,
+    records.PutBreaker,
+    records.DeleteBreaker,
     records.PutOutbox,
     records.PutLimit,
     records.DeleteLimit,
