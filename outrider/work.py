@@ -52,7 +52,8 @@ class Options:
     id; ``request_id`` makes a repeated submit return the same task.
 
     ``limits`` (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"`` for units, or a `Claim`) are held, all or none, while
-    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once.
+    the task has a live attempt; tasks whose ``write_scopes`` (globs) overlap never run at once. ``systems`` are outside
+    systems it needs (``"github"``): it waits while one of them is down.
 
     ``wait_budgets`` say by kind (dependency, external, complexity, clarification, any) how long a wait may last and
     what happens then: ``{"clarification": "10m:move"}``, seconds, or a `WaitBudget`. ``extension_max`` of running time
@@ -79,6 +80,7 @@ class Options:
     estimated_duration: Seconds | None = None
     limits: Sequence[str | Claim] = ()
     write_scopes: Sequence[str] = ()
+    systems: Sequence[str] = ()
     wait_budgets: Mapping[str, WaitBudget | str | float | dt.timedelta] | None = None
     extension_max: Seconds | None = None
     after: Sequence[Any] = ()
@@ -111,6 +113,7 @@ class Options:
         for claim in map(_claim, self.limits):
             spec.limits.add(key=claim.key, shared=claim.shared, units=claim.units)
         spec.write_scopes.extend(self.write_scopes)
+        spec.systems.extend(self.systems)
         spec.exclusive, spec.at_most_once = self.exclusive, self.at_most_once
         if self.wait_budgets:
             wait_budgets.apply(self.wait_budgets, spec)

@@ -49,6 +49,7 @@ class Dossier(msgspec.Struct, eq=False):
     silence_us: int
     remaining_us: int
     is_exclusive: bool
+    is_at_most_once: bool
     received_ns: int
     parent: tracing.TraceParent | None
     span: tracing.TraceParent | None
@@ -134,7 +135,9 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     silence_us = _microseconds(spec.stall_timeout) if spec.HasField("stall_timeout") else 0
     remaining_us = _microseconds(assignment.remaining_duration) if assignment.HasField("remaining_duration") else 0
     bounds = (timeout_us, silence_us, remaining_us)
-    return Dossier(attempt, run, narrator, attempt_key, *bounds, spec.exclusive, now_ns, parent, span)
+    return Dossier(
+        attempt, run, narrator, attempt_key, *bounds, spec.exclusive, spec.at_most_once, now_ns, parent, span
+    )
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:

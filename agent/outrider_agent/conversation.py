@@ -281,7 +281,7 @@ class Conversation:
         ):
             return
         _logger.info("connected to %s", session.address)
-        self._state.remember(Known(session.store_id, session.coordinator_epoch))
+        self._state.remember(Known(session.store_id, session.coordinator_epoch, self._identity.instance_id))
         self.is_paused = welcome.paused
         self._runner.lease.renewed(self._greeted_us, welcome.lease_duration.ToMicroseconds())
         self._judged(welcome)

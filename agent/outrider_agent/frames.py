@@ -34,6 +34,8 @@ class Identity:
     prefetch_credit: int
     parked_max: int
     labels: dict[str, str] = field(default_factory=dict)
+    #: The keeper that was welcomed before this one in the same folder; empty unless all that it ran is surely dead.
+    previous_instance_id: str = ""
     resources: dict[str, float] = field(default_factory=dict)
     task_types: tuple[str, ...] = ()
     runners: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ def hello(
         boot_id=identity.boot_id,
         instance_id=identity.instance_id,
         instance_start_ms=identity.instance_start_ms,
+        previous_instance_id=identity.previous_instance_id,
         version=identity.version,
         labels=identity.labels,
         resources=identity.resources,

@@ -326,6 +326,7 @@ async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str
         machine_id=host.machine_id(settings.machine_id, state.path / "machine-id"),
         boot_id=host.boot_id(),
         instance_id=instance_id,
+        previous_instance_id="" if state.left_behind else state.known().instance_id,
         instance_start_ms=clock.wall_ns() // 1_000_000,
         version=outrider.__version__,
         host=host.host_name(),

@@ -121,11 +121,17 @@ class Outboxes:
         ledgers = [source.ledger for source in self._sources()]
         return [(ledger.outbox_id, ledger.first_seq, ledger.written_seq) for ledger in ledgers]
 
-    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> None:
-        """Keep one report of the attempt ``key``; it is sent once it is durable."""
+    @property
+    def synced_seq(self) -> int:
+        """Reports of this keeper up to here survive a crash."""
+        return self.current.ledger.synced_seq
+
+    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> int:
+        """Keep one report of the attempt ``key``; it is sent once it is durable. Returns its seq."""
         seq = self.current.append(payload, is_patient=is_patient)
         if is_terminal:
             self._terminals.append((seq, key))
+        return seq
 
     def rewind(self, applied: Mapping[str, int]) -> list[int]:
         """A session has begun with this much applied on the other side; returns keys as `acknowledge` does."""

@@ -27,8 +27,12 @@ _PATIENT = frozenset((messages.Started, messages.LogOutput))
 class Shelf(Protocol):
     """Where reports go: the outbox as it is seen from here."""
 
-    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> None:
-        """One encoded WorkerMessage of the attempt ``key``; a patient one may wait a moment for others."""
+    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> int:
+        """One encoded WorkerMessage of the attempt ``key``; a patient one may wait a moment for others. Its seq."""
+
+    @property
+    def synced_seq(self) -> int:
+        """Everything up to here survives a crash."""
 
     @property
     def is_idle(self) -> bool:
@@ -49,15 +53,20 @@ class Reporter:
         #: When the patience with each start ends, in order; also starts that have been reported meanwhile.
         self._starts: deque[tuple[int, Dossier]] = deque()
 
-    def report(self, dossier: Dossier, message: Report) -> None:
-        """One message of an attempt; nothing once the attempt is fenced."""
+    @property
+    def synced_seq(self) -> int:
+        """Reports up to here survive a crash."""
+        return self._shelf.synced_seq
+
+    def report(self, dossier: Dossier, message: Report) -> int:
+        """One message of an attempt; nothing once the attempt is fenced. Returns its seq, 0 for nothing."""
         if dossier.is_silent:
-            return
+            return 0
         narrator, key, is_patient = dossier.narrator, dossier.attempt.key, type(message) in _PATIENT
         if narrator.must_catch_up(message):
             self._catch_up(dossier, is_patient=is_patient)
         encoded = narrator.tell(message)
-        self._shelf.append(key, encoded, is_terminal=narrator.is_ended, is_patient=is_patient)
+        return self._shelf.append(key, encoded, is_terminal=narrator.is_ended, is_patient=is_patient)
 
     def hold_start(self, dossier: Dossier, message: messages.Started, now_us: int) -> None:
         """Report a start with the end if that follows soon, ahead of anything else that comes first, or alone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,7 +21,14 @@ from outrider.worker import messages
 from outrider_agent import wire
 
 #: The arms of WorkerMessage.message, in the order of their numbers.
-_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED, _ANSWER_GIVEN = BLOCK_KEYS[10:18]
+_STARTED, _PROGRESS, _BLOCKED, _UNBLOCKED, _LOG, _COMPLETED, _FAILED, _ANSWER_GIVEN, _TAKEN = BLOCK_KEYS[10:19]
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """The attempt of a task that runs at most once is about to start."""
+
+    key: int
+    time_ns: int
 
 
 class Narrator:
@@ -145,7 +153,8 @@ def _duration(seconds: float) -> Duration:
 
 
 Report = (
-    messages.Started
+    Taken
+    | messages.Started
     | messages.Progress
     | messages.Blocked
     | messages.Unblocked
@@ -157,6 +166,7 @@ Report = (
 
 _LAST = frozenset((messages.Completed, messages.Failed))
 _ARMS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
+    Taken: (_TAKEN, _nothing),
     messages.Started: (_STARTED, _nothing),
     messages.Progress: (_PROGRESS, _progress),
     messages.Blocked: (_BLOCKED, _blocked),

@@ -11,6 +11,7 @@ reports nothing more.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,7 @@ from outrider_agent.executioner import Executioner
 from outrider_agent.outlet import Outlet, Ref
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.reporter import Reporter
+from outrider_agent.reports import Taken
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ class Runner:
         self._wake = wake
         self._budgets = Budgets()
         self.lease = Lease()
+        #: Attempts that start once the outbox is synced up to the seq beside them.
+        self._taken: deque[tuple[int, int]] = deque()
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
         self._last_key = 0
         #: What each message of a worker about one attempt leads to.
@@ -96,13 +100,9 @@ class Runner:
                 self._refuse(assignment, "the outbox is full")
             else:
                 attempt = dossier.attempt
-                answer = self.board.admit(attempt)
+                answer = self.board.admit(attempt, is_held=dossier.is_at_most_once)
                 if answer is Admission.ACCEPTED:
-                    self.dossiers[attempt.key] = dossier
-                    if dossier.remaining_us:
-                        self._budgets.assigned(attempt.key, dossier.remaining_us, clock.boot_us())
-                    if dossier.is_exclusive:
-                        self.lease.add(attempt.key)
+                    self._take(dossier)
                     accepted.append(attempt)
                 elif answer is Admission.DUPLICATE:
                     # As it is here, not begun: it is answered whatever the first one has reported.
@@ -111,6 +111,17 @@ class Runner:
                     self._refuse(assignment, answer.value)
         self._outlet.accepted(accepted)
         self._wake()
+
+    def _take(self, dossier: Dossier) -> None:
+        """Look after an attempt from now on; one that runs at most once starts when it is on disk that it may have."""
+        key = dossier.attempt.key
+        self.dossiers[key] = dossier
+        if dossier.remaining_us:
+            self._budgets.assigned(key, dossier.remaining_us, clock.boot_us())
+        if dossier.is_exclusive:
+            self.lease.add(key)
+        if dossier.is_at_most_once:
+            self._taken.append((self._reporter.report(dossier, Taken(key, clock.wall_ns())), key))
 
     def _refuse(self, assignment: agent_service_pb2.Assignment, message: str) -> None:
         ref = assignment.ref
@@ -365,6 +376,8 @@ class Runner:
         """Carry out what the board decides now, and send everything that is queued for workers."""
         now_us = clock.boot_us()
         self._expire(now_us)
+        while self._taken and self._taken[0][0] <= self._reporter.synced_seq:
+            self.board.release(self._taken.popleft()[1])
         plan = self.board.plan(now_us)
         for key in plan.resume:
             dossier = self.dossiers[key]

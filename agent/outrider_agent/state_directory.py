@@ -27,6 +27,8 @@ class Known(msgspec.Struct, frozen=True):
 
     store_id: str = ""
     coordinator_epoch: int = 0
+    #: The keeper that was welcomed last.
+    instance_id: str = ""
 
 
 class StateDirectory:

@@ -83,6 +83,10 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     fails_everywhere: Annotated[
         int, setting("A task that fails on so many different agents is at fault and is not tried again.", ge=2)
     ] = 3
+    system_failures: Annotated[
+        int,
+        setting("So many tasks or agents that complain of an outside system open its breaker; fewer may err.", ge=2),
+    ] = 3
     queue_depth_max: Annotated[
         int, setting("Tasks that may be open at once; more are refused, so memory stays bounded.", ge=1)
     ] = 1_000_000
@@ -149,6 +153,7 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         half_open_tests=settings.half_open_tests,
         probe_time_us=_us(settings.probe_time_s),
         fails_everywhere=settings.fails_everywhere,
+        system_failures=settings.system_failures,
         short_function_us=int(settings.short_function_ms * 1000),
         line_us=int(settings.line_ms * 1000),
         wait_budgets=WaitBudgets(

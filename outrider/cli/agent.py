@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.cli import output
+from outrider.cli import breakers, output
 from outrider.cli.help import Commands, epilog
 from outrider.cli.options import AgentName, JsonFlag, session_of
 from outrider.cli.values import duration_s
@@ -43,9 +43,15 @@ def _row(agent: Any) -> list[Any]:
 
 
 def _breaker(agent: Any) -> str:
-    from outrider.v1 import fleet_service_pb2
+    """Its own breaker, and how many kinds of work it has lost."""
+    lost = f", {len(agent.type_breakers)} for types of work" if agent.type_breakers else ""
+    return breakers.word(agent.breaker) + lost
 
-    return fleet_service_pb2.BreakerState.Name(agent.breaker).removeprefix("BREAKER_STATE_").lower()
+
+def _breakers(agent: Any) -> list[tuple[str, str]]:
+    """Its own breaker, and one line for each type of work that it is not trusted with."""
+    own = ("breaker", breakers.line(agent.breaker, agent.breaker_reset_time))
+    return [own, *((f"for {one.task_type}", breakers.line(one.state, one.reset_time)) for one in agent.type_breakers)]
 
 
 @app.command(examples=["outrider agent show agent-1"])
@@ -62,7 +68,7 @@ def show(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> 
             ("gets no work", agent.no_work_reason),
             ("slots", f"{agent.slots_used} of {agent.slots} in use"),
             ("parked", str(agent.parked or "")),
-            ("breaker", _breaker(agent)),
+            *_breakers(agent),
             ("labels", " ".join(f"{key}={value}" for key, value in sorted(agent.labels.items()))),
             ("resources", _resources(agent)),
             ("task types", " ".join(agent.task_types)),
@@ -167,12 +173,21 @@ def remove(
     output.line(f"{name} removed")
 
 
-@app.command("reset-breaker", examples=["outrider agent reset-breaker agent-1"])
-def reset_breaker(context: typer.Context, name: AgentName) -> None:
-    """Trust an agent again at once, whatever made its circuit breaker open."""
+@app.command(
+    "reset-breaker",
+    examples=["outrider agent reset-breaker agent-1", "outrider agent reset-breaker agent-1 --type build"],
+)
+def reset_breaker(
+    context: typer.Context,
+    name: AgentName,
+    task_type: Annotated[
+        str, typer.Option("--type", metavar="TYPE", help="Only for this type of work, as `agent show` names it.")
+    ] = "",
+) -> None:
+    """Trust an agent again at once, whatever made its circuit breakers open."""
     from outrider.v1 import fleet_service_pb2
 
-    _order(context, "ResetBreaker", fleet_service_pb2.ResetBreakerRequest(agent_id=name))
+    _order(context, "ResetBreaker", fleet_service_pb2.ResetBreakerRequest(agent_id=name, task_type=task_type))
 
 
 @app.command(

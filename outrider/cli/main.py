@@ -10,7 +10,21 @@ import typer
 
 import outrider
 from outrider import errors
-from outrider.cli import agent, answer, coordinator, inbox, limit, map_lines, options, output, run, submit, task, up
+from outrider.cli import (
+    agent,
+    answer,
+    coordinator,
+    inbox,
+    limit,
+    map_lines,
+    options,
+    output,
+    run,
+    submit,
+    system,
+    task,
+    up,
+)
 from outrider.cli.help import LITERAL, USAGE_ERROR, Commands, epilog, usage_lines
 from outrider.cli.session import Session
 
@@ -37,6 +51,7 @@ app.command("answer", rich_help_panel=_LOOK, examples=answer.EXAMPLES, notes=ans
 app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
 app.add_typer(limit.app, name="limit", rich_help_panel=_LOOK)
 app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
+app.add_typer(system.app, name="system", rich_help_panel=_SERVE)
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
 
 

@@ -49,11 +49,17 @@ WriteScope = Annotated[
     list[str],
     typer.Option("--write-scope", metavar="GLOB", help="Not beside a task that may write the same; repeatable."),
 ]
+System = Annotated[
+    list[str], typer.Option("--system", metavar="NAME", help="Wait while this outside system is down; repeatable.")
+]
+TaskType = Annotated[str, typer.Option("--type", metavar="TYPE", help="What kind of work it is.")]
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 StallTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Stop an attempt that reports nothing so long.")]
 Deadline = Annotated[str, typer.Option(metavar="DURATION", help="Bound on everything from now to the end.")]
 Exclusive = Annotated[bool, typer.Option("--exclusive", help="Never two at once, also when its agent is unreachable.")]
 AtMostOnce = Annotated[bool, typer.Option("--at-most-once", help="Once it may have started, never start it again.")]
+CancelOnInterrupt = Annotated[bool, typer.Option("--cancel-on-interrupt", help="With --wait: Ctrl-C cancels the task.")]
+RequestId = Annotated[str, typer.Option(metavar="TEXT", help="Submitting again under the same id gives the same task.")]
 
 
 def submit(
@@ -71,6 +77,8 @@ def submit(
     attempts: Attempts = None,
     limit: Limit = [],
     write_scope: WriteScope = [],
+    system: System = [],
+    task_type: TaskType = "",
     wait_budget: WaitBudgets = [],
     extension_max: ExtensionMax = "",
     exclusive: Exclusive = False,
@@ -80,13 +88,9 @@ def submit(
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
     stdin: Annotated[str, typer.Option(metavar="FILE", help="Standard input; - takes ours.")] = "",
-    cancel_on_interrupt: Annotated[
-        bool, typer.Option("--cancel-on-interrupt", help="With --wait: Ctrl-C cancels the task.")
-    ] = False,
+    cancel_on_interrupt: CancelOnInterrupt = False,
     shell: Annotated[bool, typer.Option("--shell", help="Run the words as one line of sh.")] = False,
-    request_id: Annotated[
-        str, typer.Option(metavar="TEXT", help="Submitting again under the same id gives the same task.")
-    ] = "",
+    request_id: RequestId = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Submit a command or a Python function as a task; prints its id."""
@@ -103,6 +107,8 @@ def submit(
         attempts=attempts or 0,
         limits=limit,
         write_scopes=write_scope,
+        systems=system,
+        type=task_type,
         wait_budgets=pairs(wait_budget, "--wait-budget"),
         extension_max=duration_s(extension_max) if extension_max else None,
         exclusive=exclusive,

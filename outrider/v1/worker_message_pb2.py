@@ -26,29 +26,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from outrider.v1 import task_pb2 as outrider_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n outrider/v1/worker_message.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16outrider/v1/task.proto\"\x1d\n\x07Started\x12\x12\n\nworker_pid\x18\x01 \x01(\x03\"\x18\n\tUnblocked\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xa6\x01\n\x03Log\x12\'\n\x06stream\x18\x01 \x01(\x0e\x32\x17.outrider.v1.Log.Stream\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"h\n\x06Stream\x12\x16\n\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n\rSTREAM_STDOUT\x10\x01\x12\x11\n\rSTREAM_STDERR\x10\x02\x12\x0e\n\nSTREAM_LOG\x10\x03\x12\x10\n\x0cSTREAM_AGENT\x10\x04\"Q\n\x0b\x41nswerGiven\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12$\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Payload\"\\\n\tCompleted\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Payload\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x18\n\x10remaining_issues\x18\x03 \x03(\t\"D\n\x06\x46\x61iled\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.outrider.v1.TaskError\x12\x13\n\x0brecoverable\x18\x02 \x01(\x08\"^\n\x05Start\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07started\x18\x02 \x01(\x0b\x32\x14.outrider.v1.Started\"\xc1\x04\n\rWorkerMessage\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05\x66\x65nce\x18\x03 \x01(\x04\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08terminal\x18\x06 \x01(\x08\x12!\n\x05start\x18\x07 \x01(\x0b\x32\x12.outrider.v1.Start\x12\'\n\x07started\x18\n \x01(\x0b\x32\x14.outrider.v1.StartedH\x00\x12)\n\x08progress\x18\x0b \x01(\x0b\x32\x15.outrider.v1.ProgressH\x00\x12-\n\x07\x62locked\x18\x0c \x01(\x0b\x32\x1a.outrider.v1.BlockedReasonH\x00\x12+\n\tunblocked\x18\r \x01(\x0b\x32\x16.outrider.v1.UnblockedH\x00\x12\x1f\n\x03log\x18\x0e \x01(\x0b\x32\x10.outrider.v1.LogH\x00\x12+\n\tcompleted\x18\x0f \x01(\x0b\x32\x16.outrider.v1.CompletedH\x00\x12%\n\x06\x66\x61iled\x18\x10 \x01(\x0b\x32\x13.outrider.v1.FailedH\x00\x12\x30\n\x0c\x61nswer_given\x18\x11 \x01(\x0b\x32\x18.outrider.v1.AnswerGivenH\x00\x12(\n\x05trace\x18\x1e \x01(\x0b\x32\x19.outrider.v1.TraceContextB\t\n\x07messageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n outrider/v1/worker_message.proto\x12\x0boutrider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16outrider/v1/task.proto\"\x07\n\x05Taken\"\x1d\n\x07Started\x12\x12\n\nworker_pid\x18\x01 \x01(\x03\"\x18\n\tUnblocked\x12\x0b\n\x03key\x18\x01 \x01(\t\"\xa6\x01\n\x03Log\x12\'\n\x06stream\x18\x01 \x01(\x0e\x32\x17.outrider.v1.Log.Stream\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"h\n\x06Stream\x12\x16\n\x12STREAM_UNSPECIFIED\x10\x00\x12\x11\n\rSTREAM_STDOUT\x10\x01\x12\x11\n\rSTREAM_STDERR\x10\x02\x12\x0e\n\nSTREAM_LOG\x10\x03\x12\x10\n\x0cSTREAM_AGENT\x10\x04\"Q\n\x0b\x41nswerGiven\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12$\n\x06\x61nswer\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Payload\"\\\n\tCompleted\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.outrider.v1.Payload\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x18\n\x10remaining_issues\x18\x03 \x03(\t\"D\n\x06\x46\x61iled\x12%\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x16.outrider.v1.TaskError\x12\x13\n\x0brecoverable\x18\x02 \x01(\x08\"^\n\x05Start\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07started\x18\x02 \x01(\x0b\x32\x14.outrider.v1.Started\"\xe6\x04\n\rWorkerMessage\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05\x66\x65nce\x18\x03 \x01(\x04\x12\x0e\n\x06number\x18\x04 \x01(\x04\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08terminal\x18\x06 \x01(\x08\x12!\n\x05start\x18\x07 \x01(\x0b\x32\x12.outrider.v1.Start\x12\'\n\x07started\x18\n \x01(\x0b\x32\x14.outrider.v1.StartedH\x00\x12)\n\x08progress\x18\x0b \x01(\x0b\x32\x15.outrider.v1.ProgressH\x00\x12-\n\x07\x62locked\x18\x0c \x01(\x0b\x32\x1a.outrider.v1.BlockedReasonH\x00\x12+\n\tunblocked\x18\r \x01(\x0b\x32\x16.outrider.v1.UnblockedH\x00\x12\x1f\n\x03log\x18\x0e \x01(\x0b\x32\x10.outrider.v1.LogH\x00\x12+\n\tcompleted\x18\x0f \x01(\x0b\x32\x16.outrider.v1.CompletedH\x00\x12%\n\x06\x66\x61iled\x18\x10 \x01(\x0b\x32\x13.outrider.v1.FailedH\x00\x12\x30\n\x0c\x61nswer_given\x18\x11 \x01(\x0b\x32\x18.outrider.v1.AnswerGivenH\x00\x12#\n\x05taken\x18\x12 \x01(\x0b\x32\x12.outrider.v1.TakenH\x00\x12(\n\x05trace\x18\x1e \x01(\x0b\x32\x19.outrider.v1.TraceContextB\t\n\x07messageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.worker_message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTED']._serialized_start=106
-  _globals['_STARTED']._serialized_end=135
-  _globals['_UNBLOCKED']._serialized_start=137
-  _globals['_UNBLOCKED']._serialized_end=161
-  _globals['_LOG']._serialized_start=164
-  _globals['_LOG']._serialized_end=330
-  _globals['_LOG_STREAM']._serialized_start=226
-  _globals['_LOG_STREAM']._serialized_end=330
-  _globals['_ANSWERGIVEN']._serialized_start=332
-  _globals['_ANSWERGIVEN']._serialized_end=413
-  _globals['_COMPLETED']._serialized_start=415
-  _globals['_COMPLETED']._serialized_end=507
-  _globals['_FAILED']._serialized_start=509
-  _globals['_FAILED']._serialized_end=577
-  _globals['_START']._serialized_start=579
-  _globals['_START']._serialized_end=673
-  _globals['_WORKERMESSAGE']._serialized_start=676
-  _globals['_WORKERMESSAGE']._serialized_end=1253
+  _globals['_TAKEN']._serialized_start=106
+  _globals['_TAKEN']._serialized_end=113
+  _globals['_STARTED']._serialized_start=115
+  _globals['_STARTED']._serialized_end=144
+  _globals['_UNBLOCKED']._serialized_start=146
+  _globals['_UNBLOCKED']._serialized_end=170
+  _globals['_LOG']._serialized_start=173
+  _globals['_LOG']._serialized_end=339
+  _globals['_LOG_STREAM']._serialized_start=235
+  _globals['_LOG_STREAM']._serialized_end=339
+  _globals['_ANSWERGIVEN']._serialized_start=341
+  _globals['_ANSWERGIVEN']._serialized_end=422
+  _globals['_COMPLETED']._serialized_start=424
+  _globals['_COMPLETED']._serialized_end=516
+  _globals['_FAILED']._serialized_start=518
+  _globals['_FAILED']._serialized_end=586
+  _globals['_START']._serialized_start=588
+  _globals['_START']._serialized_end=682
+  _globals['_WORKERMESSAGE']._serialized_start=685
+  _globals['_WORKERMESSAGE']._serialized_end=1299
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,23 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Taken(_message.Message):
+    """The agent is about to start the attempt of a task that runs at most once: from here on it may have started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Taken: _TypeAlias = Taken  # noqa: Y015
+
+@_typing.final
 class Started(_message.Message):
     """User code began."""
 
@@ -267,6 +284,7 @@ class WorkerMessage(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     ANSWER_GIVEN_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Task it belongs to."""
@@ -319,6 +337,10 @@ class WorkerMessage(_message.Message):
         """It answers another task."""
 
     @_builtins.property
+    def taken(self) -> Global___Taken:
+        """It may start from now on; only of tasks that run at most once."""
+
+    @_builtins.property
     def trace(self) -> _task_pb2.TraceContext:
         """Context of the attempt's `execute` span; empty when nobody traces it."""
 
@@ -340,13 +362,14 @@ class WorkerMessage(_message.Message):
         completed: Global___Completed | None = ...,
         failed: Global___Failed | None = ...,
         answer_given: Global___AnswerGiven | None = ...,
+        taken: Global___Taken | None = ...,
         trace: _task_pb2.TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_given", b"answer_given", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "log", b"log", "message", b"message", "progress", b"progress", "start", b"start", "started", b"started", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_given", b"answer_given", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "log", b"log", "message", b"message", "progress", b"progress", "start", b"start", "started", b"started", "taken", b"taken", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_given", b"answer_given", "attempt", b"attempt", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "fence", b"fence", "log", b"log", "message", b"message", "number", b"number", "progress", b"progress", "start", b"start", "started", b"started", "task_id", b"task_id", "terminal", b"terminal", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_given", b"answer_given", "attempt", b"attempt", "blocked", b"blocked", "completed", b"completed", "event_time", b"event_time", "failed", b"failed", "fence", b"fence", "log", b"log", "message", b"message", "number", b"number", "progress", b"progress", "start", b"start", "started", b"started", "taken", b"taken", "task_id", b"task_id", "terminal", b"terminal", "trace", b"trace", "unblocked", b"unblocked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "progress", "blocked", "unblocked", "log", "completed", "failed", "answer_given"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "progress", "blocked", "unblocked", "log", "completed", "failed", "answer_given", "taken"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

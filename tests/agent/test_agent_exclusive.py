@@ -6,7 +6,7 @@ from pathlib import Path
 
 from outrider.v1 import task_pb2
 from support.agent_process import is_gone
-from support.scripted_coordinator import ScriptedCoordinator, command, exclusive
+from support.scripted_coordinator import ScriptedCoordinator, at_most_once, command, exclusive
 from support.waiting import eventually
 
 #: Shell that ignores SIGTERM and says who it is.
@@ -62,3 +62,22 @@ def test_a_cancel_that_is_slow_does_not_outlast_the_lease(
     coordinator.cancel("t")
     coordinator.stop()
     eventually(lambda: is_gone(pid), 4, "its end")
+
+
+def test_at_most_once_is_on_disk_before_it_starts(
+    coordinator: ScriptedCoordinator, start_agent, tmp_path: Path
+) -> None:
+    """Taken is the first word of such an attempt, and comes back from the outbox when its keeper dies at once."""
+    agent = start_agent("--slots", "1")
+    coordinator.wait_session()
+    coordinator.is_acking = False
+    coordinator.assign(at_most_once(command("t", ["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"])))
+    pid_of(tmp_path / "pid")
+    agent.kill()
+    coordinator.applied.clear()
+    coordinator.reports.clear()
+    agent.start()
+    hello = coordinator.wait_session(2)
+    assert hello.previous_instance_id == coordinator.hellos[0].instance_id
+    assert coordinator.wait_for("t", "taken").number == 1
+    assert [held.ref.task_id for held in hello.held] == []

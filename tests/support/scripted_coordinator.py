@@ -254,6 +254,12 @@ def exclusive(assignment: wire.Assignment) -> wire.Assignment:
     return assignment
 
 
+def at_most_once(assignment: wire.Assignment) -> wire.Assignment:
+    """The same as a task that runs at most once."""
+    assignment.spec.at_most_once = True
+    return assignment
+
+
 def _assignment(task_id: str, spec: task_pb2.TaskSpec, *, prefetched: bool, timeout_s: float) -> wire.Assignment:
     if timeout_s:
         spec.timeout.FromMilliseconds(int(timeout_s * 1000))

@@ -39,12 +39,17 @@ class Heard:
     def span(self, span: messages.Span) -> None:
         """Not looked at here."""
 
-    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> None:
+    @property
+    def synced_seq(self) -> int:
+        return len(self.messages)
+
+    def append(self, key: int, payload: bytes, *, is_terminal: bool, is_patient: bool) -> int:
         read = WorkerMessage.FromString(payload)
         assert read.terminal is is_terminal
         assert read.number == len(self.messages) + 1
         self.messages.append(read)
         self.is_patient.append(is_patient)
+        return len(self.messages)
 
     def kinds(self) -> list[str]:
         """What was heard; a message that takes the start along has a plus."""

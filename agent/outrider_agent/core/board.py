@@ -146,8 +146,8 @@ class Board:
 
     # --- attempts ----------------------------------------------------------------------------------------------
 
-    def admit(self, attempt: Attempt) -> Admission:
-        """Take an attempt in and queue it, or say why not; ``key`` must be new."""
+    def admit(self, attempt: Attempt, *, is_held: bool = False) -> Admission:
+        """Take an attempt in and queue it, or say why not; ``key`` must be new. A held one waits for `release`."""
         key, ref = attempt.key, (attempt.task_id, attempt.number)
         held_key = self._by_ref.get(ref)
         if held_key is not None:
@@ -159,9 +159,16 @@ class Board:
             return Admission.NO_FREE_SLOT
         self.attempts[key] = attempt
         self._by_ref[ref] = key
-        self._waiting.append(key)
+        if not is_held:
+            self._waiting.append(key)
         self.unfinished += 1
         return Admission.ACCEPTED
+
+    def release(self, key: int) -> None:
+        """A held attempt may start, unless it was withdrawn meanwhile."""
+        attempt = self.attempts.get(key)
+        if attempt is not None and attempt.state is State.ACCEPTED and not attempt.worker_id:
+            self._waiting.append(key)
 
     def started(self, key: int, now_us: int) -> None:
         """User code of an attempt began."""
@@ -217,7 +224,8 @@ class Board:
         attempt.unstarted = fate
         if attempt.worker_id:
             return False
-        self._waiting.remove(key)
+        if key in self._waiting:
+            self._waiting.remove(key)
         return True
 
     # --- workers -----------------------------------------------------------------------------------------------

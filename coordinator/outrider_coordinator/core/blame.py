@@ -1,4 +1,4 @@
-"""Who is to blame for an attempt that ended: its agent, its task, or nobody.
+"""Who is to blame for an attempt that ended: its agent, its task, an outside system (`systems`), or nobody.
 
 What the agent itself broke (contact lost, work refused) counts against it at once, once for each time that it happened
 however many attempts it took along. A failure of the task's own says nothing about the agent, until there is evidence:
@@ -16,8 +16,9 @@ Must not know how a breaker works. Invariant: `Task.failed_on` are the agents of
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker
-from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core import breaker, strategies, systems
+from outrider_coordinator.core.effects import Effects, Refused
+from outrider_coordinator.core.events import BreakerReset
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.samples import Tally, Window, rate_bounds
 from outrider_coordinator.core.state import State
@@ -37,20 +38,25 @@ def succeeded(state: State, effects: Effects, agent: Agent, task: Task, attempt:
     """An attempt ended well."""
     own = agent.breaker
     if own.window is not None or own.state is not _CLOSED:
-        breaker.passed(state, effects, own, attempt.fence)
+        breaker.passed(state, effects, own, attempt)
     if agent.type_breakers:
         _passed_for_type(state, effects, agent, task.spec.kind, attempt)
     if state.tallies:
         _count_success(state, agent, task.spec.kind)
     if task.failed_on:
         _convict(state, effects, agent, task)
+    if state.systems:
+        systems.succeeded(state, effects, task, attempt)
 
 
 def failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, reason: Reason) -> None:
     """An attempt ended without success, and not by our own order."""
     if reason in RAN and agent.breaker.state is BreakerState.HALF_OPEN:
-        breaker.passed(state, effects, agent.breaker, attempt.fence)
+        breaker.passed(state, effects, agent.breaker, attempt)
     if reason not in SUSPICIOUS:
+        return
+    if task.spec.demands.systems and systems.failed(state, effects, agent, task, attempt, reason):
+        attempt.blame = Blame.SYSTEM
         return
     attempt.blame = Blame.TASK
     if agent.id not in task.failed_on:
@@ -58,7 +64,8 @@ def failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: At
     kind = task.spec.kind
     known = agent.type_breakers.get(kind)
     if known is not None and known.state is BreakerState.HALF_OPEN:
-        breaker.failed(state, effects, known, reason, fence=attempt.fence, culprit=task.id)
+        news = breaker.is_news(known, attempt)
+        breaker.failed(state, effects, known, reason, news=news, culprit=task.id)
     if _counted_failure(state, agent, kind) and _stands_out(state, agent, kind):
         _charge(state, effects, agent, kind, reason, culprit=task.id, at_once=True)
 
@@ -69,12 +76,12 @@ def lost(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None
     incident_us = agent.session_start_us if agent.is_online else agent.suspect_us
     if incident_us > agent.charged_us:
         agent.charged_us = incident_us
-        breaker.failed(state, effects, agent.breaker, Reason.AGENT_LOST, fence=state.fence_next)
+        breaker.failed(state, effects, agent.breaker, Reason.AGENT_LOST, news=True)
 
 
 def rejected(state: State, effects: Effects, agent: Agent) -> None:
     """An agent refused work that it has room for, and is not leaving."""
-    breaker.failed(state, effects, agent.breaker, Reason.AGENT_REJECTED, fence=state.fence_next)
+    breaker.failed(state, effects, agent.breaker, Reason.AGENT_REJECTED, news=True)
 
 
 def fails_everywhere(state: State, task: Task) -> bool:
@@ -96,6 +103,28 @@ def acquit_agents(state: State, effects: Effects, task: Task) -> None:
             tally.agents[agent_id].take_back_failure()
 
 
+def reset(state: State, effects: Effects, event: BreakerReset) -> Refused | bool:
+    """An operator knows better: what is named is trusted at once."""
+    if event.system:
+        if systems.reset(state, effects, event.system):
+            return True
+        listing = "`outrider system list` shows what is"
+        return Refused("NOT_FOUND", f"nothing is held against a system {event.system!r}; {listing}")
+    agent = state.agents.get(event.agent_id)
+    if agent is None:
+        return Refused("NOT_FOUND", f"no agent {event.agent_id!r}; `outrider agent list` shows those there are")
+    if event.kind and event.kind not in agent.type_breakers:
+        listing = f"`outrider agent show {agent.id}` shows what is"
+        return Refused("NOT_FOUND", f"nothing is held against agent {agent.id!r} for {event.kind!r}; {listing}")
+    for kind in [event.kind] if event.kind else list(agent.type_breakers):
+        breaker.close(state, effects, agent.type_breakers.pop(kind))
+        if kind in state.tallies:
+            state.tallies[kind].agents.pop(agent.id, None)
+    if not event.kind:
+        breaker.close(state, effects, agent.breaker)
+    return True
+
+
 def forget(state: State, effects: Effects, agent: Agent) -> None:
     """An agent is removed from the fleet."""
     for tally in state.tallies.values():
@@ -109,7 +138,7 @@ def _passed_for_type(state: State, effects: Effects, agent: Agent, kind: str, at
     if known is None:
         return
     was_closed = known.state is _CLOSED
-    breaker.passed(state, effects, known, attempt.fence)
+    breaker.passed(state, effects, known, attempt)
     if known.state is _CLOSED and not was_closed and kind in state.tallies:
         state.tallies[kind].agents.pop(agent.id, None)  # a fresh start
     if breaker.is_quiet(known):
@@ -134,6 +163,8 @@ def _charge(
     culprit: str = "",
     at_once: bool = False,
 ) -> None:
+    if kind in state.fleet.measured_kinds:
+        strategies.measure(state, agent, kind, None)
     known = breaker.of_type(agent, kind)
     was_closed = known.state is _CLOSED
     if at_once and was_closed:

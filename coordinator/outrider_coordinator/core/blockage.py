@@ -3,7 +3,7 @@ outside system or a time, each once.
 
 A wait belongs to the task and its key: a later attempt that asks the same thing gets the same answer. It must not know
 how limits are shared nor which systems are trusted: their modules call `resource_granted`, `deadlocked` and
-`system_recovered`. Invariants: an open wait has an attempt; what is indexed for a wake is pending.
+`system_recovered` or `system_tried`. Invariants: an open wait has an attempt; what is indexed for a wake is pending.
 """
 
 from __future__ import annotations
@@ -136,6 +136,16 @@ def system_recovered(state: State, effects: Effects, system: str) -> None:
         task, wait = _pending(state, task_id, key)
         if task is not None and wait is not None:
             _resolve(state, effects, task, wait, f"system:{system}")
+
+
+def system_tried(state: State, effects: Effects, system: str) -> Task | None:
+    """The first that waits for an outside system tries whether it works again; None when nobody waits for it."""
+    for task_id, key in sorted(state.system_waiters.get(system, ())):
+        task, wait = _pending(state, task_id, key)
+        if task is not None and wait is not None:
+            _resolve(state, effects, task, wait, f"system:{system}")
+            return task
+    return None
 
 
 def resource_granted(state: State, effects: Effects, task_id: str, key: str) -> None:

@@ -62,7 +62,7 @@ def resumed(state: State, effects: Effects, agent: Agent, task: Task, attempt: A
 def lease(state: State, effects: Effects, breaker: Breaker, attempt: Attempt) -> None:
     """Make an attempt the probe of a HALF_OPEN breaker that has none."""
     assert may_pass(breaker), f"{breaker.name} is {breaker.state.name} and cannot lease {attempt.key}"
-    breaker.probe = attempt.key
+    breaker.probe = breaker.tested = attempt.key
     attempt.is_probe = True
     effects.breakers[breaker.key] = breaker
     _index(state, breaker, attempt)
@@ -77,13 +77,17 @@ def give_back(state: State, effects: Effects, attempt: Attempt) -> None:
         state.placement_is_due = True
 
 
-def failed(
-    state: State, effects: Effects, breaker: Breaker, reason: Reason, *, fence: int = 0, culprit: str = ""
-) -> None:
-    """A failure counts against it. ``fence`` is that of an attempt that ended, 0 when it is only now known better.
+def is_news(breaker: Breaker, attempt: Attempt) -> bool:
+    """Whether an attempt says how things are since the breaker opened: it was offered since, or is the last probe."""
+    return attempt.fence >= breaker.opened_fence or attempt.key == breaker.tested
 
-    In HALF_OPEN only what was offered since it opened is news. ``culprit`` is the task that is to blame should it turn
-    out that the breaker is not (`withdraw`).
+
+def failed(
+    state: State, effects: Effects, breaker: Breaker, reason: Reason, *, news: bool = False, culprit: str = ""
+) -> None:
+    """A failure counts against it: while it is HALF_OPEN only one that is news.
+
+    ``culprit`` is the task that is to blame should it turn out that the breaker is not (`withdraw`).
     """
     if breaker.state is _CLOSED:
         breaker.failures += 1
@@ -92,19 +96,19 @@ def failed(
         breaker.window.add(state.now_us, failed=True)
         if _is_over(state, breaker):
             trip(state, effects, breaker, reason, culprit=culprit)
-    elif breaker.state is _HALF_OPEN and fence >= breaker.opened_fence:
+    elif breaker.state is _HALF_OPEN and news:
         trip(state, effects, breaker, reason, culprit=culprit)
 
 
-def passed(state: State, effects: Effects, breaker: Breaker, fence: int) -> None:
-    """An attempt with this fence went well."""
+def passed(state: State, effects: Effects, breaker: Breaker, attempt: Attempt) -> None:
+    """An attempt went well."""
     if breaker.state is _CLOSED:
         breaker.failures = 0
         if breaker.window is not None:
             breaker.window.add(state.now_us, failed=False)
             if not breaker.window.totals(state.now_us)[1]:
                 breaker.window = None
-    elif breaker.state is _HALF_OPEN and fence >= breaker.opened_fence:
+    elif breaker.state is _HALF_OPEN and is_news(breaker, attempt):
         breaker.successes += 1
         state.placement_is_due = True
         if breaker.successes >= state.settings.half_open_tests:
@@ -176,6 +180,8 @@ def reset_time_came(state: State, effects: Effects, agent_id: str, name: str) ->
     breaker = find(state, agent_id, name)
     if breaker is not None and breaker.state is _OPEN and breaker.reset_us <= state.now_us:
         _move(state, effects, breaker, _HALF_OPEN)
+        if breaker.system:  # to look then whether anybody has become its probe
+            state.set_timer(state.now_us + state.settings.probe_time_us, TimerKind.BREAKER, "", breaker.system)
 
 
 def probe_time_came(state: State, effects: Effects, task_id: str, number: int) -> None:
@@ -194,7 +200,7 @@ def probe_time_came(state: State, effects: Effects, task_id: str, number: int) -
     give_back(state, effects, attempt)
     if attempt.state is AttemptState.STARTED:
         for breaker in breakers:
-            passed(state, effects, breaker, attempt.fence)
+            passed(state, effects, breaker, attempt)
 
 
 def probe_of(state: State, breaker: Breaker) -> Attempt | None:
@@ -207,7 +213,7 @@ def probe_of(state: State, breaker: Breaker) -> Attempt | None:
 def restored(state: State, breaker: Breaker) -> None:
     """Put a breaker read from disk in its place, arm its timers, know its probe."""
     if breaker.system:
-        state.systems[breaker.system] = System(breaker)
+        state.systems[breaker.system] = System(breaker, is_down=True)
     else:
         agent = state.agents[breaker.agent_id]
         if breaker.kind:
@@ -220,6 +226,7 @@ def restored(state: State, breaker: Breaker) -> None:
     if attempt is None:
         breaker.probe = None
     else:
+        breaker.tested = breaker.probe
         _index(state, breaker, attempt)
 
 
@@ -265,7 +272,7 @@ def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, re
         if leases:
             state.probes[breaker.probe] = leases
     move_breaker(breaker, to)
-    breaker.successes, breaker.probe = 0, None
+    breaker.successes, breaker.probe, breaker.tested = 0, None, None
     effects.breakers[breaker.key] = breaker
     _eased(state, breaker)
     state.placement_is_due = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, breaker, runs, sessions, strategies
+from outrider_coordinator.core import blame, runs, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import (
     AgentOrder,
@@ -95,10 +95,7 @@ def agent_ordered(state: State, effects: Effects, event: AgentOrdered) -> None:
     if event.order == AgentOrder.REMOVE:
         effects.sends.append(Reply(event.reply, _remove(state, effects, agent, force=event.force)))
         return
-    if event.order == AgentOrder.RESET_BREAKER:
-        breaker.close(state, effects, agent.breaker)
-    else:
-        _set_admin(state, effects, agent, event)
+    _set_admin(state, effects, agent, event)
     state.placement_is_due = True
     effects.sends.append(Reply(event.reply, True))
 

@@ -188,6 +188,8 @@ class SessionOpened:
     resources: dict[str, float] = field(default_factory=dict)
     task_types: tuple[str, ...] = ()
     runners: tuple[str, ...] = ()
+    boot_id: str = ""
+    previous_instance_id: str = ""
 
 
 @dataclass(slots=True)
@@ -253,6 +255,7 @@ class ReportKind:
     COMPLETED = 15
     FAILED = 16
     ANSWER_GIVEN = 17
+    TAKEN = 18
 
 
 class Report(NamedTuple):
@@ -305,7 +308,6 @@ class AgentOrder:
     RESUME = "resume"
     DRAIN = "drain"
     REMOVE = "remove"
-    RESET_BREAKER = "reset_breaker"
 
 
 @dataclass(slots=True)
@@ -329,6 +331,19 @@ class LimitDefined:
     namespace: str
     key: str
     definition: Definition | None
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class BreakerReset:
+    """An operator trusts an agent again, or only its work of one kind, or an outside system. Reply: True or Refused.
+
+    One of ``agent_id`` and ``system`` is set; no ``kind`` means all of the agent's breakers.
+    """
+
+    agent_id: str
+    kind: str
+    system: str
     reply: ReplyTo
 
 
@@ -358,6 +373,7 @@ Event = (
     | ReportsReceived
     | SessionEnded
     | AgentOrdered
+    | BreakerReset
     | LimitDefined
     | OutcomesLoaded
     | Ticked

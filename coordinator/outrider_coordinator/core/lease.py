@@ -8,8 +8,9 @@ why an attempt is lost.
 
 from __future__ import annotations
 
+from outrider_coordinator.core.events import SessionOpened
 from outrider_coordinator.core.liveness import heartbeat_us
-from outrider_coordinator.core.model import Agent, Task
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State
 
@@ -28,9 +29,8 @@ def sent(state: State, agent: Agent) -> None:
 
 
 def over_us(state: State, agent: Agent) -> int:
-    """When every lease that any instance of the agent can hold is over."""
-    longest_us = duration_us(max(agent.heartbeat_us, heartbeat_us(state)))
-    return max(agent.lease_us, state.started_us) + longest_us + longest_us // 10
+    """When every lease that any process of the agent can hold is over."""
+    return max(agent.lease_us, state.started_us) + _longest_us(state, agent)
 
 
 def keeps(state: State, agent: Agent, task: Task) -> bool:
@@ -38,13 +38,29 @@ def keeps(state: State, agent: Agent, task: Task) -> bool:
     return task.spec.exclusive and over_us(state, agent) > state.now_us
 
 
-def taken_over(state: State, agent: Agent, instance_id: str) -> None:
-    """An agent says hello, to be called before it gets its lease: who held its work until now?
+def taken_over(state: State, agent: Agent, event: SessionOpened) -> None:
+    """An agent says hello, to be called before it gets its lease: does this process know what the last one had?
 
-    The same process that does not list an attempt has not got it. Another one under the same name, or one that an
-    earlier start of ours spoke to, may not speak for the process that has it: only the lease does.
+    It does when it is the same, or came after it in the same folder and swept what was left. Another one under the same
+    name (a clone, a lost disk) cannot say that an attempt of the other does not run: only the lease can.
     """
-    if not agent.attempts:
-        agent.unlisted_over_us = 0
-    elif agent.instance_id != instance_id or agent.session_start_us < state.started_us:
+    if agent.instance_id not in (event.instance_id, event.previous_instance_id):
+        agent.first_fence = state.fence_next
         agent.unlisted_over_us = over_us(state, agent)
+
+
+def knows(agent: Agent, attempt: Attempt) -> bool:
+    """Whether the agent's process can say that it has not got the attempt."""
+    return attempt.fence >= agent.first_fence
+
+
+def unlisted_over_us(state: State, agent: Agent, attempt: Attempt) -> int:
+    """When it is certain that an attempt does not run which the agent, being here, does not list; 0 for now."""
+    if knows(agent, attempt):
+        return 0
+    return max(agent.unlisted_over_us, state.started_us + _longest_us(state, agent))
+
+
+def _longest_us(state: State, agent: Agent) -> int:
+    longest_us = duration_us(max(agent.heartbeat_us, heartbeat_us(state)))
+    return longest_us + longest_us // 10

@@ -61,6 +61,7 @@ class Attempt:
     holds_slot: bool = True
     is_probe: bool = False
     revoke_sent: bool = False
+    is_doubted: bool = False
     last_number: int = 0
     resources: tuple[tuple[str, float], ...] = ()
     holding: Holding | None = None
@@ -164,6 +165,11 @@ class Task:
     rank_us: int | None = None
     near_agent_id: str = ""
     strand: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether another attempt may start though one may still run somewhere."""
+        return not (self.spec.exclusive or self.spec.at_most_once)
 
     @property
     def is_terminal(self) -> bool:
@@ -278,7 +284,8 @@ class Breaker:
     ``failures`` are those in a row while it is CLOSED, ``successes`` those of probes while it is HALF_OPEN.
     ``opened_count`` is how often it opened since it was last CLOSED, ``reset_us`` when OPEN may become HALF_OPEN;
     what was offered since then has fences from ``opened_fence`` on. ``culprit`` is the task whose failure opened it,
-    when that may still turn out to be the task's fault. ``window`` is None while nothing failed.
+    when that may still turn out to be the task's fault. ``probe`` is the attempt that it has leased, ``tested`` the
+    last one that it had. ``window`` is None while nothing failed.
     """
 
     agent_id: str = ""
@@ -292,6 +299,7 @@ class Breaker:
     opened_fence: int = 0
     culprit: str = ""
     probe: tuple[str, int] | None = None
+    tested: tuple[str, int] | None = None
     window: Window | None = None
 
     @property
@@ -311,11 +319,13 @@ class Breaker:
 class System:
     """An outside system of which something is known to have failed.
 
-    ``failing`` maps a task that failed on it to (agent id, time in us), the latest last.
+    ``failing`` maps (task id, agent id) of a complaint to its time in us, the latest last. ``is_down``: its breaker has
+    opened, and nobody who waits for it has been woken since.
     """
 
     breaker: Breaker
-    failing: dict[str, tuple[str, int]] = field(default_factory=dict)
+    failing: dict[tuple[str, str], int] = field(default_factory=dict)
+    is_down: bool = False
 
 
 @dataclass(slots=True)
@@ -328,7 +338,9 @@ class Agent:
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
     silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
-    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list.
+    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list. Of
+    attempts with a fence below ``first_fence`` its process knows nothing. ``strayed`` are attempts that had started and
+    went elsewhere while it was out of contact; nobody knows yet whether they took its machine down.
     ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
     its last one.
     """
@@ -374,6 +386,10 @@ class Agent:
     heartbeat_us: int = 0
     lease_us: int = 0
     unlisted_over_us: int = 0
+    boot_id: str = ""
+    first_fence: int = 0
+    has_rebooted: bool = False
+    strayed: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

@@ -1,13 +1,13 @@
 """Who runs what: ready tasks in their order, each to the agent that its strategy chooses, as long as there is room.
 
 What cannot be placed never blocks what can: a task that finds no agent puts its whole need to sleep, one that must wait
-for a limit its whole class. Asked in this order: an agent, then limits. While a slot is free that could take it,
-nothing that has not started waits in a line elsewhere.
+for a limit or an outside system its whole class. Asked in this order: an agent, then limits, then systems. While a slot
+is free that could take it, nothing that has not started waits in a line elsewhere.
 """
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, deadlines, limits, slots, strategies
+from outrider_coordinator.core import breaker, deadlines, limits, slots, strategies, systems
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
@@ -60,7 +60,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         choice = strategies.choose(state, need, task)
         if choice is None:
             _put_to_sleep(state, need)
-        elif need.may_be_held and limits.held_back(state, task) is not None:
+        elif need.may_be_held and _is_held_back(state, task):
             queue.hold(strand.group)
         else:
             offer(state, effects, task, choice[0], prefetched=choice[1])
@@ -71,6 +71,13 @@ def _put_to_sleep(state: State, need: Need) -> None:
     state.queue.sleep(need)
     assert need.reach is not None
     need.reach.asleep[need] = None
+
+
+def _is_held_back(state: State, task: Task) -> bool:
+    """Whether something that is not an agent keeps a task waiting, and with it its class."""
+    if limits.held_back(state, task) is not None:
+        return True
+    return bool(state.systems) and systems.held_back(state, task.spec.demands) is not None
 
 
 def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:
@@ -85,6 +92,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     state.fleet.turn = agent.turn = state.fleet.turn + 1
     if task.spec.demands is not NO_DEMANDS:
         limits.take(state, effects, task, attempt)
+        if state.systems:
+            systems.offered(state, effects, task, attempt)
     state.move(task, TaskState.ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
@@ -113,16 +122,6 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
             )
         )
     )
-
-
-def accept_timed_out(state: State, effects: Effects, attempt: Attempt) -> None:
-    """An offer was not accepted in time: ask for it back, and again until the agent says what became of it."""
-    task, agent = state.tasks.get(attempt.task_id), state.agents.get(attempt.agent_id)
-    if task is None or task.attempt is not attempt:
-        return
-    if agent is not None and agent.is_online:
-        effects.sends.append(PushRevoke(agent.epoch, agent.id, task.id, attempt.number, attempt.fence))
-        state.offered(attempt)
 
 
 def _inputs(task: Task) -> tuple[tuple[str, str], ...]:

@@ -78,15 +78,16 @@ class TaskClass:
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands = _elsewhere(task) if task.waits else spec.demands
+    demands = _elsewhere(task) if task.waits or task.failed_on else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
     return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
 
 
 def _elsewhere(task: Task) -> Demands:
-    """The task's demands, rather anywhere else than where one of its waits ran out of time."""
-    left = tuple((agent_id, -100) for agent_id in sorted({wait.expired_on for wait in task.waits} - {""}))
+    """The task's demands, rather anywhere else than where it failed or where one of its waits ran out of time."""
+    avoided = {wait.expired_on for wait in task.waits}.union(task.failed_on) - {""}
+    left = tuple((agent_id, -100) for agent_id in sorted(avoided))
     demands = task.spec.demands
     return demands._replace(affinities=demands.affinities + left) if left else demands
 

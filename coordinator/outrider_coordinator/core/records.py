@@ -167,6 +167,8 @@ class PutAgent(NamedTuple):
     instance_start_ms: int
     last_heard_us: int
     session_start_us: int
+    boot_id: str
+    first_fence: int
 
 
 class DeleteAgent(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, blockage, slots, strategies
+from outrider_coordinator.core import blame, blockage, slots, strategies, systems
 from outrider_coordinator.core.effects import Effects, EndSession, PushAck, Refused
 from outrider_coordinator.core.events import Report, ReportKind, ReportsReceived
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -107,6 +107,13 @@ def _begin(state: State, effects: Effects, task: Task, attempt: Attempt, time_us
     state.event(effects, EventType.TASK_STARTED, task, attempt, body=started)
 
 
+def _taken(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
+    """It may start from now on, which `Attempt.last_number` keeps (I12)."""
+    if attempt.state is AttemptState.OFFERED:
+        move_attempt(attempt, AttemptState.ACCEPTED)
+    effects.attempts[attempt.key] = attempt
+
+
 def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     task.progress = report.body
     effects.tasks[task.id] = task
@@ -116,6 +123,8 @@ def _progress(state: State, effects: Effects, agent: Agent, task: Task, attempt:
 def _blocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     if attempt is task.attempt and not task.cancel_requested:
         blockage.blocked(state, effects, agent, task, attempt, report)
+        if report.wait is not None and report.wait.system:
+            systems.waited_for(state, effects, agent, task, attempt, report.wait.system)
 
 
 def _unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
@@ -179,6 +188,7 @@ def _unknown(state: State, effects: Effects, agent: Agent, task: Task, attempt: 
 
 
 _HANDLERS = {
+    ReportKind.TAKEN: _taken,
     ReportKind.STARTED: _started,
     ReportKind.PROGRESS: _progress,
     ReportKind.BLOCKED: _blocked,

@@ -16,6 +16,8 @@ from outrider_coordinator.core.transitions import move_attempt
 INFRASTRUCTURE = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED, Reason.LEASE_EXPIRED))
 #: Of these, those that say nothing of an attempt that had not started.
 _GONE = INFRASTRUCTURE - {Reason.WORKER_DIED}
+#: After these nobody knows how far an attempt came.
+_UNCLEAR = frozenset((Reason.AGENT_LOST, Reason.LEASE_EXPIRED, Reason.PREEMPTED, Reason.MOVED))
 
 
 def attempt_failed(
@@ -118,6 +120,8 @@ def stray_or_lose(
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
+    if attempt.started_us:
+        agent.strayed.append(attempt.key)
     if task.spec.exclusive:
         task.ready_us = lease_over_us
     else:
@@ -127,6 +131,24 @@ def stray_or_lose(
         return
     task.attempts_counted += attempt.counted
     _decide(state, effects, task, attempt, Reason.AGENT_LOST, attempt.error, message, recoverable=True)
+
+
+def may_have_started(task: Task, attempt: Attempt) -> bool:
+    """Whether user code may have begun, from what the agent has said; of one that it has lost more may be true."""
+    return attempt.started_us > 0 or (task.spec.at_most_once and attempt.last_number > 0)
+
+
+def struck_by_machine(state: State, effects: Effects, agent: Agent, *, is_dead: bool) -> None:
+    """It is known what became of an agent that was out of contact: if its machine died, those that ran are suspects."""
+    strayed, agent.strayed = agent.strayed, []
+    for task_id, _ in strayed if is_dead else ():
+        task = state.tasks.get(task_id)
+        if task is None or task.is_terminal or task.cancel_requested:
+            continue
+        task.worker_deaths += 1
+        effects.tasks[task.id] = task
+        if task.worker_deaths >= state.settings.poison_limit:
+            _poisoned(state, effects, task, task.attempt, f"agent {agent.id} died while it ran")
 
 
 def attempts_max(state: State, spec: Spec, reason: Reason) -> int:
@@ -169,6 +191,9 @@ def _stopped(
 ) -> None:
     """The attempt is over because it was to be: end the task as that says, or queue it again without a try used."""
     effects.tasks[task.id] = task
+    if stop.ends is None and task.spec.at_most_once and (attempt.state is AttemptState.LOST or attempt.started_us):
+        _never_again(state, effects, task, attempt, stop.reason, b"", message)
+        return
     if stop.ends is None:
         task.ready_us = max(state.now_us, task.ready_us)
         state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=stop.reason, text=message)
@@ -176,6 +201,26 @@ def _stopped(
         return
     error = error or encode_error(stop.reason, stop.text)
     end_task(state, effects, task, stop.ends, reason=stop.reason, error=error, attempt=attempt)
+
+
+def _poisoned(state: State, effects: Effects, task: Task, attempt: Attempt | None, message: str) -> None:
+    """Three strikes: quarantine the task."""
+    text = f"killed its worker or its machine {task.worker_deaths} times; last: {message}"
+    error = encode_error(Reason.POISONED, text)
+    blame.acquit_agents(state, effects, task)
+    over = attempt if attempt is not task.attempt else None
+    end_task(state, effects, task, TaskState.FAILED, reason=Reason.POISONED, error=error, attempt=over)
+
+
+def _never_again(
+    state: State, effects: Effects, task: Task, attempt: Attempt, reason: Reason, error: bytes, message: str
+) -> None:
+    """A task that runs at most once may have started (I12): how that ended is all there is to say."""
+    if reason in _UNCLEAR:
+        text = f"may have started on agent {attempt.agent_id}, and a task that runs at most once is not started again"
+        reason = Reason.MAY_HAVE_STARTED
+        error = encode_error(reason, f"{text}: {message}")
+    end_task(state, effects, task, TaskState.FAILED, reason=reason, error=error, attempt=attempt)
 
 
 def _decide(
@@ -190,9 +235,10 @@ def _decide(
 ) -> None:
     effects.tasks[task.id] = task
     if task.worker_deaths >= state.settings.poison_limit:
-        poisoned = encode_error(Reason.POISONED, f"killed its worker {task.worker_deaths} times; last: {message}")
-        blame.acquit_agents(state, effects, task)
-        end_task(state, effects, task, TaskState.FAILED, reason=Reason.POISONED, error=poisoned, attempt=attempt)
+        _poisoned(state, effects, task, attempt, message)
+        return
+    if task.spec.at_most_once and (attempt.state is AttemptState.LOST or attempt.started_us):
+        _never_again(state, effects, task, attempt, reason, error, message)
         return
     if not recoverable or task.attempts_counted >= attempts_max(state, task.spec, reason):
         end_task(state, effects, task, TaskState.FAILED, reason=reason, error=error, attempt=attempt)

@@ -24,7 +24,7 @@ from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.outcome import fence
 from outrider_coordinator.core.records import DeleteAgent
-from outrider_coordinator.core.retry import attempt_returned, stray_or_lose
+from outrider_coordinator.core.retry import attempt_returned, may_have_started, stray_or_lose, struck_by_machine
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_admin, move_attempt, move_connectivity
@@ -44,9 +44,10 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     elif agent.epoch:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
-    lease.taken_over(state, agent, event.instance_id)
+    lease.taken_over(state, agent, event)
     _register(state, effects, agent, event)
     lease.sent(state, agent)
+    struck_by_machine(state, effects, agent, is_dead=agent.has_rebooted)
     agent.facts.is_leaving = False
     applied = _outboxes(effects, agent, event.outboxes)
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
@@ -68,8 +69,9 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
         attempt, task = agent.attempts.get(key), state.tasks.get(key[0])
         if attempt is None or task is None:
             continue
-        over_us = agent.unlisted_over_us
-        if attempt.started_us:
+        over_us = lease.unlisted_over_us(state, agent, attempt)
+        if may_have_started(task, attempt) or (task.spec.at_most_once and not lease.knows(agent, attempt)):
+            task.worker_deaths += agent.has_rebooted and attempt.started_us > 0
             stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it", over_us)
         else:
             message = "never reached its agent"
@@ -155,6 +157,7 @@ def lost_after(state: State, effects: Effects, agent: Agent) -> None:
         for key, attempt in list(agent.attempts.items()):
             message, over_us = f"agent {agent.id} is lost", lease.over_us(state, agent)
             stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message, over_us)
+        struck_by_machine(state, effects, agent, is_dead=True)
 
 
 def removed(state: State, effects: Effects, agent: Agent) -> None:
@@ -196,6 +199,8 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     came_back = agent.connectivity is not Connectivity.ONLINE
     move_connectivity(agent, Connectivity.ONLINE)
     agent.epoch = state.next_session()
+    agent.has_rebooted = bool(agent.boot_id and event.boot_id and agent.boot_id != event.boot_id)
+    agent.boot_id = event.boot_id or agent.boot_id
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
     agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners
@@ -239,6 +244,8 @@ def _verdict(state: State, effects: Effects, agent: Agent, held: Held) -> int:
         return VERDICT_CLOSE if held.state is AttemptState.CLOSED else VERDICT_FENCE
     if attempt in task.strays and held.state is not AttemptState.CLOSED:
         return _stray_returned(state, effects, agent, task, attempt, held)
+    if attempt.state is AttemptState.OFFERED:
+        move_attempt(attempt, AttemptState.ACCEPTED)
     return VERDICT_RESUME
 
 

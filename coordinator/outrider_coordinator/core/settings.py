@@ -43,6 +43,7 @@ class CoreSettings:
     half_open_tests: int = 2
     probe_time_us: int = 60 * SECOND_US
     fails_everywhere: int = 3
+    system_failures: int = 3
     poison_limit: int = 3
     lost_attempts_max: int = 3
     short_function_us: int = 50_000

@@ -172,6 +172,8 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.instance_start_ms,
         agent.last_heard_us,
         agent.session_start_us,
+        agent.boot_id,
+        agent.first_fence,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from outrider_coordinator.core import (
     admission,
+    blame,
     blockage,
     breaker,
     control,
@@ -15,6 +16,7 @@ from outrider_coordinator.core import (
     slices,
     strategies,
     submission,
+    systems,
     waits,
 )
 from outrider_coordinator.core.chance import Chance
@@ -24,6 +26,7 @@ from outrider_coordinator.core.events import (
     Answered,
     AttemptsAccepted,
     AttemptsReturned,
+    BreakerReset,
     CancelRequested,
     Event,
     HeartbeatReceived,
@@ -38,8 +41,9 @@ from outrider_coordinator.core.events import (
     TasksSubmitted,
     Ticked,
 )
+from outrider_coordinator.core.offers import accept_timed_out
 from outrider_coordinator.core.outcome import forget_ended, make_ready
-from outrider_coordinator.core.placement import accept_timed_out, place
+from outrider_coordinator.core.placement import place
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.settings import CoreSettings
@@ -81,6 +85,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         accept_timed_out(state, effects, attempt)
     if state.errands:
         slices.work(state, effects)
+    if state.systems:
+        systems.settle(state, effects)
     if state.placement_is_due:
         place(state, effects)
     effects.sends.extend(effects.acks.values())
@@ -127,6 +133,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             control.agent_ordered(state, effects, event)
         case LimitDefined():
             limits.defined(state, effects, event)
+        case BreakerReset():
+            effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
         case Ticked():

@@ -43,6 +43,8 @@ def report(message: worker_message_pb2.WorkerMessage) -> Report:
         unblocked = message.unblocked
         body = unblocked.SerializeToString()
         return _report(message, ReportKind.UNBLOCKED, body, terminal=False, text=unblocked.key)
+    if arm == "taken":
+        return _report(message, ReportKind.TAKEN, b"", terminal=False)
     if arm == "progress":
         return _report(message, ReportKind.PROGRESS, message.progress.SerializeToString(), terminal=False)
     if arm == "log":

@@ -207,6 +207,8 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         resources={name: amount for name, amount in hello.resources.items() if 0 < amount < float("inf")},
         task_types=tuple(hello.task_types),
         runners=tuple(hello.runners),
+        boot_id=hello.boot_id,
+        previous_instance_id=hello.previous_instance_id,
         reply=reply,  # type: ignore[arg-type]  # a callable of one value
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import outrider
 from outrider import errors
 from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc
-from outrider_coordinator.core.events import AgentOrder, AgentOrdered
+from outrider_coordinator.core.events import AgentOrder, AgentOrdered, BreakerReset
 from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, Service, asked, unary
+from outrider_coordinator.rpc.fields import invalid
 
 
 class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
@@ -32,8 +33,10 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     async def ListSystems(
         self, request: fleet_service_pb2.ListSystemsRequest, context: Context
     ) -> fleet_service_pb2.ListSystemsResponse:
-        """Not there yet."""
-        raise NotImplementedError
+        """Outside systems that are down or suspected to be, by name."""
+        state = self._engine.state
+        shown = [render.system(state, name) for name in sorted(state.systems)]
+        return fleet_service_pb2.ListSystemsResponse(systems=shown)
 
     @unary
     async def ListAgents(
@@ -99,9 +102,16 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     async def ResetBreaker(
         self, request: fleet_service_pb2.ResetBreakerRequest, context: Context
     ) -> fleet_service_pb2.ResetBreakerResponse:
-        """Trust an agent again."""
-        agent = await self._order(request.agent_id, AgentOrder.RESET_BREAKER)
-        return fleet_service_pb2.ResetBreakerResponse(agent=agent)
+        """Trust an agent, its work of one type, or an outside system again."""
+        if bool(request.agent_id) == bool(request.system):
+            raise invalid("system" if request.system else "agent_id", "name an agent or a system, and not both")
+        if request.system and request.task_type:
+            raise invalid("task_type", "a system has one breaker for all types")
+        await asked(
+            self._engine, lambda reply: BreakerReset(request.agent_id, request.task_type, request.system, reply)
+        )
+        agent = self._engine.state.agents.get(request.agent_id)
+        return fleet_service_pb2.ResetBreakerResponse(agent=render.agent(agent) if agent is not None else None)
 
     @unary
     async def GetCoordinator(

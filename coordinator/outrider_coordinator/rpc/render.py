@@ -13,11 +13,12 @@ from outrider.v1 import (
     task_service_pb2,
     worker_message_pb2,
 )
-from outrider_coordinator.core import explain
-from outrider_coordinator.core.model import Agent
+from outrider_coordinator.core import blame, explain, systems
+from outrider_coordinator.core.model import Agent, Breaker
 from outrider_coordinator.core.records import InsertRunPart, PutAttempt, PutWait
 from outrider_coordinator.core.spec import SECOND_US
-from outrider_coordinator.core.states import TaskState
+from outrider_coordinator.core.state import State
+from outrider_coordinator.core.states import BreakerState, TaskState
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
 
 _FAIL_FAST, _CONTINUE = (
@@ -160,7 +161,7 @@ def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Age
         id=record.id,
         connectivity=fleet_service_pb2.AgentConnectivity.ValueType(record.connectivity),
         admin=fleet_service_pb2.AgentAdmin.ValueType(record.admin),
-        breaker=fleet_service_pb2.BreakerState.ValueType(record.breaker.state),
+        breaker=_breaker_state(record.breaker),
         status=explain.status_word(record),
         labels=record.labels,
         resources=record.resources,
@@ -183,9 +184,33 @@ def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Age
         no_work_reason=explain.no_work_reason(record),
         outbox_pending=facts.outbox_pending,
     )
+    if record.breaker.state is BreakerState.OPEN:
+        message.breaker_reset_time.CopyFrom(timestamp(record.breaker.reset_us))
+    for known in blame.type_breakers(record):
+        message.type_breakers.add(task_type=known.kind, state=_breaker_state(known), reset_time=_reset_time(known))
     if with_workers:
         message.workers.extend(agent_service_pb2.WorkerInfo.FromString(body) for body in facts.workers)
     return message
+
+
+def system(state: State, name: str) -> fleet_service_pb2.SystemBreaker:
+    """The breaker of an outside system that is known."""
+    known = state.systems[name].breaker
+    return fleet_service_pb2.SystemBreaker(
+        system=name,
+        state=_breaker_state(known),
+        reset_time=_reset_time(known),
+        canary_task_id=known.probe[0] if known.probe else "",
+        held_count=systems.held_count(state, name),
+    )
+
+
+def _breaker_state(known: Breaker) -> fleet_service_pb2.BreakerState.ValueType:
+    return fleet_service_pb2.BreakerState.ValueType(known.state)
+
+
+def _reset_time(known: Breaker) -> Timestamp | None:
+    return timestamp(known.reset_us) if known.state is BreakerState.OPEN else None
 
 
 def explanation(task_id: str, facts: explain.Explanation) -> task_service_pb2.ExplainResponse:

@@ -178,6 +178,8 @@ def _agent(row: records.PutAgent) -> Agent:
         instance_start_ms=row.instance_start_ms,
         last_heard_us=row.last_heard_us,
         session_start_us=row.session_start_us,
+        boot_id=row.boot_id,
+        first_fence=row.first_fence,
     )
 
 
