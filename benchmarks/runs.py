@@ -81,7 +81,7 @@ class Timed:
     def take(self) -> tuple[int, float, float]:
         """Steps, longest and sum in seconds since the last time this was asked."""
         steps, self.steps_s = self.steps_s, []
-        return len(steps), max(steps), sum(steps)
+        return len(steps), max(steps, default=0.0), sum(steps)
 
 
 def fan(count: int) -> list[RunMember]:
