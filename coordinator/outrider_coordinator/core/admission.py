@@ -28,6 +28,8 @@ from outrider_coordinator.core.submission import again, full
 
 #: Tasks of one run, ended ones too.
 MEMBERS_MAX = 10_000
+#: Tasks of one addition.
+ADDED_MAX = 1_000
 #: So many edges cost as much as one task.
 _EDGES_PER_UNIT = 8
 
@@ -91,9 +93,10 @@ def advance(state: State, effects: Effects, errand: Admission, units: int) -> in
 
 
 def _begin(state: State, event: RunSubmitted | TasksAdded, run: Run) -> None:
-    ids = {member.key: member.task_id for member in event.members}
-    phases = [member.phase for member in event.members]
-    state.errands.append(Admission(event, run, state.now_us, ids, phases=phases, part_number=run.part_count))
+    members = event.members
+    ids = {member.key: member.task_id for member in members}
+    first_phase = run.phase if run.part_count else min(member.phase for member in members)
+    state.errands.append(Admission(event, run, state.now_us, ids, run.part_count, first_phase))
 
 
 def _known_or_full(state: State, event: RunSubmitted | TasksAdded) -> Accepted | Refused | None:
@@ -109,6 +112,10 @@ def _closed(state: State, event: TasksAdded, run: Run | None) -> Refused | None:
         return Refused("ILLEGAL_TRANSITION", f"run {event.run_id} is over; submit a new one, or retry it")
     if run.stop_reason:
         return Refused("ILLEGAL_TRANSITION", f"run {event.run_id} is being cancelled; submit a new one")
+    if len(event.members) > ADDED_MAX:
+        return Refused(
+            "TOO_LARGE", f"{len(event.members)} tasks in one addition, at most {ADDED_MAX}; add them in parts"
+        )
     if len(run.members) + len(event.members) > MEMBERS_MAX:
         message = f"run {run.id} has {len(run.members)} tasks, and {MEMBERS_MAX} are the most; submit another run"
         return Refused("TOO_LARGE", message)
@@ -141,6 +148,13 @@ def _make(state: State, errand: Admission, member: RunMember) -> Refused | None:
     task = _task(state, errand, member, edges)
     errand.tasks[task.id] = task
     errand.rows.append(inserted(task))
+    if not task.waiting_for or any(not edge.is_inside for edge in edges):
+        errand.roots.append(task.id)
+    errand.phases.append(member.phase)
+    errand.milestones.append(member.milestone)
+    errand.weights.append(member.spec.weight)
+    if not errand.run.part_count:  # nobody sees the run yet, so it can be counted piece by piece
+        _count(errand, task, member.phase, member.milestone)
     for edge in edges:
         if edge.is_inside:
             errand.dependents.setdefault(edge.other_id, []).append(task.id)
@@ -149,6 +163,14 @@ def _make(state: State, errand: Admission, member: RunMember) -> Refused | None:
     if task.spec.queue_timeout_us or task.spec.deadline_us:
         deadlines.watch(state, task)
     return None
+
+
+def _count(errand: Admission, task: Task, phase: int, milestone: str) -> None:
+    """Count one member in its run."""
+    run = errand.run
+    runs.enter(run, task.id, phase, milestone, task.spec.weight)
+    if phase > errand.first_phase:
+        runs.hold(run, task)
 
 
 def _task(state: State, errand: Admission, member: RunMember, edges: list[_Edge]) -> Task:
@@ -204,6 +226,7 @@ def _enter(state: State, effects: Effects, errand: Admission) -> Accepted | Refu
     if unknown:
         return NeedTasks(unknown)
     if run.part_count:
+        errand.first_phase = run.phase
         errand.phases = [max(phase, run.phase) for phase in errand.phases]
     refused = _wrong_phase(errand)
     if refused is not None:
@@ -240,17 +263,18 @@ def _entered(state: State, effects: Effects, errand: Admission) -> Accepted:
     state.requests.add(run.namespace, event.request_id, accepted.id, event.digest)
     effects.inserts.append(part)
     effects.inserts.extend(errand.rows)
-    runs.enter(run, list(tasks), errand.phases, part.milestones, part.weights)
-    run.members.update(errand.ids)
+    if run.part_count:
+        for task, phase, milestone in zip(tasks.values(), errand.phases, errand.milestones, strict=True):
+            _count(errand, task, phase, milestone)
+        run.members.update(errand.ids)
+    else:
+        run.members = errand.ids
     run.part_count += 1
-    if run.phases:
-        for task in tasks.values():
-            runs.hold_for_phase(run, task)
     state.tasks.update(tasks)
     state.counts[TaskState.PENDING] += len(tasks)
     state.dependents.update(errand.dependents)
     _announce(state, effects, errand)
-    ready = [task.id for task in tasks.values() if not task.waiting_for or task.id in unmet]
+    ready = [task_id for task_id in errand.roots if not tasks[task_id].waiting_for or task_id in unmet]
     state.errands.append(Decision(ready, unmet))
     return accepted
 
@@ -276,8 +300,6 @@ def _link_outside(state: State, errand: Admission) -> dict[str, tuple[str, TaskS
 
 def _part(errand: Admission) -> InsertRunPart:
     run, event = errand.run, errand.event
-    milestones = tuple(member.milestone for member in event.members)
-    weights = tuple(member.spec.weight for member in event.members)
     is_addition = isinstance(event, TasksAdded)
     return InsertRunPart(
         run.id,
@@ -286,8 +308,8 @@ def _part(errand: Admission) -> InsertRunPart:
         tuple(errand.tasks),
         tuple(errand.ids),
         tuple(errand.phases) if any(errand.phases) else (),
-        milestones if any(milestones) else (),
-        weights if any(weight != 1.0 for weight in weights) else (),
+        tuple(errand.milestones) if any(errand.milestones) else (),
+        tuple(errand.weights) if set(errand.weights) != {1.0} else (),
         event.parent_task_id if isinstance(event, TasksAdded) else "",
         event.request_id if is_addition else "",
         event.digest if is_addition else b"",

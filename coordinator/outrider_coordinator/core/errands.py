@@ -58,19 +58,23 @@ class Admission:
     """A graph, or an addition to one, on its way in: rows are made slice by slice, and all of them enter in one step.
 
     Nothing of it is in the state before that step, so a crash or a refusal leaves nothing. ``outside`` are edges to
-    tasks that were there before: (task, id of the other, condition).
+    tasks that were there before: (task, id of the other, condition); ``roots`` what may be decided on entering.
     """
 
     event: RunSubmitted | TasksAdded
     run: Run
     created_us: int
     ids: dict[str, str]
+    part_number: int
+    first_phase: int
     tasks: dict[str, Task] = field(default_factory=dict)
     rows: list[InsertTask] = field(default_factory=list)
+    phases: list[int] = field(default_factory=list)
+    milestones: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     outside: list[tuple[Task, str, Condition]] = field(default_factory=list)
-    phases: list[int] = field(default_factory=list)
-    part_number: int = 0
+    roots: list[str] = field(default_factory=list)
     position: int = 0
 
     @property

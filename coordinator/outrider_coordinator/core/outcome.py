@@ -51,7 +51,9 @@ def end_task(
     if task.run_id:
         runs.member_ended(state, effects, task)
     dependent_ids = state.dependents.pop(task.id, None)
-    if dependent_ids is not None:
+    if dependent_ids is not None and task.run_id and runs.is_stopping(state, task):
+        dependent_ids = [other for other in dependent_ids if not runs.is_kin(state, other, task)]
+    if dependent_ids:
         state.errands.append(Consequence(task.id, task.run_key or task.id, to, reason, dependent_ids))
 
 

@@ -13,7 +13,7 @@ from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.errands import Decision
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
-from outrider_coordinator.core.runs import hold_for_phase, stopping
+from outrider_coordinator.core.runs import hold, stopping
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
@@ -146,8 +146,8 @@ def _link_pending(state: State, task: Task, ended: Ends) -> None:
             state.errands.append(Decision([task.id], {task.id: (label, end, against)}))
     task.waiting_for = waiting_for or None
     run = state.runs.get(task.run_id)
-    if run is not None and run.phases:
-        hold_for_phase(run, task)
+    if run is not None and run.phase_of(task.id) > run.phase:
+        hold(run, task)
     if not task.waiting_for:
         state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
 

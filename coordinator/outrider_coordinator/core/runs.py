@@ -60,31 +60,34 @@ def is_stopping(state: State, task: Task) -> bool:
     return run is not None and run.stop_reason is not Reason.NONE
 
 
-def hold_for_phase(run: Run, task: Task) -> None:
+def is_kin(state: State, task_id: str, other: Task) -> bool:
+    """Whether a task is open and of the same run."""
+    task = state.tasks.get(task_id)
+    return task is not None and task.run_id == other.run_id
+
+
+def hold(run: Run, task: Task) -> None:
     """Let a task of a later phase wait for its run."""
-    if run.phase_of(task.id) > run.phase:
-        if task.waiting_for is None:
-            task.waiting_for = {}
-        task.waiting_for[run.id] = Condition.ALWAYS
+    if task.waiting_for is None:
+        task.waiting_for = {}
+    task.waiting_for[run.id] = Condition.ALWAYS
 
 
-def enter(
-    run: Run, task_ids: list[str], phases: list[int], milestones: tuple[str, ...], weights: tuple[float, ...]
-) -> None:
-    """Count new members that are open; ``milestones`` and ``weights`` are empty when there are none or all are 1."""
-    if any(phases) and not run.phase_open:
-        run.phase_open = {0: run.open_count} if run.open_count else {}
-    run.open_count += len(task_ids)
-    run.weight_total += sum(weights) if weights else len(task_ids)
-    if run.phase_open or any(phases):
-        for task_id, phase in zip(task_ids, phases, strict=True):
-            run.phase_open[phase] = run.phase_open.get(phase, 0) + 1
-            if phase:
-                run.phases[task_id] = phase
-    for task_id, name in zip(task_ids, milestones, strict=False):
-        if name:
-            run.milestone_of[task_id] = name
-            run.milestones.setdefault(name, Milestone()).task_count += 1
+def enter(run: Run, task_id: str, phase: int, milestone: str, weight: float) -> None:
+    """Count a new member that is open."""
+    if phase and not run.phase_open and run.open_count:
+        run.phase_open[0] = run.open_count
+    run.open_count += 1
+    run.weight_total += weight
+    if run.phase_open or phase:
+        run.phase_open[phase] = run.phase_open.get(phase, 0) + 1
+        if phase:
+            run.phases[task_id] = phase
+    if milestone:
+        run.milestone_of[task_id] = milestone
+        if milestone not in run.milestones:
+            run.milestones[milestone] = Milestone()
+        run.milestones[milestone].task_count += 1
 
 
 def _count_milestone(state: State, effects: Effects, run: Run, task: Task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 
 from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core import runs as run_book
@@ -118,8 +119,9 @@ def _runs(reader: Reader) -> list[Run]:
     found = {row.id: _run(row) for row in reader.open_runs()}
     for part in reader.open_run_parts():
         run = found[part.run_id]
-        phases = list(part.phases) or [0] * len(part.task_ids)
-        run_book.enter(run, list(part.task_ids), phases, part.milestones, part.weights)
+        facts = (part.phases or repeat(0), part.milestones or repeat(""), part.weights or repeat(1.0))
+        for task_id, phase, milestone, weight in zip(part.task_ids, *facts, strict=False):
+            run_book.enter(run, task_id, phase, milestone, weight)
         run.members.update(zip(part.task_keys, part.task_ids, strict=True))
         run.part_count += 1
     return list(found.values())
