@@ -159,6 +159,8 @@ def wait_text(message: task_pb2.BlockedReason) -> str:
     if kind == "dependency" and message.dependency.HasField("resource"):
         return f"limit {message.dependency.resource.key}"
     if kind == "dependency":
+        if message.dependency.HasField("resource"):
+            return f"limit {message.dependency.resource.key}"
         return f"task {message.dependency.required_task_id}"
     if kind == "external":
         return f"{message.external.system}: {message.external.issue}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from outrider.errors import InvalidRequest
 from outrider.settings import setting
-from outrider_coordinator.core.settings import CoreSettings, WaitBudgets
-from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.settings import CoreSettings, Preemption, WaitBudgets
+from outrider_coordinator.core.spec import SECOND_US, Strategy
 
 
 def default_state_directory() -> str:
@@ -125,6 +125,33 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     wait_budget_external_s: Annotated[float, setting("The same for outside systems.", unit="s", ge=0)] = 0.0
     wait_budget_complexity_s: Annotated[float, setting("The same for a request for more time.", unit="s", ge=0)] = 0.0
     wait_budget_clarification_s: Annotated[float, setting("The same for a question.", unit="s", ge=0)] = 0.0
+    placement: Annotated[
+        Literal["least_loaded", "round_robin", "random", "performance", "two_choices"],
+        setting("How agents are chosen for tasks that do not say: the least loaded suits most fleets."),
+    ] = "least_loaded"
+    preemption: Annotated[
+        Literal["preemptible", "lower", "never"],
+        setting(
+            "Whose slot a CRITICAL task takes when there is none: of tasks that say they are preemptible, of any of a "
+            "lower priority, or nobody's. The victim is queued again and uses up no try."
+        ),
+    ] = "preemptible"
+    aging_s: Annotated[
+        float,
+        setting(
+            "Being passed over for so long, while tasks of a higher priority start, raises a task by one priority: it "
+            "bounds the wait, and what is urgent still goes first.",
+            unit="s",
+            ge=1,
+        ),
+    ] = 600.0
+    shares: Annotated[
+        dict[str, float],
+        setting(
+            "Weights of namespaces (name) and of submitters within them (namespace/name) when there is more to start "
+            "than room; 1 where nothing is said."
+        ),
+    ] = {}
     log_level: Annotated[str, setting("DEBUG, INFO, WARNING or ERROR.")] = "INFO"
 
 
@@ -137,6 +164,9 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
             f"coordinator.suspect_after_s ({settings.suspect_after_s}) must be at least 3 heartbeat intervals "
             f"({3 * settings.heartbeat_interval_s})"
         )
+    for name, weight in settings.shares.items():
+        if not 0 < weight < float("inf"):
+            raise InvalidRequest(f"coordinator.shares: {name!r} has weight {weight}; a weight is a number above 0")
     return CoreSettings(
         queue_depth_max=settings.queue_depth_max,
         heartbeat_interval_us=_us(settings.heartbeat_interval_s),
@@ -156,6 +186,10 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         system_failures=settings.system_failures,
         short_function_us=int(settings.short_function_ms * 1000),
         line_us=int(settings.line_ms * 1000),
+        placement=Strategy[settings.placement.upper()],
+        preemption=Preemption(settings.preemption),
+        aging_us=_us(settings.aging_s),
+        shares=dict(settings.shares),
         wait_budgets=WaitBudgets(
             _us(settings.wait_budget_dependency_s),
             _us(settings.wait_budget_external_s),

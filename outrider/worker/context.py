@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from outrider.claims import Claim
 from outrider.errors import WaitRefused
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.endings import SUCCEEDED, DependencyFailed, TaskCancelled
@@ -126,6 +127,26 @@ class Attempt:
         if resolution.dependency_state != SUCCEEDED:
             raise DependencyFailed(task_id, resolution.dependency_state)
         return value_of(resolution.data, resolution.content_type)
+
+    def hold(self, limit: str | Claim, timeout: float | None = None) -> None:
+        """Wait for a named limit (``"db:main"``, ``"file:a.py:shared"``, ``"api:5"``) and hold it to the attempt's end.
+
+        The slot is free meanwhile. What the task claims already it has at once; more units of a semaphore or a rate are
+        taken beside those before. Raises Deadlock when it would never get it, as others that hold it wait for this
+        task; BlockedTimeout after ``timeout`` seconds.
+        """
+        claim = Claim.parse(limit) if isinstance(limit, str) else limit.checked()
+        wait_key = f"limit-{claim.key}-{self.attempt}-{next(self._waits_made)}"
+        blocked = Blocked(
+            self._run.key,
+            now_ns(),
+            wait_key,
+            "dependency",
+            resource=claim.key,
+            resource_shared=claim.shared,
+            resource_units=claim.units,
+        )
+        self.waits.wait(blocked, timeout)
 
     def wait_external(
         self,

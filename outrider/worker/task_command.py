@@ -17,6 +17,7 @@ EXIT_OK, EXIT_REFUSED, EXIT_USAGE, EXIT_PENDING = 0, 1, 2, 3
 EPILOG = """examples:
   outrider-task progress 3/10 "sources read"
   outrider-task ask --key format --option csv --option json "Which format?"
+  outrider-task hold db:main
   outrider-task wait-external github "rate limit" --retry-in 600
 
 exit codes: 0 done, 1 refused or not successful, 2 usage or not inside a task, 3 pending (ask --no-wait)"""
@@ -133,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     answer.add_argument("--key", default="", help="which question, when there are several")
     wait_for = commands.add_parser("wait-for", help="wait for a task and print its result")
     wait_for.add_argument("task_id")
+    hold = commands.add_parser("hold", help="wait for a named limit and hold it to the end of the task")
+    hold.add_argument("limit", help="KEY, KEY:shared or KEY:UNITS")
+    hold.add_argument("--timeout", type=float, help="give up after so many seconds")
     external = commands.add_parser("wait-external", help="wait for an outside system")
     external.add_argument("system")
     external.add_argument("issue")

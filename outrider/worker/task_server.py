@@ -104,6 +104,8 @@ class TaskServer:
                 return self._ask(request)
             case "wait-for":
                 return attempt.wait_for(request["task_id"], request.get("timeout"))
+            case "hold":
+                attempt.hold(request["limit"], request["timeout"])
             case "wait-external":
                 attempt.wait_external(request["system"], request["issue"], request["retry_at"], request.get("timeout"))
             case "more-time":

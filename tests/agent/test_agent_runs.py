@@ -393,6 +393,7 @@ def test_a_fenced_attempt_dies_without_a_word(coordinator: ScriptedCoordinator, 
     coordinator.wait_session()
     coordinator.assign(command("t", ["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000"]))
     pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    eventually(lambda: coordinator.kinds("t"))
     coordinator.cancel("t", fenced=True)
     eventually(lambda: is_gone(pid))
     coordinator.assign(function("next", f"{TASKS}:double", "1"))

@@ -27,7 +27,7 @@ BUILD = {
     "9 systemd": 5,
     "10 census": 5,
     "11 figures": 1,
-    "limits": 9,
+    "limits": 11,
 }
 BAD_INPUT = (
     "unknown function",

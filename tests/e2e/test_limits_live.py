@@ -14,6 +14,7 @@ from support.cluster import Cluster, cluster
 from support.command_line import CommandLine
 from support.intervals import MODULE, intervals, most_at_once
 from support.waiting import eventually
+from support.witness import Gate
 
 STAY_S = 0.1
 SLOTS = 4
@@ -92,6 +93,34 @@ def test_write_scopes_keep_tasks_apart(client: outrider.Client, tmp_path: Path) 
     for handle in handles:
         handle.result(timeout=60)
     assert most_at_once(intervals(path)) == 1
+
+
+def test_a_limit_held_while_running(running: Cluster, client: outrider.Client, tmp_path: Path) -> None:
+    """Tasks that take a lock in the middle of their run, and one that claims it, never have it at once."""
+    path = tmp_path / "held"
+    handles = [client.submit(f"{MODULE}:hold_and_stay", str(path), "middle", STAY_S) for _ in range(8)]
+    handles.append(client.with_options(limits=["middle"]).submit(f"{MODULE}:stay", str(path), STAY_S))
+    for handle in handles:
+        handle.result(timeout=60)
+    assert len(intervals(path)) == 9
+    assert most_at_once(intervals(path)) == 1
+
+
+def test_a_deadlock_is_found_and_named(running: Cluster, client: outrider.Client, tmp_path: Path, gate: Gate) -> None:
+    """Two tasks that take two locks in two orders: one of them is told, with the cycle, and the other gets both."""
+    one = client.submit(f"{MODULE}:cross", "left", str(gate.path), "right")
+    two = client.submit(f"{MODULE}:cross", "right", str(gate.path), "left")
+
+    def holders() -> list[str]:
+        limits = running.coordinator.limits.ListLimits(limit_service_pb2.ListLimitsRequest(), timeout=20).limits
+        return [party.task_id for limit in limits if limit.spec.key in ("left", "right") for party in limit.holders]
+
+    eventually(lambda: len(holders()) == 2)
+    gate.open(2)
+    said = [handle.result(timeout=60) for handle in (one, two)]
+    (told,) = filter(None, said)
+    assert f"{one.id} waits for right held by {two.id}" in told
+    assert f"{two.id} waits for left held by {one.id}" in told
 
 
 def test_a_killed_coordinator_forgets_no_limit(tmp_path: Path) -> None:

@@ -255,7 +255,9 @@ def test_a_question_is_seen_and_answered(client: outrider.Client) -> None:
     """A task that asks shows its wait, takes the answer, and does not take a second one."""
     handle = client.submit(ask, "Which way?")
     eventually(lambda: handle.state is TaskState.BLOCKED)
-    assert handle.waits() == [Wait("q", "clarification", "Which way?")]
+    (wait,) = handle.waits()
+    assert wait == Wait("q", "clarification", "Which way?", opened=wait.opened)
+    assert wait.opened is not None
     assert handle.answer("left") == "q"
     assert handle.result(TIMEOUT_S) == "left"
     assert handle.waits() == []

@@ -130,7 +130,9 @@ async def test_questions_cancel_and_explain(client: aio.Client, gate: Gate) -> N
     """A question is seen and answered, a running task cancelled, a waiting one explained."""
     asking = await client.submit(ask, "Which way?")
     await in_state(asking, TaskState.BLOCKED)
-    assert await asking.waits() == [Wait("q", "clarification", "Which way?")]
+    (wait,) = await asking.waits()
+    assert wait == Wait("q", "clarification", "Which way?", opened=wait.opened)
+    assert wait.opened is not None
     assert await asking.answer("left") == "q"
     assert await asking == "left"
     waiting = await client.with_options(labels={"gpu": "yes"}).submit(double, 1)

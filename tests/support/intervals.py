@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from support.waiting import pass_time
+from support.witness import pass_gate
 
 MODULE = "support.intervals"
 
@@ -25,6 +26,28 @@ def stay(path: str, seconds: float) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(handle, line)
     os.close(handle)
+
+
+def hold_and_stay(path: str, limit: str, seconds: float) -> None:
+    """Hold a limit from now on, and then as `stay`."""
+    from outrider.worker import current
+
+    current.hold(limit)
+    stay(path, seconds)
+
+
+def cross(first: str, gate: str, second: str) -> str:
+    """Hold one limit, pass the gate and hold another; what was said instead when that is a deadlock."""
+    from outrider.errors import Deadlock
+    from outrider.worker import current
+
+    current.hold(first)
+    pass_gate(gate)
+    try:
+        current.hold(second)
+    except Deadlock as error:
+        return str(error)
+    return ""
 
 
 def intervals(path: Path) -> list[Interval]:

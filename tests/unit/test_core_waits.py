@@ -17,13 +17,14 @@ from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.core.stopping import STOPS
 from support.core_world import ModelAgent, World
+from support.limit_world import SEMAPHORE, define
 
 KINDS = {
     "dependency": {"required_task_id": "t99"},
     "external": {"system": "ci"},
     "complexity": {"additional_us": SECOND_US},
     "clarification": {},
-    "resource": {"claim": Claim("db")},
+    "resource": {"claim": Claim("db", units=2)},
 }
 
 
@@ -33,6 +34,8 @@ def waiting(
     """A task that waits with key k on agent a; what it depends on is there and does not end."""
     world = World(settings)
     agent = world.connect("a", 2)
+    if kind == "resource":
+        define(world, "db", SEMAPHORE, 1)
     if kind == "dependency":
         (required,) = world.submit(not_before_us=world.now_us + 10**12)
         KINDS["dependency"]["required_task_id"] = required
@@ -277,7 +280,7 @@ def test_a_limit_that_is_granted_or_never_can_be_ends_the_wait() -> None:
     world.wait(2)
     ref = world.ref(agent, task)
     world.start(agent, ref)
-    world.block(agent, ref, "k", "resource", claim=Claim("db"))
+    world.block(agent, ref, "k", "resource", claim=Claim("db", units=2))
     assert world.state_of(task) is TaskState.BLOCKED
     effects = Effects()
     blockage.deadlocked(world.state, effects, task, "k", "t1 -> db -> t1")

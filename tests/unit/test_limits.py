@@ -6,40 +6,13 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core import limits
+from outrider_coordinator.core import limit_line
 from outrider_coordinator.core.effects import Refused
-from outrider_coordinator.core.events import CancelRequested, LimitDefined, Ref
-from outrider_coordinator.core.limit_book import Definition, LimitKind
+from outrider_coordinator.core.events import CancelRequested, Ref
 from outrider_coordinator.core.spec import Claim, Demands
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
-from support.core_world import ModelAgent, World
-
-SEMAPHORE, RATE = LimitKind.SEMAPHORE, LimitKind.RATE
-
-
-def define(world: World, key: str, kind: LimitKind | None, amount: float = 0, burst: int = 0) -> Any:
-    """Say what a limit is (None: nothing special) and return the reply."""
-    capacity = int(amount) if kind is SEMAPHORE else 0
-    per_second = amount if kind is RATE else 0.0
-    definition = None if kind is None else Definition(kind, capacity, per_second, burst)
-    world.do(LimitDefined("default", key, definition, world.replies.append))
-    return world.replies[-1]
-
-
-def submit(world: World, *claims: str | Claim, count: int = 1, **fields: Any) -> list[str]:
-    """Tasks that claim limits; a plain name is an exclusive claim of one unit."""
-    demands = Demands(claims=tuple(Claim(claim) if isinstance(claim, str) else claim for claim in claims))
-    return world.submit(count, demands=demands, **fields)
-
-
-def held(world: World, agent: ModelAgent) -> list[str]:
-    """Tasks that an agent has now."""
-    return sorted(ref.task_id for ref in agent.held)
-
-
-def finish(world: World, agent: ModelAgent, task_id: str) -> None:
-    """A task's attempt succeeds."""
-    world.complete(agent, world.ref(agent, task_id))
+from support.core_world import World
+from support.limit_world import RATE, SEMAPHORE, define, finish, held, submit
 
 
 def test_a_name_that_nobody_defined_is_a_lock() -> None:
@@ -232,7 +205,7 @@ def test_a_claim_that_can_never_be_met_says_so_and_blocks_nobody() -> None:
     never = submit(world, Claim("db", units=3), priority=9)[0]
     task = submit(world, "db")[0]
     assert held(world, agent) == [task]
-    (rule,) = limits.obstacles(world.state, world.state.tasks[never])
+    (rule,) = limit_line.obstacles(world.state, world.state.tasks[never])
     assert "never has more than 2" in rule.text
 
 
@@ -244,7 +217,7 @@ def test_overlapping_write_scopes_run_one_after_the_other() -> None:
     (second,) = world.submit(demands=Demands(scopes=("src/app/ma?n.py",)))
     (other,) = world.submit(demands=Demands(scopes=("docs/**",)))
     assert held(world, agent) == sorted([first, other])
-    (rule,) = limits.obstacles(world.state, world.state.tasks[second])
+    (rule,) = limit_line.obstacles(world.state, world.state.tasks[second])
     assert rule.name == "WRITE_SCOPE"
     assert "src/app/ma?n.py" in rule.text
     assert "src/**/*.py" in rule.text

@@ -18,7 +18,7 @@ from support.worker_harness import Worker
 SOURCE = """
 import datetime as dt
 import threading
-from outrider.errors import BlockedTimeout
+from outrider.errors import BlockedTimeout, Deadlock
 from outrider.worker import DependencyFailed, TaskCancelled, current
 
 def tells():
@@ -51,6 +51,16 @@ def copes_without(task):
         current.wait_for(task)
     except DependencyFailed as error:
         return [error.task_id, error.state, error.reason]
+
+def holds(*limits):
+    for limit in limits:
+        current.hold(limit)
+
+def gives_up_on(limit):
+    try:
+        current.hold(limit)
+    except Deadlock as error:
+        return [str(error), error.reason]
 
 def waits_external(times):
     at = dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc)
@@ -167,6 +177,33 @@ def test_another_task_that_failed(worker: Worker) -> None:
     failed = worker.until(messages.Failed)[1]
     assert (failed.reason, failed.exception_type) == (TASK_ERROR, "outrider.worker.endings.DependencyFailed")
     assert "CANCELLED" in failed.message
+
+
+def test_a_limit_is_waited_for(worker: Worker) -> None:
+    """`hold` waits for a named limit, each call anew; a claim that cannot be is refused where it was made."""
+    worker.function(1, "current_work:holds", "db:main:3", "f:shared", "f:shared")
+    first, second, third = (resolve(worker, b"") for _ in range(3))
+    assert (first.kind, first.resource, first.resource_units, first.resource_shared) == (
+        "dependency",
+        "db:main",
+        3,
+        False,
+    )
+    assert (second.resource, second.resource_units, second.resource_shared) == ("f", 1, True)
+    assert second.wait_key != third.wait_key
+    assert result(worker) is None
+    worker.function(1, "current_work:holds", "db:0")
+    assert "at least 1 unit" in worker.until(messages.Failed)[1].message
+
+
+def test_a_deadlock_is_told(worker: Worker) -> None:
+    """A wait that could never end raises Deadlock with the cycle."""
+    worker.function(1, "current_work:gives_up_on", "x")
+    blocked = worker.until(messages.Blocked)[1]
+    worker.send(
+        messages.Resolve(1, blocked.wait_key, b"", "", error_reason=endings.DEADLOCK, error_message="a -> b -> a")
+    )
+    assert result(worker) == ["a -> b -> a", "DEADLOCK"]
 
 
 def test_an_outside_system(worker: Worker) -> None:

@@ -106,6 +106,16 @@ def test_the_result_of_another_task_is_printed(worker: Worker) -> None:
     assert json.loads(output(worker)) == {"n": 1}
 
 
+def test_a_limit_is_held(worker: Worker) -> None:
+    """`hold` waits for a named limit and prints nothing; one that is not had in time is an error."""
+    shell(worker, "task hold db:main:2 && task hold --timeout 0.05 other || echo $?")
+    blocked = resolve(worker, b"")
+    assert (blocked.kind, blocked.resource, blocked.resource_units) == ("dependency", "db:main", 2)
+    said = output(worker)
+    assert "within 0.05 s" in said
+    assert said.endswith("1\n")
+
+
 def test_another_task_that_failed_is_an_error(worker: Worker) -> None:
     """`wait-for` exits with 1 and names the task and how it ended."""
     shell(worker, "task wait-for task-9; echo $?")

@@ -8,7 +8,7 @@ how limits are shared nor which systems are trusted: their modules call `resourc
 
 from __future__ import annotations
 
-from outrider_coordinator.core import slots, waits
+from outrider_coordinator.core import limits, slots, waits
 from outrider_coordinator.core.effects import Effects, LoadOutcomes, PushAnswer, Refused, Reply
 from outrider_coordinator.core.events import Answered, GivenAnswer, Report, WaitFacts
 from outrider_coordinator.core.failure import encode_error
@@ -66,8 +66,8 @@ def close_all(state: State, effects: Effects, task: Task) -> None:
 
 
 def is_remembered(wait: Wait) -> bool:
-    """Whether a wait still matters: it is open, its answer holds for later attempts, or its time ran out somewhere."""
-    if wait.is_open or wait.expired_on:
+    """Whether a wait still matters: it is open, its answer holds for later attempts, it got a limit, or it ran out."""
+    if wait.is_open or wait.expired_on or wait.held_by:
         return True
     if wait.kind == "complexity":
         return wait.granted_us > 0
@@ -186,12 +186,17 @@ def push_answer(state: State, effects: Effects, task: Task, wait: Wait) -> None:
 def watch(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     """See to it that a pending wait is found by what wakes it."""
     entry = (task.id, wait.key)
+    if wait.kind in ("dependency", "resource"):
+        state.opened_waits.append(task.id)
     if wait.kind == "dependency":
         state.waiters.setdefault(wait.required_task_id, {})[entry] = None
         required = state.tasks.get(wait.required_task_id)
         # One that ended earlier in this step is still in memory, and nobody will hear of its end again.
         if required is None or required.is_terminal:
             effects.sends.append(LoadOutcomes((wait.required_task_id,)))
+    elif wait.kind == "resource":
+        state.limits.waits[entry] = None
+        limits.changed(state)
     elif wait.kind == "external" and wait.system:
         state.system_waiters.setdefault(wait.system, {})[entry] = None
     if wait.retry_us:
@@ -222,6 +227,8 @@ def _open(state: State, task: Task, facts: WaitFacts, body: bytes) -> Wait:
             _unwatch(state, task, known)
         if is_remembered(known) and facts.kind in ("clarification", "dependency"):
             wait.resolution, wait.dependency_state = known.resolution, known.dependency_state
+        if known.held_by and task.attempt is not None and known.held_by == task.attempt.number:
+            wait.resolution, wait.claim, wait.held_by = known.resolution, known.claim, known.held_by
     if facts.kind == "complexity" and not wait.is_resolved:
         waits.grant_by_policy(task, wait)
     task.set_wait(wait)
@@ -257,6 +264,9 @@ def forget(task: Task) -> None:
 def _unwatch(state: State, task: Task, wait: Wait) -> None:
     """A wait that is over is looked for no more. Timers are left to fire: they look whether they still matter."""
     entry = (task.id, wait.key)
+    if entry in state.limits.waits:
+        del state.limits.waits[entry]
+        limits.changed(state)
     for index, name in ((state.waiters, wait.required_task_id), (state.system_waiters, wait.system)):
         entries = index.get(name)
         if entries is not None:

@@ -18,13 +18,17 @@ from outrider_coordinator.core.states import Reason, TaskState
 
 @dataclass(slots=True)
 class Consequence:
-    """A task or phase ended: decide those that waited for it, from ``position`` on. ``label`` is for messages."""
+    """A task or phase ended: decide those that waited for it, from ``position`` on. ``label`` is for messages.
+
+    ``agent_id`` is where the task ended, empty when it ended nowhere.
+    """
 
     ended_id: str
     label: str
     state: TaskState
     reason: Reason
     dependent_ids: list[str]
+    agent_id: str = ""
     position: int = 0
 
 

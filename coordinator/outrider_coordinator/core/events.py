@@ -33,6 +33,7 @@ class Submission:
     dependency_conditions: tuple[Condition, ...] = ()
     dependency_keys: tuple[str, ...] = ()
     retry_of_task_id: str = ""
+    submitter: str = ""
 
 
 @dataclass(slots=True)
@@ -90,6 +91,7 @@ class RunSubmitted:
     max_parallel: int = 0
     is_sequential: bool = False
     retry_of_run_id: str = ""
+    submitter: str = ""
     ended: dict[str, TaskState] = field(default_factory=dict)
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core.model import Agent
+from outrider_coordinator.core.model import Agent, Attempt
+from outrider_coordinator.core.order import PRIORITIES
 from outrider_coordinator.core.spec import Constraint, Demands
 
 #: Sorts before the better agents first; the last part is the agent's id. None: it can take nothing now.
@@ -175,13 +176,16 @@ class Reach:
 class Fleet:
     """Every reach in use, which of them each agent belongs to, and the agents that changed since the last placement.
 
-    ``lines`` are agents with attempts ahead of a slot. ``turn`` counts offers, for taking turns.
+    ``lines`` are agents with attempts ahead of a slot. ``victims`` are live attempts that may be stopped for a more
+    urgent task, by priority, oldest first. ``measured_kinds`` of work are compared between agents. ``turn`` counts
+    offers, for taking turns.
     """
 
     reaches: dict[Hard, Reach] = field(default_factory=dict)
     of_agent: dict[str, list[Reach]] = field(default_factory=dict)
     dirty: dict[str, Agent] = field(default_factory=dict)
     lines: dict[str, Agent] = field(default_factory=dict)
+    victims: list[dict[tuple[str, int], Attempt]] = field(default_factory=lambda: [{} for _ in range(PRIORITIES)])
     measured_kinds: set[str] = field(default_factory=set)
     turn: int = 0
 

@@ -86,12 +86,18 @@ class Pool:
     timer_us: int = 0
     was_changed: bool = False
 
-    def admits(self, claim: Claim, now_us: int, beside: Tally = NOTHING) -> bool:
-        """Whether a claim can be granted now, beside what is held and what is set aside for others."""
+    def admits(self, claim: Claim, now_us: int, beside: Tally = NOTHING, own: AttemptKey | None = None) -> bool:
+        """Whether a claim can be granted now, beside what is held and what is set aside for others.
+
+        A holder that claims more (``own``) does not stand in its own way at a lock.
+        """
         definition, held = self.definition, self.held
         if definition.kind is LimitKind.LOCK:
-            others = held.exclusive + beside.exclusive
-            return not others and (claim.shared or not held.shared + beside.shared)
+            mine = self.holders.get(own) if own is not None else None
+            if mine is not None and (claim.shared or not mine.shared):
+                return True
+            exclusive, shared = held.exclusive + beside.exclusive, held.shared + beside.shared
+            return not exclusive and (claim.shared or shared <= (mine is not None))
         if definition.kind is LimitKind.SEMAPHORE:
             return held.units + beside.units + claim.units <= definition.capacity
         return self.ready_us(claim.units + beside.units, now_us) <= now_us
@@ -123,7 +129,7 @@ class Pool:
         known = self.holders.get(holder)
         if known is not None:
             self.held.add(known, -1)
-            claim = Claim(claim.key, known.shared and claim.shared, known.units + claim.units)
+            claim = known.with_(claim)
         self.holders[holder] = claim
         self.held.add(claim)
 
@@ -165,10 +171,10 @@ class Pool:
 
 @dataclass(slots=True)
 class Holding:
-    """What one live attempt holds: claims by the name of the limit, in order, and globs it may write."""
+    """What one live attempt holds: names of limits, and globs that it may write."""
 
     namespace: str
-    claims: dict[str, Claim] = field(default_factory=dict)
+    claims: set[str] = field(default_factory=set)
     scopes: tuple[str, ...] = ()
 
 
@@ -176,11 +182,19 @@ class Holding:
 class LimitBook:
     """All limits that are defined or held, and the write scopes of live attempts by namespace.
 
-    ``reserved`` and ``reserved_scopes`` belong to the placement pass under way: what better-sorting tasks wait for.
+    ``waits`` are the (task id, wait key) of running attempts that wait for a limit; deadlocks are looked for
+    again at ``look_us``. ``is_changed``: those that wait must be asked again. ``is_asking``, ``line``, ``reserved`` and
+    ``reserved_scopes`` belong to the placement pass under way: those waits, last first, and what is set aside for
+    those that sort before.
     """
 
     pools: dict[LimitKey, Pool] = field(default_factory=dict)
     scopes: dict[str, dict[AttemptKey, tuple[str, ...]]] = field(default_factory=dict)
+    waits: dict[tuple[str, str], None] = field(default_factory=dict)
+    look_us: int = 0
+    is_changed: bool = False
+    is_asking: bool = False
+    line: list[tuple[tuple[int, int, str], str]] = field(default_factory=list)
     reserved: dict[LimitKey, Tally] = field(default_factory=dict)
     reserved_scopes: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
 
@@ -190,6 +204,10 @@ class LimitBook:
         if pool is None:
             pool = self.pools[key] = Pool()
         return pool
+
+    def set_aside(self, key: LimitKey, claim: Claim) -> None:
+        """Keep what a claim waits for from those that sort behind it, for the rest of the pass."""
+        self.reserved.setdefault(key, Tally()).add(claim)
 
     def drop_if_idle(self, key: LimitKey) -> None:
         """Forget a plain lock that nobody holds."""

@@ -40,7 +40,8 @@ NO_TRACE = Trace()
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
-    ``resources`` are what it takes of its agent's machine, as its task demands.
+    ``resources`` are what it takes of its agent's machine, as its task demands; ``victim_priority`` is its task's
+    priority when it may be stopped for a more urgent one, -1 when not.
     ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has. ``is_probe`` says that a breaker leased
     it when it was offered, ``blame`` who is held responsible for its end.
@@ -64,6 +65,7 @@ class Attempt:
     is_doubted: bool = False
     last_number: int = 0
     resources: tuple[tuple[str, float], ...] = ()
+    victim_priority: int = -1
     holding: Holding | None = None
     intent: Intent = Intent.NONE
     blame: Blame = Blame.NONE
@@ -82,6 +84,7 @@ class Wait:
     ``resolution`` the Resolution, serialized. ``opened_us`` is when it was reported, ``expires_us`` the end of its
     budget, 0 for none; ``expired_on`` names the agent on which that came. ``additional_us`` is what a complexity wait
     asks for, ``granted_us`` what the task has been granted in all, this wait included.
+    ``claim`` is what a resource wait is for, ``held_by`` the number of the attempt that got it, 0 while none did.
     """
 
     key: str
@@ -100,6 +103,7 @@ class Wait:
     claim: Claim | None = None
     additional_us: int = 0
     granted_us: int = 0
+    held_by: int = 0
 
     @property
     def is_resolved(self) -> bool:
@@ -126,7 +130,8 @@ class Task:
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
     agents on which it failed by what may be a fault of its own, in the order of the failures, each once. ``rank_us``
-    and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran.
+    and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran,
+    ``victim_key`` the attempt that is being stopped for it.
     """
 
     id: str
@@ -164,6 +169,7 @@ class Task:
     is_stored: bool = False
     rank_us: int | None = None
     near_agent_id: str = ""
+    victim_key: tuple[str, int] | None = None
     strand: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -238,6 +244,7 @@ class Run:
     weight_total: float = 0.0
     weight_done: float = 0.0
     ended_us: int = 0
+    submitter: str = ""
 
     @property
     def phase(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, runs, slots
+from outrider_coordinator.core import blockage, runs, slots, wishes
 from outrider_coordinator.core.effects import Effects, PushCancel
 from outrider_coordinator.core.errands import Consequence
 from outrider_coordinator.core.failure import encode_error
@@ -54,13 +54,16 @@ def end_task(
     if dependent_ids is not None and task.run_id and runs.is_stopping(state, task):
         dependent_ids = [other for other in dependent_ids if not runs.is_kin(state, other, task)]
     if dependent_ids:
-        state.errands.append(Consequence(task.id, task.run_key or task.id, to, reason, dependent_ids))
+        agent_id = attempt.agent_id if attempt is not None else ""
+        state.errands.append(Consequence(task.id, task.run_key or task.id, to, reason, dependent_ids, agent_id))
 
 
 def dependency_ended(state: State, effects: Effects, task: Task, cause: Consequence) -> None:
     """Something that an open task waited for has ended: it is skipped, or goes on waiting, or is ready."""
     assert task.waiting_for is not None, f"task {task.id} does not wait for {cause.ended_id}"
     condition = task.waiting_for.pop(cause.ended_id)
+    if cause.agent_id:
+        wishes.remember(task, cause.ended_id, cause.agent_id)
     if runs.is_stopping(state, task):
         return
     against = unmet(condition, cause.state, cause.reason)

@@ -7,7 +7,7 @@ is free that could take it, nothing that has not started waits in a line elsewhe
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, deadlines, limits, slots, strategies, systems
+from outrider_coordinator.core import breaker, deadlines, limit_line, limits, preemption, slots, strategies, systems
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
@@ -24,9 +24,13 @@ _assign = PushAssign._make
 def place(state: State, effects: Effects) -> None:
     """Offer ready tasks while somebody can take them. A class that nobody can take holds up no other."""
     state.placement_is_due = False
+    limit_line.begin_pass(state)
     _wake(state)
     if state.queue.active:
         _place_queue(state, effects)
+    limit_line.end_pass(state, effects)
+    if state.queue.urgent:
+        preemption.make_room(state, effects)
     if state.fleet.lines:
         _rebalance(state, effects)
 
@@ -49,7 +53,6 @@ def _wake(state: State) -> None:
 def _place_queue(state: State, effects: Effects) -> None:
     queue = state.queue
     queue.begin(state.now_us)
-    limits.begin_pass(state)
     while queue.active:
         strand = queue.next()
         if strand is None:
@@ -60,7 +63,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         choice = strategies.choose(state, need, task)
         if choice is None:
             _put_to_sleep(state, need)
-        elif need.may_be_held and _is_held_back(state, task):
+        elif need.may_be_held and _is_held_back(state, effects, task):
             queue.hold(strand.group)
         else:
             offer(state, effects, task, choice[0], prefetched=choice[1])
@@ -73,11 +76,14 @@ def _put_to_sleep(state: State, need: Need) -> None:
     need.reach.asleep[need] = None
 
 
-def _is_held_back(state: State, task: Task) -> bool:
-    """Whether something that is not an agent keeps a task waiting, and with it its class."""
-    if limits.held_back(state, task) is not None:
+def _is_held_back(state: State, effects: Effects, task: Task) -> bool:
+    """Whether something that is not an agent keeps a task waiting, and with it its class.
+
+    Systems come first: what one of them holds up has no limits kept for it.
+    """
+    if state.systems and systems.held_back(state, task.spec.demands) is not None:
         return True
-    return bool(state.systems) and systems.held_back(state, task.spec.demands) is not None
+    return limit_line.held_back(state, effects, task) is not None
 
 
 def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:
@@ -86,6 +92,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     fence, now_us = state.next_fence(), state.now_us
     attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
     attempt.resources = task.spec.demands.resources
+    if preemption.is_victim(state, task.spec):
+        attempt.victim_priority = task.spec.priority
     task.attempt = attempt
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)

@@ -96,9 +96,10 @@ def _elsewhere(task: Task) -> Demands:
 class ReadyQueue:
     """QUEUED tasks. Entries of tasks that left the queue are dropped when they come up.
 
-    ``active`` counts needs that are awake and have tasks: 0 means that there is nothing to look at. ``shares`` are
-    weights of namespaces (``name``) and submitters (``namespace/name``), 1 where nothing is said. ``clock_us`` is the
-    time for which tasks were passed over, ``is_passing`` whether it runs since ``seen_us``.
+    ``urgent`` are those of the highest priority. ``active`` counts needs that are awake and have tasks: 0 means that
+    there is nothing to look at. ``shares`` are weights of namespaces (``name``) and submitters (``namespace/name``), 1
+    where nothing is said. ``clock_us`` is the time for which tasks were passed over, ``is_passing`` whether it runs
+    since ``seen_us``; ``lowest`` is the least priority that had a task to place when one was chosen last.
     """
 
     aging_us: int = 600 * SECOND_US
@@ -107,6 +108,7 @@ class ReadyQueue:
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
     needs: dict[tuple[Demands, str, bool, bool], Need] = field(default_factory=dict)
     held: dict[ClassKey, TaskClass] = field(default_factory=dict)
+    urgent: dict[str, Task] = field(default_factory=dict)
     levels: list[Lane] = field(default_factory=lambda: [Lane(str(level), None) for level in range(PRIORITIES)])
     active: int = 0
     served: int = 0
@@ -134,6 +136,8 @@ class ReadyQueue:
             strand = group.strands[place] = Strand(group, place, self._lane(*place))
             strand.lane.strands += 1
         task.strand = strand
+        if task.spec.priority == PRIORITIES - 1:
+            self.urgent[task.id] = task
         need = group.need
         if need.may_be_held and self.held:
             self.ask_again()
@@ -151,6 +155,8 @@ class ReadyQueue:
             return
         need = task.strand.group.need
         task.strand = None
+        if self.urgent:
+            self.urgent.pop(task.id, None)
         need.waiting -= 1
         if need.waiting == 0 and need.is_awake:
             self.active -= 1

@@ -27,6 +27,7 @@ class InsertTask(NamedTuple):
     dependency_keys: tuple[str, ...]
     retry_of_task_id: str
     created_us: int
+    submitter: str
     state: int
     reason: int
     ready_us: int
@@ -101,6 +102,7 @@ class PutWait(NamedTuple):
     claim_units: int
     additional_us: int
     granted_us: int
+    held_by: int
 
 
 class PutRun(NamedTuple):

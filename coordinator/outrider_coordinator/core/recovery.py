@@ -13,6 +13,7 @@ from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.errands import Decision
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
+from outrider_coordinator.core.preemption import is_victim
 from outrider_coordinator.core.runs import hold, stopping
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.spec import Condition
@@ -85,6 +86,8 @@ def _attach(state: State, attempt: Attempt) -> None:
     if attempt.state is AttemptState.CLOSED:
         return
     attempt.resources = task.spec.demands.resources
+    if is_victim(state, task.spec):
+        attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
         if task.spec.exclusive:
             return  # it decides nothing any more
@@ -118,6 +121,7 @@ def _run(state: State, run: Run, ended: Ends) -> None:
         task = state.tasks.get(task_id)
         if task is not None:
             run.open_count += 1
+            run.submitter = task.submitter
             run.weight_done -= task.spec.weight
             if run.phases:
                 phase = run.phase_of(task_id)

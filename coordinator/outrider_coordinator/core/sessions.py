@@ -261,7 +261,7 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
     """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise."""
     task.drop_stray(attempt)
-    if task.attempt is not None or not limits.may_take(state, task):
+    if task.attempt is not None or not limits.may_take(state, task, attempt):
         fence(state, effects, attempt, "went elsewhere")
         return VERDICT_FENCE
     to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED

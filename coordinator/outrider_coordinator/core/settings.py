@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from outrider_coordinator.core.spec import SECOND_US, Strategy
@@ -20,6 +21,14 @@ class WaitBudgets(NamedTuple):
 
 #: Waits last as long as they last.
 NO_BUDGETS = WaitBudgets()
+
+
+class Preemption(Enum):
+    """Whose slot a CRITICAL task that finds none may take."""
+
+    PREEMPTIBLE = "preemptible"
+    LOWER = "lower"
+    NEVER = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class CoreSettings:
     short_function_us: int = 50_000
     line_us: int = 250_000
     placement: Strategy = Strategy.LEAST_LOADED
+    preemption: Preemption = Preemption.PREEMPTIBLE
     aging_us: int = 600 * SECOND_US
     shares: Mapping[str, float] = field(default_factory=dict)
     wait_budgets: WaitBudgets = NO_BUDGETS

@@ -18,6 +18,8 @@ def take(state: State, agent: Agent, attempt: Attempt) -> None:
     agent.attempts[attempt.key] = attempt
     if attempt.resources:
         resources.take(agent, attempt)
+    if attempt.victim_priority >= 0:
+        state.fleet.victims[attempt.victim_priority][attempt.key] = attempt
     if attempt.prefetched and attempt.state is AttemptState.OFFERED:
         attempt.holds_slot = False
         agent.ahead[attempt.key] = attempt
@@ -36,7 +38,6 @@ def release(state: State, effects: Effects, agent: Agent | None, attempt: Attemp
         breaker.give_back(state, effects, attempt)
     if attempt.holding is not None:
         limits.release(state, attempt)
-        state.queue.ask_again()
     if agent is not None:
         _leave(state, agent, attempt)
 
@@ -46,6 +47,8 @@ def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
         return
     if attempt.resources:
         resources.give_back(agent, attempt)
+    if attempt.victim_priority >= 0:
+        state.fleet.victims[attempt.victim_priority].pop(attempt.key, None)
     state.fleet.changed(agent)
     if agent.ahead.pop(attempt.key, None) is not None:
         return

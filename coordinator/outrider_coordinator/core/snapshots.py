@@ -55,6 +55,7 @@ def inserted(task: Task) -> InsertTask:
             task.dependency_keys,
             task.retry_of_task_id,
             task.created_us,
+            task.submitter,
             *_changing(task),
         )
     )
@@ -125,6 +126,7 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         claim.units,
         wait.additional_us,
         wait.granted_us,
+        wait.held_by,
     )
 
 

@@ -60,6 +60,10 @@ class Claim(NamedTuple):
     shared: bool = False
     units: int = 1
 
+    def with_(self, more: Claim) -> Claim:
+        """Both as one."""
+        return Claim(self.key, self.shared and more.shared, self.units + more.units)
+
 
 class Demands(NamedTuple):
     """Everything that placement can tell two tasks apart by, save their priority and submitter; hashable.

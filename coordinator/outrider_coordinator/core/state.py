@@ -23,7 +23,7 @@ from outrider_coordinator.core.transitions import TASK_STEPS
 
 KINDS_MAX = 10_000
 
-_QUEUED = TaskState.QUEUED
+_QUEUED, _ASSIGNED = TaskState.QUEUED, TaskState.ASSIGNED
 _event = InsertEvent._make
 
 
@@ -45,6 +45,7 @@ class TimerKind(IntEnum):
     LIMIT = 10
     PROBE = 11
     WAIT_BUDGET = 20
+    DEADLOCK = 21
 
 
 Timer = tuple[int, int, TimerKind, str, str]
@@ -59,6 +60,7 @@ class State:
     for it. ``durations_us`` holds a moving average of the
     running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
     time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
+    ``opened_waits`` are tasks with a new wait, to be looked at for deadlocks at the end of the step.
     ``probes`` maps (task id, attempt number) to the breakers that lease it; ``tallies`` compare agents by kind of work.
     ``random`` is the only source of chance: the same seed and events make the same decisions.
     """
@@ -93,6 +95,7 @@ class State:
     timer_next: int = 1
     ended_count: int = 0
     placement_is_due: bool = False
+    opened_waits: list[str] = field(default_factory=list)
 
     def count(self, task_state: TaskState) -> int:
         """Tasks in memory in this state."""
@@ -149,6 +152,8 @@ class State:
         self.counts[to] += 1
         if was is _QUEUED:
             self.queue.remove(task)
+            if to is not _ASSIGNED and (task.spec.demands.claims or task.spec.demands.scopes):
+                self.limits.is_changed = self.placement_is_due = True  # what was kept for it is free
         elif to is _QUEUED:
             self.queue.push(task)
             self.placement_is_due = True

@@ -9,6 +9,7 @@ from outrider_coordinator.core import (
     breaker,
     control,
     deadlines,
+    deadlock,
     lease,
     limits,
     reports,
@@ -89,6 +90,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         systems.settle(state, effects)
     if state.placement_is_due:
         place(state, effects)
+    if state.opened_waits:
+        deadlock.look(state, effects)
     effects.sends.extend(effects.acks.values())
     forget_ended(state, effects)
     return effects
@@ -181,6 +184,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             breaker.reset_time_came(state, effects, key, key2)
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
+        case TimerKind.DEADLOCK:
+            deadlock.look_again(state)
         case TimerKind.LIMIT:
             limits.timer_fired(state, key, key2)
         case _:

@@ -97,6 +97,7 @@ def _accept(state: State, effects: Effects, submission: Submission, ended: dict[
         state.now_us,
         TaskState.PENDING,
         client_id=submission.client_id,
+        submitter=submission.submitter,
         request_id=submission.request_id,
         digest=submission.digest,
         trace=submission.trace,

@@ -23,6 +23,7 @@ DEPENDENCIES_MAX = 10_000
 EDGES_MAX = 100_000
 #: Tasks of a graph that are read before the loop has its turn.
 _MEMBERS_AT_ONCE = 100
+SUBMITTER_CHARACTERS_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Converter:
             Trace(trace.traceparent, trace.tracestate) if trace else NO_TRACE,
             dependency_ids,
             conditions,
+            submitter=submitter(request.submitter, path),
         )
 
     async def members(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> list[RunMember]:
@@ -89,6 +91,13 @@ class Converter:
             phase=task.phase,
             milestone=task.milestone,
         )
+
+
+def submitter(name: str, path: str = "") -> str:
+    """On whose behalf, checked; kept once however many tasks name it."""
+    if len(name) > SUBMITTER_CHARACTERS_MAX:
+        raise invalid(f"{path}submitter", f"is longer than {SUBMITTER_CHARACTERS_MAX} characters")
+    return sys.intern(name)
 
 
 def _add_edge(after: dict[str, Condition], key: str, condition: int, path: str) -> None:

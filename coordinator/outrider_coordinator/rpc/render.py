@@ -47,6 +47,7 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
         reason=task_pb2.TaskReason.ValueType(row.reason),
         run_id=row.run_id,
         run_key=row.run_key,
+        submitter=row.submitter,
         dependency_ids=row.dependency_ids,
         dependency_conditions=[task_pb2.DependencyCondition.ValueType(one) for one in row.dependency_conditions],
         retry_of_task_id=row.retry_of_task_id,

@@ -41,6 +41,7 @@ def task_again(
         tuple(other for other, _ in kept),
         dependency_keys=tuple(key for _, key in kept),
         retry_of_task_id=row.id,
+        submitter=row.submitter,
     )
 
 
@@ -71,6 +72,7 @@ def again(record: RunRecord, tasks: list[InsertTask], ids: IdMaker, reply: Reply
         max_parallel=run.max_parallel,
         is_sequential=bool(run.is_sequential),
         retry_of_run_id=run.id,
+        submitter=tasks[0].submitter,
     )
 
 

@@ -18,7 +18,7 @@ from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render, run_retry
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
-from outrider_coordinator.rpc.convert import Converter
+from outrider_coordinator.rpc.convert import Converter, submitter
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_states, watched
 from outrider_coordinator.store.filters import EventFilter
@@ -62,6 +62,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
             fails_fast=spec.failure_policy == run_service_pb2.RUN_FAILURE_POLICY_FAIL_FAST,
             max_parallel=spec.max_parallel,
             is_sequential=spec.sequential,
+            submitter=submitter(request.submitter),
         )
         accepted = await self._accepted(event, "run")
         record = await self._record(event.namespace, accepted.id)

@@ -55,6 +55,7 @@ def _task(row: records.InsertTask, read_spec: ReadSpec) -> Task:
         run_id=row.run_id,
         run_key=row.run_key,
         client_id=row.client_id,
+        submitter=row.submitter,
         request_id=row.request_id,
         digest=row.digest,
         trace=Trace(row.trace_parent, row.trace_state),
@@ -112,6 +113,7 @@ def _wait(row: records.PutWait) -> Wait:
         Claim(row.claim_key, bool(row.claim_shared), row.claim_units) if row.claim_key else None,
         row.additional_us,
         row.granted_us,
+        row.held_by,
     )
 
 
