@@ -16,7 +16,7 @@ from outrider_coordinator.core.events import RunCancelRequested, RunMember, RunS
 from outrider_coordinator.core.model import Trace
 from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import client_frames, render, run_retry
+from outrider_coordinator.rpc import client_frames, render, run_progress, run_retry
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter, submitter
 from outrider_coordinator.rpc.fields import invalid
@@ -142,7 +142,9 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
     async def GetRun(self, request: run_service_pb2.GetRunRequest, context: Context) -> run_service_pb2.GetRunResponse:
         """One run as committed."""
         record = await self._record(request.namespace or "default", request.run_id)
-        return run_service_pb2.GetRunResponse(run=render.run(record, with_tasks=True))
+        run = render.run(record, with_tasks=True)
+        run.progress.CopyFrom(await run_progress.of(self._engine, record))
+        return run_service_pb2.GetRunResponse(run=run)
 
     @unary
     async def ListRuns(
