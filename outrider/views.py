@@ -123,6 +123,13 @@ class Explanation:
     ahead_in_queue: int
     waiting_for: Sequence[str]
     suggestions: Sequence[str]
+    #: What holds it back whatever the agent, one line each.
+    held_back_by: Sequence[str] = ()
+    #: Its place in the queue, 1 is next; 0 when it is not queued.
+    queue_position: int = 0
+    #: When it becomes ready by itself, and when it is likely to start; None where that is not known.
+    ready: dt.datetime | None = None
+    predicted_start: dt.datetime | None = None
 
     @classmethod
     def read(cls, message: task_service_pb2.ExplainResponse) -> Explanation:
@@ -134,10 +141,20 @@ class Explanation:
             message.ahead_in_queue,
             tuple(message.waiting_for_task_ids),
             tuple(message.suggestions),
+            tuple(message.held_back_by),
+            message.queue_position,
+            read_time(message.ready_time) if message.HasField("ready_time") else None,
+            read_time(message.predicted_start_time) if message.HasField("predicted_start_time") else None,
         )
 
     def __str__(self) -> str:
         lines = [self.summary]
+        if self.queue_position:
+            lines.append(f"  place in the queue: {self.queue_position}")
+        if self.predicted_start is not None:
+            left_s = (self.predicted_start - dt.datetime.now(dt.UTC)).total_seconds()
+            lines.append(f"  likely to start in about {max(0.0, left_s):.0f} s")
+        lines += [f"  held back: {text}" for text in self.held_back_by]
         lines += [f"  {one.agent}: {one.text or 'could take it now'}" for one in self.agents]
         lines += [f"  hint: {text}" for text in self.suggestions]
         return "\n".join(lines)
@@ -225,8 +242,6 @@ def wait_text(message: task_pb2.BlockedReason) -> str:
     if kind == "dependency" and message.dependency.HasField("resource"):
         return f"limit {message.dependency.resource.key}"
     if kind == "dependency":
-        if message.dependency.HasField("resource"):
-            return f"limit {message.dependency.resource.key}"
         return f"task {message.dependency.required_task_id}"
     if kind == "external":
         return f"{message.external.system}: {message.external.issue}"

@@ -55,6 +55,7 @@ class Conversation:
         give_up: Callable[[str], None],
         drain: Callable[[float | None], None],
         exports_spans: bool,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.session = session
         self.is_paused = False
@@ -66,6 +67,7 @@ class Conversation:
         self._give_up = give_up
         self._drain = drain
         self._exports_spans = exports_spans
+        self._jitter = jitter
         self._link: LinkProcess
         self._outboxes: Outboxes
         self._runner: Runner
@@ -220,7 +222,7 @@ class Conversation:
         self._link.send(Kind.DATA, hello)
 
     def _ended(self, end: End) -> None:
-        final = self.session.closed(end, clock.boot_us(), random.random())
+        final = self.session.closed(end, clock.boot_us(), self._jitter())
         self.is_hung_up = self.session.phase is Phase.ENDED
         if final:
             self._give_up(f"{self.session.address}: {final}")

@@ -24,7 +24,7 @@ from outrider_agent.core.session import Session
 from outrider_agent.frames import Identity
 from outrider_agent.link_frames import Target
 from outrider_agent.link_process import LinkProcess
-from outrider_agent.outboxes import Outboxes
+from outrider_agent.outboxes import open_outboxes
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
@@ -91,7 +91,7 @@ class Keeper:
             workers_min=settings.slots,
         )
         origin = Origin(settings.name, identity.instance_id, str(state.scratch))
-        self._outboxes = Outboxes(
+        self._outboxes = open_outboxes(
             state.outbox,
             identity.instance_id,
             self._loop,

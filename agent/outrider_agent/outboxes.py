@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,38 @@ class Source(Protocol):
 
     def acknowledge(self, seq: int) -> bool:
         """Drop everything up to ``seq``."""
+
+
+class Kept(Source, Protocol):
+    """An outbox of an earlier keeper."""
+
+    def closed_attempts(self) -> list[Ref]:
+        """The attempts whose last report is in here."""
+
+
+class Written(Source, Protocol):
+    """The outbox of this keeper; see `Outbox`."""
+
+    def append(self, payload: bytes, *, is_patient: bool = False) -> int:
+        """Number one report and keep it."""
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing waits for the disk."""
+
+    @property
+    def is_full(self) -> bool:
+        """True when no more work may be taken."""
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """How much waits for the disk to take it."""
 
 
 class OldOutbox:
@@ -87,20 +119,9 @@ class OldOutbox:
 class Outboxes:
     """The old outboxes and the current one, as one stream of frames."""
 
-    def __init__(
-        self,
-        directory: Path,
-        outbox_id: str,
-        loop: asyncio.AbstractEventLoop,
-        on_synced: Callable[[], None],
-        *,
-        bytes_max: int,
-        memory_bytes_max: int,
-    ) -> None:
-        self.old = _find_old(directory)
-        self.current = Outbox(
-            directory, outbox_id, loop, on_synced, bytes_max=bytes_max, memory_bytes_max=memory_bytes_max
-        )
+    def __init__(self, old: Sequence[Kept], current: Written) -> None:
+        self.old = list(old)
+        self.current = current
         self.held = {outbox.ledger.outbox_id: outbox.closed_attempts() for outbox in self.old}
         self._terminals: deque[tuple[int, int]] = deque()
         self._under_way: deque[tuple[Ledger, int, int]] = deque()
@@ -204,6 +225,21 @@ class Outboxes:
 
     def _sources(self) -> Iterable[Source]:
         return [*self.old, self.current]
+
+
+def open_outboxes(
+    directory: Path,
+    outbox_id: str,
+    loop: asyncio.AbstractEventLoop,
+    on_synced: Callable[[], None],
+    *,
+    bytes_max: int,
+    memory_bytes_max: int,
+) -> Outboxes:
+    """What earlier keepers left in ``directory``, and a new outbox there."""
+    old = _find_old(directory)
+    current = Outbox(directory, outbox_id, loop, on_synced, bytes_max=bytes_max, memory_bytes_max=memory_bytes_max)
+    return Outboxes(old, current)
 
 
 def _find_old(directory: Path) -> list[OldOutbox]:

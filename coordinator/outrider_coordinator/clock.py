@@ -18,6 +18,10 @@ class Clock:
         """Now, on the coordinator's time line."""
         return self._offset_us + _boottime_us()
 
+    def wall_offset_us(self) -> int:
+        """By how much the wall clock is ahead of this line now: it was stepped by so much since the start."""
+        return time.time_ns() // 1000 - self.now_us()
+
 
 def _boottime_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000

@@ -39,10 +39,13 @@ from outrider.v1 import (
     limit_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
+    schedule_service_pb2,
+    schedule_service_pb2_grpc,
     task_service_pb2,
     task_service_pb2_grpc,
 )
 from outrider_coordinator.clock import Clock
+from outrider_coordinator.core.schedule_events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc.agent_session import AgentService
@@ -52,6 +55,8 @@ from outrider_coordinator.rpc.fleet_service import FleetService
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.limit_service import LimitService
 from outrider_coordinator.rpc.run_service import RunService
+from outrider_coordinator.rpc.schedule_service import ScheduleService
+from outrider_coordinator.rpc.schedule_specs import ScheduleReader, stored_schedule
 from outrider_coordinator.rpc.specs import SpecReader, stored_spec
 from outrider_coordinator.rpc.task_service import TaskService
 from outrider_coordinator.settings import CoordinatorSettings, core_settings, default_state_directory
@@ -66,6 +71,8 @@ EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
 ADDRESSES_FILE = "addresses.json"
 #: How long a stopping coordinator waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
+#: How often the wall clock is looked at, and how far it must have been stepped to matter.
+CLOCK_WATCH_S, CLOCK_STEP_MIN_US = 5.0, 500_000
 #: A stopping coordinator has answered everything when for so long nothing arrived.
 QUIET_S = 0.05
 
@@ -164,9 +171,10 @@ class _Daemon:
         await server.start()
         collector.calm()
         self._announce(addresses)
-        watchdog = asyncio.create_task(self._watchdog())
+        beside = [asyncio.create_task(self._watchdog()), asyncio.create_task(self._watch_clock(engine))]
         await self._stop.wait()
-        watchdog.cancel()
+        for task in beside:
+            task.cancel()
         notify("STOPPING=1")
         logger.info("stopping: new submits are refused, calls in progress may end")
         # After a failed commit nothing can be answered any more.
@@ -184,7 +192,7 @@ class _Daemon:
         settings = core_settings(self._settings)
         epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
         state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
-        recovered = restore(state, self._store.reader, stored_spec)
+        recovered = restore(state, self._store.reader, stored_spec, stored_schedule)
         if state.epoch == 1:
             state.requests.is_complete = True
         engine = Engine(state, self._store, clock, self._on_fatal)
@@ -216,16 +224,25 @@ class _Daemon:
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, registry)
         limits = LimitService(engine)
         limit_service_pb2_grpc.add_LimitServiceServicer_to_server(limits, registry)
+        schedules = ScheduleService(engine, ScheduleReader(converter))
+        schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(schedules, registry)
         sessions = AgentService(engine, tracer)
         agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, registry)
         checks = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        modules = (task_service_pb2, run_service_pb2, fleet_service_pb2, limit_service_pb2, agent_service_pb2)
+        modules = (
+            task_service_pb2,
+            run_service_pb2,
+            fleet_service_pb2,
+            limit_service_pb2,
+            schedule_service_pb2,
+            agent_service_pb2,
+        )
         names = [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server, _Drain(checks, (tasks, runs, fleet, limits, sessions))
+        return server, _Drain(checks, (tasks, runs, fleet, limits, schedules, sessions))
 
     def _bind(
         self, server: grpc.aio.Server, listen_on: list[Endpoint], credentials: grpc.ServerCredentials | None
@@ -261,6 +278,18 @@ class _Daemon:
             while interval_s:
                 notify("WATCHDOG=1")
                 await asyncio.sleep(interval_s)
+
+    async def _watch_clock(self, engine: Engine) -> None:
+        """Tell the core when the wall clock was stepped: calendars follow it, nothing else does."""
+        told_us = 0
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(CLOCK_WATCH_S)
+                offset_us = engine.clock.wall_offset_us()
+                if abs(offset_us - told_us) >= CLOCK_STEP_MIN_US:
+                    logger.warning("the wall clock was stepped by %.1f s", (offset_us - told_us) / 1e6)
+                    told_us = offset_us
+                    engine.post(WallClockMoved(offset_us))
 
 
 class _Drain:

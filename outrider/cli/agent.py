@@ -190,6 +190,20 @@ def reset_breaker(
     _order(context, "ResetBreaker", fleet_service_pb2.ResetBreakerRequest(agent_id=name, task_type=task_type))
 
 
+@app.command(examples=["outrider agent explain agent-1"])
+def explain(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> None:
+    """Why an agent gets no work: what closes it, what waits for something else, and what would change that."""
+    from outrider.cli.explain import show_agent
+    from outrider.v1 import fleet_service_pb2
+
+    session = session_of(context)
+    reply = session.call(session.fleet.ExplainAgent, fleet_service_pb2.ExplainAgentRequest(agent_id=name))
+    if as_json:
+        output.emit(reply)
+    else:
+        show_agent(reply, name)
+
+
 @app.command(
     "run",
     examples=["outrider agent run --coordinator 127.0.0.1:7420 --slots 4"],

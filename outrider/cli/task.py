@@ -287,8 +287,8 @@ app.command("answer", examples=("outrider task answer --last csv",), notes=answe
 @app.command(examples=["outrider task explain --last"])
 def explain(context: typer.Context, task_id: TaskId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
     """Why a task is where it is, agent by agent, and what would change it."""
+    from outrider.cli.explain import show_task
     from outrider.v1 import task_service_pb2
-    from outrider.views import Explanation
 
     session = session_of(context)
     given = session.task_id(task_id, last)
@@ -297,4 +297,4 @@ def explain(context: typer.Context, task_id: TaskId = "", last: LastFlag = False
     if as_json:
         output.emit(reply)
         return
-    output.line(f"{follow.state_name(reply.state)}: {Explanation.read(reply)}")
+    show_task(reply)

@@ -470,7 +470,7 @@ class TaskVerdict(_message.Message):
     task_count: _builtins.int
     """Tasks that the same rule keeps from it, this one included."""
     rule: _builtins.str
-    """UPPER_SNAKE rule, as in AgentVerdict."""
+    """UPPER_SNAKE rule, as AgentVerdict.rule."""
     text: _builtins.str
     """One line for people."""
     def __init__(

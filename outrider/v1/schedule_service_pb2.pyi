@@ -92,7 +92,7 @@ class Cron(_message.Message):
     LINE_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     line: _builtins.str
-    """Five fields: minute, hour, day of month, month, day of week; or six, with seconds last."""
+    """Five fields: minute, hour, day of month, month, day of week; or six, with the seconds first."""
     time_zone: _builtins.str
     """IANA name of the time zone, `Europe/Berlin`; empty means UTC."""
     def __init__(

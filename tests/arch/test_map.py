@@ -27,7 +27,7 @@ BUILD = {
     "9 systemd": 5,
     "10 census": 5,
     "11 figures": 1,
-    "limits": 11,
+    "limits": 12,
 }
 BAD_INPUT = (
     "unknown function",

@@ -162,4 +162,10 @@ def test_no_history_reads_a_whole_log(connection: apsw.Connection) -> None:
 def test_every_table_is_known() -> None:
     """A new table says here whether it grows."""
     schema = "".join(text for _, text in migrations())
-    assert set(re.findall(r"CREATE TABLE (\w+)", schema)) == GROWING | {"agents", "breakers", "outboxes", "limits"}
+    assert set(re.findall(r"CREATE TABLE (\w+)", schema)) == GROWING | {
+        "agents",
+        "breakers",
+        "outboxes",
+        "limits",
+        "schedules",
+    }

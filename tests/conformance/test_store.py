@@ -33,6 +33,7 @@ READS: dict[type, Callable[[Reader, Any], Any]] = {
     records.PutBreaker: lambda reader, row: next(part for part in reader.breakers() if part[:3] == row[:3]),
     records.PutOutbox: lambda reader, row: next(part for part in reader.outboxes() if part[:2] == row[:2]),
     records.PutLimit: lambda reader, row: next(part for part in reader.limits() if part[:2] == row[:2]),
+    records.PutSchedule: lambda reader, row: next(part for part in reader.schedules() if part[:2] == row[:2]),
     records.InsertLog: lambda reader, row: records.InsertLog(
         row.task_id, row.attempt, *reader.logs(row.task_id, row.attempt, row.number - 1, 1)[0]
     ),
@@ -70,7 +71,7 @@ def test_every_record_comes_back_as_it_was_written(store: SqliteStore, record: t
 def test_every_kind_of_record_is_tested() -> None:
     """No record is added to the core without a test of how it is stored; evidence and deletes have their own."""
     kinds = {kind for kind in vars(records).values() if isinstance(kind, type) and kind.__module__ == records.__name__}
-    deletes = {records.DeleteAgent, records.DeleteBreaker, records.DeleteLimit}
+    deletes = {records.DeleteAgent, records.DeleteBreaker, records.DeleteLimit, records.DeleteSchedule}
     others = {records.UpdateTask, records.InsertEvidence} | deletes
     assert {kind for kind in kinds if hasattr(kind, "_fields")} == set(READS) | others
 
@@ -172,6 +173,37 @@ def test_limits_are_defined_and_forgotten_in_the_order_given(
             if isinstance(row, records.PutLimit):
                 found[row.key] = row
     assert store.reader.limits() == [found[key] for key in sorted(found)]
+    store.close()
+
+
+SCHEDULES = st.lists(
+    st.one_of(
+        st.builds(
+            lambda name, due: example(records.PutSchedule, name=name, next_us=due),
+            st.sampled_from("ab"),
+            st.integers(1, 9),
+        ),
+        st.builds(records.DeleteSchedule, st.just("namespace"), st.sampled_from("ab")),
+    ),
+    max_size=6,
+)
+
+
+@on_one_store
+@given(batches=st.lists(SCHEDULES, min_size=1, max_size=3))
+def test_schedules_are_put_and_forgotten_in_the_order_given(
+    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: Any
+) -> None:
+    """However schedules and their ends are mixed in a batch, the last word on each is what is found."""
+    store = open_store(tmp_path_factory.mktemp("schedules"))
+    found: dict[str, Any] = {}
+    for batch in batches:
+        store.commit(batch)
+        for row in batch:
+            found.pop(row.name, None)
+            if isinstance(row, records.PutSchedule):
+                found[row.name] = row
+    assert store.reader.schedules() == [found[name] for name in sorted(found)]
     store.close()
 
 

@@ -230,8 +230,16 @@ def test_explain_of_what_nobody_can_take(cli: CommandLine) -> None:
     assert explained.out.startswith("QUEUED: no agent has the labels it asks for")
     assert "agent-1: " in explained.out
     assert "agent-2: " in explained.out
-    assert "hint: " in explained.out
+    assert "hint: one more agent with gpu=yes" in explained.out
+    assert "place in the queue: 1" in explained.out
+    agent = cli.run("agent", "explain", "agent-1")
+    assert agent.out.startswith("agent-1: open to work")
+    assert "1 x LABELS: gpu=yes does not hold; it has no label gpu" in agent.out
+    assert "hint: label gpu=yes on agent agent-1: 1 waiting tasks could go to it" in agent.out
     assert cli.run("task", "cancel", task_id).code == 0
+    (free,) = cli.run("agent", "explain", "agent-1", "--json").objects
+    assert free["summary"] == "open to work; nothing waits"
+    assert cli.run("agent", "explain", "nobody").code == 3
 
 
 def test_run_list_show_watch(cli: CommandLine) -> None:

@@ -24,6 +24,7 @@ from outrider.v1 import (
     fleet_service_pb2_grpc,
     limit_service_pb2_grpc,
     run_service_pb2_grpc,
+    schedule_service_pb2_grpc,
     task_service_pb2_grpc,
     worker_message_pb2,
 )
@@ -60,6 +61,7 @@ class CoordinatorProcess:
         self.tasks = task_service_pb2_grpc.TaskServiceStub(self.channel)
         self.runs = run_service_pb2_grpc.RunServiceStub(self.channel)
         self.limits = limit_service_pb2_grpc.LimitServiceStub(self.channel)
+        self.schedules = schedule_service_pb2_grpc.ScheduleServiceStub(self.channel)
         self.fleet = fleet_service_pb2_grpc.FleetServiceStub(self.channel)
 
     def kill(self) -> None:

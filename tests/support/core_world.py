@@ -31,7 +31,7 @@ from outrider_coordinator.core.events import (
     WaitFacts,
 )
 from outrider_coordinator.core.model import HostFacts
-from outrider_coordinator.core.records import InsertEvent
+from outrider_coordinator.core.records import InsertEvent, Write
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition, Spec
 from outrider_coordinator.core.state import State
@@ -71,11 +71,14 @@ class World:
         self.now_us = SECOND_US
         self.agents: dict[str, ModelAgent] = {}
         self.log: list[InsertEvent] = []
+        #: What the last step wrote.
+        self.written: list[Write] = []
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
         self.sent: list[Any] = []
         self.assigned: list[PushAssign] = []
         self.made = 0
+        self.specs: dict[str, Spec] = {}
 
     def do(self, *events: Event, after_us: int = 0) -> Effects:
         """One step; pushes reach the model agents at once, invariants are checked."""
@@ -87,7 +90,7 @@ class World:
 
     def take(self, effects: Effects) -> None:
         """Carry out what a step, or a decision beside one, wants."""
-        rows(effects)
+        self.written = rows(effects)
         self.log.extend(effects.events)
         self._note_ends(effects)
         self.sent.extend(effects.sends)
@@ -118,6 +121,7 @@ class World:
                 dependency_conditions=conditions,
             )
             submissions.append(submission)
+            self.specs[submission.task_id] = submission.spec
         self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
         return [submission.task_id for submission in submissions]
 

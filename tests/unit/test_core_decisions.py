@@ -13,7 +13,7 @@ from outrider_coordinator.core.events import (
     Submission,
     TasksSubmitted,
 )
-from outrider_coordinator.core.explain import explain_task
+from outrider_coordinator.core.explain import explain_task, explained
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.graph import check
 from outrider_coordinator.core.settings import CoreSettings
@@ -69,10 +69,13 @@ def test_labels_are_hard_and_do_not_hold_up_others() -> None:
     (gpu,) = world.submit(demands=Demands((Constraint("gpu", Operator.EXISTS),)), priority=10)
     (plain,) = world.submit()
     assert [ref.task_id for ref in agent.held] == [plain]
-    explanation = explain_task(world.state, gpu, world.now_us)
+    explanation = explained(explain_task(world.state, gpu, world.now_us))
     assert explanation is not None
     assert explanation.agents[0][2] == "LABELS"
-    assert explanation.suggestions == ["one more agent with gpu present"]
+    assert explanation.suggestions == [
+        "one more agent with gpu present",
+        "label gpu=yes on agent a, one more slot on agent a",
+    ]
 
 
 def test_the_same_request_id_gives_the_same_task_and_another_body_is_refused() -> None:

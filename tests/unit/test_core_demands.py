@@ -6,7 +6,7 @@ import pytest
 
 from outrider_coordinator.core.eligibility import refusal
 from outrider_coordinator.core.events import Answered
-from outrider_coordinator.core.explain import explain_task
+from outrider_coordinator.core.explain import explain_task, explained
 from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import Reason, TaskState
 from support.core_world import World
@@ -36,7 +36,7 @@ def test_an_amount_that_no_agent_has_is_an_explained_wait() -> None:
     world = World()
     world.connect("small", 4, resources={"gpu": 1.0})
     (task,) = world.submit(demands=Demands(resources=(("gpu", 2.0),)))
-    explanation = explain_task(world.state, task, world.now_us)
+    explanation = explained(explain_task(world.state, task, world.now_us))
     assert explanation is not None
     assert explanation.agents == [("small", False, "RESOURCES", "it takes gpu=2; the agent has 1")]
 

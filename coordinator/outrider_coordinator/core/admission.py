@@ -28,6 +28,8 @@ from outrider_coordinator.core.submission import again, full
 
 #: Tasks of one run, ended ones too.
 MEMBERS_MAX = 10_000
+#: Edges of one graph, or of one addition.
+EDGES_MAX = 100_000
 #: Tasks of one addition.
 ADDED_MAX = 1_000
 #: So many edges cost as much as one task.
@@ -69,6 +71,14 @@ def tasks_added(state: State, effects: Effects, event: TasksAdded) -> None:
         effects.sends.append(Reply(event.reply, answer))
         return
     _begin(state, event, run)
+
+
+def submitted_at_once(state: State, effects: Effects, event: RunSubmitted) -> None:
+    """Take a graph in within this step, for one that is small and was checked against the room there is."""
+    run_submitted(state, effects, event)
+    if state.errands and isinstance(errand := state.errands[-1], Admission) and errand.event is event:
+        state.errands.pop()
+        advance(state, effects, errand, units=len(event.members) * (1 + EDGES_MAX))
 
 
 def advance(state: State, effects: Effects, errand: Admission, units: int) -> int:

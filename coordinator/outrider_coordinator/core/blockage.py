@@ -58,6 +58,12 @@ def attempt_ended(state: State, effects: Effects, task: Task) -> None:
         forget(task)
 
 
+def stray_gone(state: State, effects: Effects, task: Task) -> None:
+    """An earlier try will not come back: its waits were left open for it, and are over when it was the last."""
+    if task.attempt is None and not task.strays:
+        attempt_ended(state, effects, task)
+
+
 def close_all(state: State, effects: Effects, task: Task) -> None:
     """Nobody waits for anything any more."""
     for wait in task.waits:

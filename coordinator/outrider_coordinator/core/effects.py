@@ -14,6 +14,7 @@ from outrider_coordinator.core import records, snapshots
 from outrider_coordinator.core.events import ReplyTo
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
+from outrider_coordinator.core.schedule_book import Schedule, ScheduleKey
 from outrider_coordinator.core.states import Reason, TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------
@@ -195,6 +196,7 @@ class Effects:
     breakers: dict[tuple[str, str, str], Breaker] = field(default_factory=dict)
     outboxes: dict[tuple[str, str], int] = field(default_factory=dict)
     limits: dict[LimitKey, Pool] = field(default_factory=dict)
+    schedules: dict[ScheduleKey, Schedule] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
 
 
@@ -215,5 +217,7 @@ def rows(effects: Effects) -> list[records.Write]:
     )
     if effects.limits:
         writes += [snapshots.limit_row(key, pool) for key, pool in effects.limits.items()]
+    if effects.schedules:
+        writes += [snapshots.schedule_row(schedule) for schedule in effects.schedules.values()]
     writes.extend(effects.events)
     return writes

@@ -12,6 +12,12 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
+from outrider_coordinator.core.schedule_events import (
+    ScheduleCreated,
+    ScheduleOrdered,
+    SchedulesAsked,
+    WallClockMoved,
+)
 from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
@@ -377,6 +383,10 @@ Event = (
     | AgentOrdered
     | BreakerReset
     | LimitDefined
+    | ScheduleCreated
+    | ScheduleOrdered
+    | SchedulesAsked
+    | WallClockMoved
     | OutcomesLoaded
     | Ticked
 )

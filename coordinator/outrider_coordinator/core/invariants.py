@@ -85,7 +85,7 @@ def _check_task(state: State, task: Task) -> None:
 def _check_waits(state: State, task: Task) -> None:
     for wait in task.waits:
         story = f"task {task.id} wait {wait.key!r}"
-        assert not wait.is_open or task.attempt is not None, f"{story} is open and nobody runs"
+        assert not wait.is_open or task.attempt or task.strays, f"{story} is open and nobody runs"
         assert wait.is_open or is_remembered(wait), f"{story} is closed and kept for nothing"
         indexed = (task.id, wait.key) in state.system_waiters.get(wait.system, {})
         due = wait.is_pending and wait.kind == "external" and bool(wait.system)

@@ -8,6 +8,7 @@ is free that could take it, nothing that has not started waits in a line elsewhe
 from __future__ import annotations
 
 from outrider_coordinator.core import breaker, deadlines, limit_line, limits, preemption, slots, strategies, systems
+from outrider_coordinator.core.blockage import attempt_ended
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
 from outrider_coordinator.core.fleet import Hard, Ranking
@@ -95,6 +96,9 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     if preemption.is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     task.attempt = attempt
+    if task.waits:
+        # Those of a stray were left open, for it might have come back first.
+        attempt_ended(state, effects, task)
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)
     state.fleet.turn = agent.turn = state.fleet.turn + 1

@@ -233,6 +233,30 @@ class DeleteLimit(NamedTuple):
     key: str
 
 
+class PutSchedule(NamedTuple):
+    """A schedule, new or changed; times as in `schedule_book.Schedule`."""
+
+    namespace: str
+    name: str
+    body: bytes
+    submitter: str
+    created_us: int
+    is_paused: bool
+    next_us: int
+    last_us: int
+    last_id: str
+    queued_us: int
+    fired_count: int
+    skipped_count: int
+
+
+class DeleteSchedule(NamedTuple):
+    """A schedule is forgotten."""
+
+    namespace: str
+    name: str
+
+
 class InsertLog(NamedTuple):
     """Captured output of an attempt; ``body`` is the serialized Log."""
 
@@ -294,6 +318,8 @@ Write = (
     | PutOutbox
     | PutLimit
     | DeleteLimit
+    | PutSchedule
+    | DeleteSchedule
     | InsertLog
     | InsertEvidence
     | InsertEvent

@@ -7,6 +7,7 @@ from itertools import repeat
 
 from outrider_coordinator.core import breaker, deadlines, outcome, slots
 from outrider_coordinator.core import limits as named_limits
+from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import fits
@@ -15,6 +16,7 @@ from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.preemption import is_victim
 from outrider_coordinator.core.runs import hold, stopping
+from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.sessions import suspect
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
@@ -40,6 +42,7 @@ def restore(
     breakers: Iterable[Breaker] = (),
     limits: Iterable[tuple[LimitKey, Pool]] = (),
     ended: Callable[[list[str]], Ends] = _nothing_ended_badly,
+    schedules: Iterable[Schedule] = (),
 ) -> Effects:
     """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
@@ -74,6 +77,7 @@ def restore(
         breaker.restored(state, known)
     for agent in state.agents.values():
         _agent(state, effects, agent)
+    schedule_times.restore(state, schedules)
     state.requests.is_complete = False
     state.placement_is_due = True
     return effects

@@ -116,7 +116,8 @@ def stray_or_lose(
     if task.attempt is not attempt:
         return
     task.attempt = None
-    blockage.attempt_ended(state, effects, task)
+    if task.spec.exclusive:
+        blockage.attempt_ended(state, effects, task)
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
         return
@@ -184,6 +185,7 @@ def _close(
         blockage.attempt_ended(state, effects, task)
     else:
         task.drop_stray(attempt)
+        blockage.stray_gone(state, effects, task)
 
 
 def _stopped(

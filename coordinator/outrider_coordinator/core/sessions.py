@@ -7,7 +7,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 from __future__ import annotations
 
 from outrider_coordinator.core import blame, breaker, lease, limits, liveness, slots, stopping
-from outrider_coordinator.core.blockage import push_answer
+from outrider_coordinator.core.blockage import push_answer, stray_gone
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
     VERDICT_FENCE,
@@ -49,7 +49,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     lease.sent(state, agent)
     struck_by_machine(state, effects, agent, is_dead=agent.has_rebooted)
     agent.facts.is_leaving = False
-    applied = _outboxes(effects, agent, event.outboxes)
+    applied = _outboxes(state, effects, agent, event.outboxes)
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
     accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED, agent.heartbeat_us)
     effects.sends.append(Reply(event.reply, accepted))
@@ -223,12 +223,18 @@ def _watch_for_silence(state: State, agent: Agent) -> None:
         state.set_timer(agent.last_heard_us + liveness.patience_us(state, agent), TimerKind.SILENCE, agent.id)
 
 
-def _outboxes(effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
-    """Where each outbox is applied up to. A piece that the agent no longer has (a restored backup) is passed over."""
+def _outboxes(state: State, effects: Effects, agent: Agent, outboxes: list[OutboxFacts]) -> dict[str, int]:
+    """Where each outbox is applied up to.
+
+    A piece that the agent no longer has (it was acknowledged before a backup was restored) is recorded and passed (I5).
+    """
     applied, agent.replaying = {}, {}
     for outbox in outboxes:
-        seq = max(agent.applied.get(outbox.outbox_id, 0), outbox.first_seq - 1)
-        if seq != agent.applied.get(outbox.outbox_id, 0):
+        known = agent.applied.get(outbox.outbox_id, 0)
+        seq = max(known, outbox.first_seq - 1)
+        if seq != known:
+            text = f"outbox {outbox.outbox_id}: reports {known + 1} to {seq} are not there any more"
+            state.agent_event(effects, EventType.AGENT_OUTBOX_GAP, agent.id, text=text)
             agent.applied[outbox.outbox_id] = seq
             effects.outboxes[agent.id, outbox.outbox_id] = seq
         applied[outbox.outbox_id] = seq
@@ -259,13 +265,17 @@ def _known(task: Task | None, agent: Agent, held: Held) -> Attempt | None:
 
 
 def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, held: Held) -> int:
-    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise."""
+    """A stray that still runs is taken back when nothing replaced it and its limits are free, and fenced otherwise.
+
+    So is one that waits for something: its waits ended when it was lost, and nobody would ever resolve them.
+    """
     task.drop_stray(attempt)
-    if task.attempt is not None or not limits.may_take(state, task, attempt):
+    is_waiting = held.state is AttemptState.BLOCKED
+    if task.attempt is not None or is_waiting or not limits.may_take(state, task, attempt):
         fence(state, effects, attempt, "went elsewhere")
+        stray_gone(state, effects, task)
         return VERDICT_FENCE
-    to = held.state if held.state in (AttemptState.STARTED, AttemptState.BLOCKED) else AttemptState.STARTED
-    move_attempt(attempt, to)
+    move_attempt(attempt, AttemptState.STARTED)
     task.attempts_counted -= attempt.counted
     attempt.reason, attempt.error, attempt.ended_us, attempt.counted = Reason.NONE, b"", 0, False
     attempt.blame = Blame.NONE
@@ -274,11 +284,9 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     if attempt.is_probe:
         breaker.resumed(state, effects, agent, task, attempt)
     limits.hold(state, task, attempt)
-    if to is AttemptState.BLOCKED:
-        slots.park(state, agent, attempt)
     effects.attempts[attempt.key] = attempt
     if not task.cancel_requested:
-        state.move(task, TaskState.BLOCKED if to is AttemptState.BLOCKED else TaskState.RUNNING, effects)
+        state.move(task, TaskState.RUNNING, effects)
     return VERDICT_RESUME
 
 

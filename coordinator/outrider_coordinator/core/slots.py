@@ -12,6 +12,8 @@ from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 
+_UNSTARTED = frozenset((AttemptState.OFFERED, AttemptState.ACCEPTED))
+
 
 def take(state: State, agent: Agent, attempt: Attempt) -> None:
     """Count a new or resumed attempt."""
@@ -75,6 +77,7 @@ def started(state: State, agent: Agent, attempt: Attempt) -> None:
         attempt.holds_slot = True
         agent.slots_used += 1
         state.fleet.changed(agent)
+        _give_way(state, agent)
 
 
 def park(state: State, agent: Agent, attempt: Attempt) -> None:
@@ -91,3 +94,17 @@ def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
         agent.parked -= 1
         agent.slots_used += 1
         attempt.holds_slot = True
+        _give_way(state, agent)
+
+
+def _give_way(state: State, agent: Agent) -> None:
+    """Somebody took a slot that an unstarted prefetched attempt was counted on: that one stands first in line again."""
+    if agent.slots_used <= agent.slots:
+        return
+    for attempt in reversed(agent.attempts.values()):
+        if attempt.holds_slot and attempt.prefetched and attempt.state in _UNSTARTED:
+            attempt.holds_slot = False
+            agent.slots_used -= 1
+            agent.ahead = {attempt.key: attempt, **agent.ahead}
+            state.fleet.lines[agent.id] = agent
+            return

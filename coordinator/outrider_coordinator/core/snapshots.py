@@ -13,9 +13,11 @@ from outrider_coordinator.core.records import (
     PutBreaker,
     PutLimit,
     PutRun,
+    PutSchedule,
     PutWait,
     UpdateTask,
 )
+from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.states import BreakerState
 
@@ -208,4 +210,22 @@ def limit_row(key: LimitKey, pool: Pool) -> PutLimit | DeleteLimit:
         definition.burst,
         pool.full_us,
         pool.taken_us,
+    )
+
+
+def schedule_row(schedule: Schedule) -> PutSchedule:
+    """A schedule as it is now."""
+    return PutSchedule(
+        schedule.namespace,
+        schedule.name,
+        schedule.body,
+        schedule.submitter,
+        schedule.created_us,
+        schedule.is_paused,
+        schedule.next_us,
+        schedule.last_us,
+        schedule.last_id,
+        schedule.queued_us,
+        schedule.fired_count,
+        schedule.skipped_count,
     )

@@ -17,6 +17,7 @@ from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
 from outrider_coordinator.core.samples import Tally
+from outrider_coordinator.core.schedule_book import ScheduleBook
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
@@ -31,7 +32,7 @@ class TimerKind(IntEnum):
     """What a timer is for.
 
     Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
-    for an outside system) and the kind of work or the system, those of LIMIT a namespace and the name of a limit.
+    for an outside system) and the kind of work or the system, those of LIMIT and SCHEDULE a namespace and a name.
     """
 
     READY = 1
@@ -45,6 +46,7 @@ class TimerKind(IntEnum):
     LIMIT = 10
     PROBE = 11
     WAIT_BUDGET = 20
+    SCHEDULE = 30
     DEADLOCK = 21
 
 
@@ -77,6 +79,7 @@ class State:
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     fleet: Fleet = field(default_factory=Fleet)
     limits: LimitBook = field(default_factory=LimitBook)
+    schedules: ScheduleBook = field(default_factory=ScheduleBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)

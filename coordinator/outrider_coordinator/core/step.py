@@ -13,6 +13,7 @@ from outrider_coordinator.core import (
     lease,
     limits,
     reports,
+    schedules,
     sessions,
     slices,
     strategies,
@@ -47,6 +48,7 @@ from outrider_coordinator.core.outcome import forget_ended, make_ready
 from outrider_coordinator.core.placement import place
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrdered, SchedulesAsked, WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
@@ -84,6 +86,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
+    if state.schedules.due:
+        schedules.fire(state, effects)
     if state.errands:
         slices.work(state, effects)
     if state.systems:
@@ -93,6 +97,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
     if state.opened_waits:
         deadlock.look(state, effects)
     effects.sends.extend(effects.acks.values())
+    if state.schedules.waited_for:
+        schedules.works_ended(state, effects)
     forget_ended(state, effects)
     return effects
 
@@ -136,6 +142,14 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             control.agent_ordered(state, effects, event)
         case LimitDefined():
             limits.defined(state, effects, event)
+        case ScheduleCreated():
+            schedules.created(state, effects, event)
+        case ScheduleOrdered():
+            schedules.ordered(state, effects, event)
+        case SchedulesAsked():
+            schedules.asked(state, effects, event)
+        case WallClockMoved():
+            schedules.wall_clock_moved(state, event.offset_us)
         case BreakerReset():
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
@@ -184,6 +198,8 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             breaker.reset_time_came(state, effects, key, key2)
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
+        case TimerKind.SCHEDULE:
+            schedules.timer_fired(state, key, key2)
         case TimerKind.DEADLOCK:
             deadlock.look_again(state)
         case TimerKind.LIMIT:

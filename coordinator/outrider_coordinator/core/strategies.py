@@ -136,8 +136,12 @@ def slot_key_of(amounts: resources.Amounts) -> KeyOf:
 
 
 def line_key(agent: Agent) -> Key | None:
-    """Attempts in line per slot; None when the agent's credit is used up."""
-    length = len(agent.ahead)
+    """Attempts in line per slot; None when the agent's credit is used up.
+
+    What went on beyond the slots (it stopped waiting by itself) keeps others of the line: the agent's room is slots and
+    credit together.
+    """
+    length = len(agent.ahead) + max(0, agent.slots_used - agent.slots)
     if length < agent.prefetch_credit and agent.slots and is_open(agent):
         return length / agent.slots, agent.id
     return None

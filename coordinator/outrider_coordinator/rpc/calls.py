@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
@@ -89,6 +89,16 @@ async def asked(engine: Engine, make: Callable[[Callable[[Any], None]], Any]) ->
     if isinstance(value, Refused):
         raise raised(value)
     return value
+
+
+async def sliced(work: Generator[None, None, Response]) -> Response:
+    """Do long work of the core slice by slice: between them everything else goes on."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast(Response, end.value)
+        await asyncio.sleep(0)
 
 
 async def abort(context: Context, error: BaseException) -> NoReturn:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from outrider.errors import TooLarge
 from outrider.v1 import run_service_pb2, task_service_pb2
-from outrider_coordinator.core.admission import MEMBERS_MAX
+from outrider_coordinator.core.admission import EDGES_MAX, MEMBERS_MAX
 from outrider_coordinator.core.events import RunMember, Submission
 from outrider_coordinator.core.model import NO_TRACE, Trace
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
 
 DEPENDENCIES_MAX = 10_000
-#: Edges of one graph, or of one addition.
-EDGES_MAX = 100_000
 #: Tasks of a graph that are read before the loop has its turn.
 _MEMBERS_AT_ONCE = 100
 SUBMITTER_CHARACTERS_MAX = 128
@@ -38,6 +38,8 @@ class Converter:
         request_id = request.request_id
         if len(request_id) > 64:
             raise invalid(f"{path}request_id", "is longer than 64 characters")
+        if request_id.startswith(REQUEST_ID_MARK):
+            raise invalid(f"{path}request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
         dependency_ids, conditions = _dependencies(request, path)
         spec = self.specs.read(request.spec, f"{path}spec")
         identity = spec.body
@@ -59,19 +61,28 @@ class Converter:
 
     async def members(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> list[RunMember]:
         """The tasks of a graph; everybody else has their turn between some and the next."""
+        members = []
+        for member in self._members(tasks, path):
+            members.append(member)
+            if len(members) % _MEMBERS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return members
+
+    def members_at_once(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> list[RunMember]:
+        """As `members`, for a graph that is small."""
+        return list(self._members(tasks, path))
+
+    def _members(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> Iterator[RunMember]:
         if not tasks:
             raise invalid(path, "a run needs at least one task")
         if len(tasks) > MEMBERS_MAX:
             raise TooLarge(f"{path}: {len(tasks)} tasks in one run, at most {MEMBERS_MAX}; submit several runs")
-        members, edges = [], 0
+        edges = 0
         for position, task in enumerate(tasks):
-            members.append(self._member(task, f"{path}[{position}]"))
-            edges += len(members[-1].after_keys)
+            edges += len(task.after_keys) + len(task.after)
             if edges > EDGES_MAX:
                 raise TooLarge(f"{path}: more than {EDGES_MAX} edges; let tasks of one phase wait for those of another")
-            if position % _MEMBERS_AT_ONCE == _MEMBERS_AT_ONCE - 1:
-                await asyncio.sleep(0)
-        return members
+            yield self._member(task, f"{path}[{position}]")
 
     def _member(self, task: run_service_pb2.RunTask, path: str) -> RunMember:
         if not 1 <= len(task.key) <= 128:
@@ -98,6 +109,17 @@ def submitter(name: str, path: str = "") -> str:
     if len(name) > SUBMITTER_CHARACTERS_MAX:
         raise invalid(f"{path}submitter", f"is longer than {SUBMITTER_CHARACTERS_MAX} characters")
     return sys.intern(name)
+
+
+def policies(run: run_service_pb2.RunSpec, path: str) -> dict[str, Any]:
+    """What of `RunSubmitted` says how a run goes, checked."""
+    if run.failure_policy not in run_service_pb2.RunFailurePolicy.values():
+        raise invalid(f"{path}.failure_policy", "must be CONTINUE or FAIL_FAST")
+    return {
+        "fails_fast": run.failure_policy == run_service_pb2.RUN_FAILURE_POLICY_FAIL_FAST,
+        "max_parallel": run.max_parallel,
+        "is_sequential": run.sequential,
+    }
 
 
 def _add_edge(after: dict[str, Condition], key: str, condition: int, path: str) -> None:

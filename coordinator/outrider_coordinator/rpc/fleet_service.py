@@ -6,12 +6,13 @@ import outrider
 from outrider import errors
 from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, BreakerReset
+from outrider_coordinator.core.explain_agent import explain_agent
 from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
-from outrider_coordinator.rpc.calls import Context, Service, asked, unary
+from outrider_coordinator.rpc.calls import Context, Service, asked, sliced, unary
 from outrider_coordinator.rpc.fields import invalid
 
 
@@ -26,8 +27,11 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     async def ExplainAgent(
         self, request: fleet_service_pb2.ExplainAgentRequest, context: Context
     ) -> fleet_service_pb2.ExplainAgentResponse:
-        """Not there yet."""
-        raise NotImplementedError
+        """Why an agent gets no work, and what waits for something else than it."""
+        facts = await sliced(explain_agent(self._engine.state, request.agent_id))
+        if facts is None:
+            raise _unknown(request.agent_id)
+        return render.agent_explanation(facts)
 
     @unary
     async def ListSystems(
@@ -57,7 +61,7 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     def _agent(self, agent_id: str) -> Agent:
         agent = self._engine.state.agents.get(agent_id)
         if agent is None:
-            raise errors.NotFound(f"no agent {agent_id!r}; `outrider agent list` shows those there are")
+            raise _unknown(agent_id)
         return agent
 
     async def _order(
@@ -139,3 +143,7 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
             draining=self.is_draining,
             queue_depth_max=state.settings.queue_depth_max,
         )
+
+
+def _unknown(agent_id: str) -> errors.NotFound:
+    return errors.NotFound(f"no agent {agent_id!r}; `outrider agent list` shows those there are")

@@ -14,8 +14,10 @@ from outrider.v1 import (
     worker_message_pb2,
 )
 from outrider_coordinator.core import blame, explain, systems
+from outrider_coordinator.core.explain_agent import AgentExplanation
 from outrider_coordinator.core.model import Agent, Breaker
 from outrider_coordinator.core.records import InsertRunPart, PutAttempt, PutWait
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import BreakerState, TaskState
@@ -37,6 +39,13 @@ def duration(us: int) -> Duration:
     return Duration(seconds=us // SECOND_US, nanos=us % SECOND_US * 1000)
 
 
+def schedule_of(request_id: str) -> str:
+    """The schedule whose firing has this request id; empty when none has."""
+    if not request_id.startswith(REQUEST_ID_MARK):
+        return ""
+    return request_id.removeprefix(REQUEST_ID_MARK).rpartition(":")[0]
+
+
 def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
     """A task; without results and payload data unless ``whole``."""
     row = record.task
@@ -55,6 +64,7 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
         open_waits=[open_wait(wait) for wait in record.waits],
         create_time=timestamp(row.created_us),
         trace=task_pb2.TraceContext(traceparent=row.trace_parent, tracestate=row.trace_state),
+        schedule_id=schedule_of(row.request_id),
     )
     message.spec.MergeFromString(row.body)
     message.spec.title = row.title
@@ -125,6 +135,7 @@ def run(record: RunRecord, *, with_tasks: bool) -> run_service_pb2.Run:
         retry_of_run_id=row.retry_of_run_id,
         failure_policy=_FAIL_FAST if row.fails_fast else _CONTINUE,
         max_parallel=row.max_parallel,
+        schedule_id=schedule_of(row.request_id),
     )
     for state, count in record.counts:
         message.counts.add(state=task_pb2.TaskState.ValueType(state), count=count)
@@ -223,9 +234,25 @@ def explanation(task_id: str, facts: explain.Explanation) -> task_service_pb2.Ex
         ahead_in_queue=facts.ahead,
         waiting_for_task_ids=facts.waiting_for,
         suggestions=facts.suggestions,
+        held_back_by=facts.held_back,
+        queue_position=facts.position,
     )
     for agent_id, eligible, rule, text in facts.agents:
         message.agents.add(agent_id=agent_id, eligible=eligible, rule=rule, text=text)
     if facts.ready_us:
         message.ready_time.CopyFrom(timestamp(facts.ready_us))
+    if facts.predicted_us:
+        message.predicted_start_time.CopyFrom(timestamp(facts.predicted_us))
+    return message
+
+
+def agent_explanation(facts: AgentExplanation) -> fleet_service_pb2.ExplainAgentResponse:
+    """Why an agent gets no work."""
+    message = fleet_service_pb2.ExplainAgentResponse(
+        summary=facts.summary,
+        closed_by=[f"{rule.name}: {rule.text}" for rule in facts.closed_by],
+        suggestions=facts.suggestions,
+    )
+    for task_id, count, rule, text in facts.groups:
+        message.tasks.add(task_id=task_id, task_count=count, rule=rule, text=text)
     return message

@@ -14,11 +14,12 @@ from outrider_coordinator.core import graph
 from outrider_coordinator.core.effects import Accepted, NeedTasks
 from outrider_coordinator.core.events import RunCancelRequested, RunMember, RunSubmitted, TasksAdded
 from outrider_coordinator.core.model import Trace
+from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render, run_progress, run_retry
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
-from outrider_coordinator.rpc.convert import Converter, submitter
+from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_states, watched
 from outrider_coordinator.store.filters import EventFilter
@@ -26,7 +27,6 @@ from outrider_coordinator.store.reader import Accepts, RunRecord
 
 #: A graph up to this size is checked at once.
 _CHECKED_AT_ONCE = 500
-_POLICIES = run_service_pb2.RunFailurePolicy.values()
 
 
 class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
@@ -44,8 +44,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         """Accept a graph in one transaction."""
         self.check_open()
         spec = request.run
-        if spec.failure_policy not in _POLICIES:
-            raise invalid("run.failure_policy", "must be CONTINUE or FAIL_FAST")
+        how = policies(spec, "run")
         members = await self._converter.members(spec.tasks, "run.tasks")
         await self._check(members, is_sequential=spec.sequential)
         event = RunSubmitted(
@@ -59,9 +58,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
             _digest(spec.SerializeToString(deterministic=True)),
             request.client_id,
             Trace(request.trace.traceparent, request.trace.tracestate),
-            fails_fast=spec.failure_policy == run_service_pb2.RUN_FAILURE_POLICY_FAIL_FAST,
-            max_parallel=spec.max_parallel,
-            is_sequential=spec.sequential,
+            **how,
             submitter=submitter(request.submitter),
         )
         accepted = await self._accepted(event, "run")
@@ -113,6 +110,8 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
 
     async def _accepted(self, event: RunSubmitted | TasksAdded, kind: Accepts) -> Accepted:
         """Give a graph to the core; what it depends on and the core does not have is looked up first."""
+        if event.request_id.startswith(REQUEST_ID_MARK):
+            raise invalid("request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
         await self._engine.admit()
         event.known_request = await self._known(event.namespace, event.request_id, kind)
         while True:

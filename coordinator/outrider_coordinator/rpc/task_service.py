@@ -15,7 +15,17 @@ from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import answers, client_frames, render, run_retry
-from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, streaming, task_id_of, unary
+from outrider_coordinator.rpc.calls import (
+    Context,
+    Service,
+    asked,
+    encoded,
+    raised,
+    sliced,
+    streaming,
+    task_id_of,
+    unary,
+)
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
@@ -232,7 +242,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         """Why a task is where it is."""
         namespace = request.namespace or "default"
         task_id = await task_id_of(self._engine, namespace, request.task_id)
-        facts = explain.explain_task(self._engine.state, task_id, self._engine.clock.now_us())
+        facts = await sliced(explain.explain_task(self._engine.state, task_id, self._engine.clock.now_us()))
         if facts is None:
             row = (await self._record(namespace, task_id)).task
             state = TaskState(row.state)

@@ -1,8 +1,8 @@
 """The rows of one transaction as statements: what replaces what, and in which order they run.
 
-Within a batch only the last word on a task, an attempt, a wait, a run, an agent, an outbox or a limit is written.
-Agents and limits can be deleted: a delete takes back what stood before it in the batch, and what comes after it counts
-again.
+Within a batch only the last word on a task, an attempt, a wait, a run, an agent, an outbox, a limit or a schedule is
+written. Agents, limits and schedules can be deleted: a delete takes back what stood before it in the batch, and what
+comes after it counts again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def statements(rows: Sequence[records.Write]) -> Iterator[Statement]:
         by_type |= _fleet(rows)
     elif records.DeleteBreaker in by_type:
         by_type |= _breakers(rows)
-    if records.DeleteLimit in by_type:
-        by_type[records.DeleteLimit], by_type[records.PutLimit] = _limits(rows)
+    for put, delete in _DELETABLE:
+        if delete in by_type:
+            by_type[delete], by_type[put] = _last_words(rows, put, delete)
     tasks, updates = _tasks(by_type.get(records.InsertTask, []), by_type.get(records.UpdateTask, []))
     yield from _runs(queries.INSERT_TASK, tasks)
     yield from _runs(queries.UPDATE_TASK, updates)
@@ -123,11 +124,11 @@ def _breakers(rows: Sequence[records.Write]) -> dict[type, list[Any]]:
     }
 
 
-def _limits(rows: Sequence[records.Write]) -> tuple[list[records.DeleteLimit], list[records.PutLimit]]:
-    """What is forgotten and what is put: the last word on each."""
-    latest = {row[:2]: row for row in rows if isinstance(row, (records.PutLimit, records.DeleteLimit))}
-    deletes = [row for row in latest.values() if isinstance(row, records.DeleteLimit)]
-    return deletes, [row for row in latest.values() if isinstance(row, records.PutLimit)]
+def _last_words(rows: Sequence[records.Write], put: type, delete: type) -> tuple[list[Any], list[Any]]:
+    """What is forgotten and what is put, by namespace and name: the last word on each."""
+    latest = {row[:2]: row for row in rows if isinstance(row, (put, delete))}
+    deletes = [row for row in latest.values() if isinstance(row, delete)]
+    return deletes, [row for row in latest.values() if isinstance(row, put)]
 
 
 def _run_row(record: Any) -> Row:
@@ -152,6 +153,12 @@ _triple = itemgetter(0, 1, 2)
 _task_id_of = itemgetter(records.InsertEvent._fields.index("task_id"))
 _run_id_of = itemgetter(records.InsertEvent._fields.index("run_id"))
 
+#: Records known by namespace and name that can be forgotten.
+_DELETABLE: tuple[tuple[type, type], ...] = (
+    (records.PutLimit, records.DeleteLimit),
+    (records.PutSchedule, records.DeleteSchedule),
+)
+
 _Write = tuple[type, tuple[queries.Writing, ...], Callable[[Any], Row] | None, Callable[[Any], Any] | None]
 #: Record; its statements; a record as a row, None when it is one; what later records of a batch replace earlier ones
 #: by, None for those that only gather. In the order in which one transaction runs them, behind the tasks.
@@ -167,6 +174,8 @@ _WRITES: tuple[_Write, ...] = (
     (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
     (records.DeleteLimit, (queries.DELETE_LIMIT,), None, None),
     (records.PutLimit, (queries.PUT_LIMIT,), None, _pair),
+    (records.DeleteSchedule, (queries.DELETE_SCHEDULE,), None, None),
+    (records.PutSchedule, (queries.PUT_SCHEDULE,), None, _pair),
     (records.InsertLog, (queries.INSERT_LOG,), None, None),
     (records.InsertEvidence, (queries.INSERT_EVIDENCE,), None, None),
 )

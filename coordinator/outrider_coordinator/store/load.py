@@ -9,6 +9,7 @@ from outrider_coordinator.core import effects, records, recovery
 from outrider_coordinator.core import runs as run_book
 from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Milestone, Run, Task, Trace, Wait
+from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import (
@@ -24,10 +25,16 @@ from outrider_coordinator.core.states import (
 from outrider_coordinator.store.reader import Reader
 
 ReadSpec = Callable[[records.InsertTask], Spec]
+ReadSchedule = Callable[[records.PutSchedule], Schedule]
 
 
-def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effects:
-    """Fill an empty state from the store; ``read_spec`` gives the scheduling facts of a stored task."""
+def restore(
+    state: State, reader: Reader, read_spec: ReadSpec, read_schedule: ReadSchedule | None = None
+) -> effects.Effects:
+    """Fill an empty state from the store; ``read_spec`` gives the scheduling facts of a stored task.
+
+    ``read_schedule`` gives a stored schedule with its times and its work; without it schedules are left alone.
+    """
     state.cursor_next = reader.cursors()[1] + 1
     state.order_next = reader.last_sequence() + 1
     return recovery.restore(
@@ -40,6 +47,7 @@ def restore(state: State, reader: Reader, read_spec: ReadSpec) -> effects.Effect
         agents=_agents(reader),
         breakers=(_breaker(row) for row in reader.breakers()),
         limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
+        schedules=map(read_schedule, reader.schedules()) if read_schedule is not None else (),
     )
 
 

@@ -90,6 +90,10 @@ PUT_OUTBOX = _insert("outboxes", _columns(records.PutOutbox), "INSERT OR REPLACE
 PUT_LIMIT = _insert("limits", _columns(records.PutLimit), "INSERT OR REPLACE")
 #: A limit that is forgotten.
 DELETE_LIMIT = Writing("DELETE FROM limits WHERE (namespace, key) IN (", 2, ")")
+#: A schedule, new or changed.
+PUT_SCHEDULE = _insert("schedules", _columns(records.PutSchedule), "INSERT OR REPLACE")
+#: A schedule that is forgotten.
+DELETE_SCHEDULE = Writing("DELETE FROM schedules WHERE (namespace, name) IN (", 2, ")")
 #: Captured output; a replay after a crash writes the same row again.
 INSERT_LOG = _insert("logs", _columns(records.InsertLog), "INSERT OR REPLACE")
 #: A report that could not be applied.
@@ -206,6 +210,8 @@ BREAKERS = f"SELECT {', '.join(BREAKER_COLUMNS)} FROM breakers ORDER BY agent_id
 OUTBOXES = "SELECT agent_id, outbox_id, applied_seq FROM outboxes"
 #: All limits that somebody defined.
 LIMITS = f"SELECT {', '.join(_columns(records.PutLimit))} FROM limits ORDER BY namespace, key"
+#: All schedules.
+SCHEDULES = f"SELECT {', '.join(_columns(records.PutSchedule))} FROM schedules ORDER BY namespace, name"
 #: Highest sequence number of a task that is not terminal: what a later one must sort behind.
 LAST_SEQUENCE = "SELECT coalesce(max(sequence), 0) FROM tasks WHERE state <= 6"
 

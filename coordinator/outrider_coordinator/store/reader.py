@@ -282,6 +282,10 @@ class Reader:
         """All limits that somebody defined."""
         return [records.PutLimit(*row) for row in self._rows(queries.LIMITS)]
 
+    def schedules(self) -> list[records.PutSchedule]:
+        """All schedules."""
+        return [records.PutSchedule(*row)._replace(is_paused=bool(row[5])) for row in self._rows(queries.SCHEDULES)]
+
     def last_sequence(self) -> int:
         """Highest sequence number of a task that is not terminal; 0 when there is none."""
         return int(self._rows(queries.LAST_SEQUENCE)[0][0])

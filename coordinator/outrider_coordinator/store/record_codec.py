@@ -30,6 +30,8 @@ KINDS: tuple[type, ...] = (
     records.PutOutbox,
     records.PutLimit,
     records.DeleteLimit,
+    records.PutSchedule,
+    records.DeleteSchedule,
     records.InsertLog,
     records.InsertEvidence,
     records.InsertEvent,

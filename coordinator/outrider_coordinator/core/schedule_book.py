@@ -1,0 +1,143 @@
+"""What is known of schedules: when each fires, what it submits, and how far it is.
+
+Owns the records and the arithmetic of single times and intervals; calendars come as functions from the shell. It must
+not know how work is submitted.
+
+Two lines of time: intervals go by the coordinator's own line, which no step of the wall clock moves; single times and
+calendars go by the wall clock, the line plus ``wall_offset_us``. All times of one schedule are on one of them, in
+microseconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
+
+#: What request ids of firings begin with; the schedule's name and the time follow.
+REQUEST_ID_MARK = "schedule:"
+#: Namespace and name of a schedule.
+ScheduleKey = tuple[str, str]
+#: Makes what is submitted once, of a request id and a source of new ids.
+Work = Callable[[str, Callable[[], str]], "TasksSubmitted | RunSubmitted"]
+
+
+class Overlap(IntEnum):
+    """What happens at a time when work of the time before has not ended."""
+
+    SKIP = 1
+    ALLOW = 2
+    QUEUE = 3
+    REPLACE = 4
+
+
+class Missed(IntEnum):
+    """What happens after times that have passed."""
+
+    SKIP = 1
+    ONCE = 2
+    ALL = 3
+
+
+class Times(NamedTuple):
+    """When a schedule fires. Pure: the same answers for the same arguments, whatever the clock says.
+
+    ``following(us)`` is the first time after ``us``, None when none follows. ``latest(us, count)`` are the last
+    ``count`` times up to ``us``, in order; it may leave out early ones.
+    """
+
+    following: Callable[[int], int | None]
+    latest: Callable[[int, int], list[int]]
+    is_wall: bool = True
+
+
+def single_time(at_us: int) -> Times:
+    """Once."""
+    return Times(
+        lambda us: at_us if us < at_us else None,
+        lambda us, count: [at_us] if at_us <= us and count else [],
+    )
+
+
+def interval(anchor_us: int, interval_us: int) -> Times:
+    """Every ``interval_us`` before and after ``anchor_us``, on the coordinator's own line of time."""
+
+    def at_or_before(us: int) -> int:
+        return us - (us - anchor_us) % interval_us
+
+    return Times(
+        lambda us: at_or_before(us) + interval_us,
+        lambda us, count: [at_or_before(us) - interval_us * back for back in reversed(range(count))],
+        is_wall=False,
+    )
+
+
+@dataclass(slots=True)
+class Schedule:
+    """One schedule. ``body`` is the serialized ScheduleSpec; times are 0 for "none".
+
+    ``next_us`` is the time to be dealt with next: everything before it was fired or skipped. ``last_id`` is the task or
+    run submitted last, at ``last_us``. ``queued_us`` is a time that waits for ``last_id`` to end (QUEUE).
+
+    Not durable: ``seen_us``, up to where passed times were judged; ``offset_us``, by how much the wall clock was ahead
+    of the line when it was last looked at; ``is_due``, whether it stands in line to be looked at.
+    """
+
+    namespace: str
+    name: str
+    body: bytes
+    submitter: str
+    times: Times
+    work: Work
+    overlap: Overlap
+    missed: Missed
+    created_us: int
+    is_paused: bool = False
+    next_us: int = 0
+    last_us: int = 0
+    last_id: str = ""
+    queued_us: int = 0
+    fired_count: int = 0
+    skipped_count: int = 0
+    seen_us: int = 0
+    offset_us: int = 0
+    is_due: bool = False
+
+    @property
+    def key(self) -> ScheduleKey:
+        """Namespace and name."""
+        return self.namespace, self.name
+
+
+@dataclass(slots=True)
+class ScheduleBook:
+    """All schedules. ``due`` are those to look at in this step or a later one, each once.
+
+    ``waited_for`` maps the task or run that a queued time waits for to its schedule. ``wall_offset_us`` is by how much
+    the wall clock is ahead of the coordinator's line of time.
+    """
+
+    schedules: dict[ScheduleKey, Schedule] = field(default_factory=dict)
+    due: deque[ScheduleKey] = field(default_factory=deque)
+    waited_for: dict[str, ScheduleKey] = field(default_factory=dict)
+    wall_offset_us: int = 0
+    ids_made: int = 0
+
+    def look_at(self, schedule: Schedule) -> None:
+        """Let `schedules.fire` deal with it."""
+        if not schedule.is_due:
+            schedule.is_due = True
+            self.due.append(schedule.key)
+
+    def now_us(self, schedule: Schedule, line_us: int) -> int:
+        """Now, on the schedule's line of time; ``line_us`` is now on the coordinator's."""
+        return line_us + self.wall_offset_us if schedule.times.is_wall else line_us
+
+    def line_us(self, schedule: Schedule, us: int) -> int:
+        """A time of a schedule on the coordinator's line."""
+        return us - self.wall_offset_us if schedule.times.is_wall else us

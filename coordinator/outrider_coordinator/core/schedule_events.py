@@ -1,0 +1,57 @@
+"""What happens to schedules and to the wall clock, in the past tense; a part of `events`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from outrider_coordinator.core.schedule_book import Schedule
+
+ReplyTo = Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class ScheduleCreated:
+    """Somebody wants work by the clock. Reply: a `records.PutSchedule` or Refused.
+
+    ``schedule`` is new: the core sets its times. With ``replace`` it takes the place of one of the same name.
+    """
+
+    schedule: Schedule
+    replace: bool
+    reply: ReplyTo
+
+
+class ScheduleOrder:
+    """What people may ask of a schedule."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    DELETE = "delete"
+
+
+@dataclass(slots=True)
+class ScheduleOrdered:
+    """Somebody asks something of a schedule (`ScheduleOrder`). Reply: its `records.PutSchedule`, or Refused."""
+
+    namespace: str
+    name: str
+    order: str
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class SchedulesAsked:
+    """Somebody looks at a schedule, or with an empty ``name`` at all. Reply: `records.PutSchedule` rows, or Refused."""
+
+    namespace: str
+    name: str
+    reply: ReplyTo
+
+
+@dataclass(slots=True)
+class WallClockMoved:
+    """The wall clock is ahead of the coordinator's line of time by this, and was by another amount before."""
+
+    offset_us: int

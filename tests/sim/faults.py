@@ -1,0 +1,248 @@
+"""What goes wrong: each kind of fault, how a plan draws it, and how it is done to a world.
+
+A fault has a beginning and, where it lasts, an end that the plan names too; whatever still lasts when faults stop is
+healed by `heal`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sim.network import DOWN, UP
+from sim.plan import Item
+
+S = 1_000_000
+Draw = Callable[[random.Random, list[str]], dict[str, Any]]
+
+
+def _nobody(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    return {}
+
+
+def _agent(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    return {"agent": dice.choice(agents)}
+
+
+def _lasting(low_s: float, high_s: float, base: Draw = _nobody) -> Draw:
+    def draw(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+        return base(dice, agents) | {"for_us": int(dice.uniform(low_s, high_s) * S)}
+
+    return draw
+
+
+def _cut(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    ways = dice.choice(((UP,), (DOWN,), (UP, DOWN)))
+    return _agent(dice, agents) | {
+        "ways": ways,
+        "for_us": int(dice.choice((0.5, 4, 9, 30)) * dice.uniform(0.7, 1.3) * S),
+    }
+
+
+def _step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    return _agent(dice, agents) | {"by_us": dice.choice((-3600, 3600, -30, 30)) * S}
+
+
+#: Kind of fault and how its facts are drawn.
+FAULTS: dict[str, Draw] = {
+    "coordinator_crash": _lasting(0.05, 4),
+    "coordinator_crash_after_reply": _lasting(0.05, 2),
+    "coordinator_pause": _lasting(0.3, 12),
+    "commit_error_unapplied": _lasting(0.05, 1),
+    "commit_error_applied": _lasting(0.05, 1),
+    "store_slow": _lasting(1, 8),
+    "store_full": _lasting(1, 8),
+    "keeper_crash": _lasting(0.05, 5, _agent),
+    "keeper_pause": _lasting(0.3, 12, _agent),
+    "keeper_stop": _lasting(0.5, 4, _agent),
+    "power_loss": _lasting(0.5, 20, _agent),
+    "rollback": _lasting(0.1, 4, _agent),
+    "link_crash": _agent,
+    "reset": _agent,
+    "cut": _cut,
+    "half_open": _agent,
+    "duplicates": _lasting(1, 10, _agent),
+    "slow_network": _lasting(1, 10, _agent),
+    "replies_lost": _lasting(1, 10),
+    "disk_slow": _lasting(1, 8, _agent),
+    "disk_full": _lasting(1, 8, _agent),
+    "worker_kill": _agent,
+    "workers_unborn": _lasting(1, 6, _agent),
+    "wall_step": _step,
+}
+
+
+def draw(kinds: tuple[str, ...], dice: random.Random, agents: list[str], end_us: int, count: int) -> list[Item]:
+    """So many faults of these kinds, somewhere before ``end_us``."""
+    items = []
+    for _ in range(count):
+        kind = dice.choice(kinds)
+        items.append(Item(dice.randrange(S // 2, end_us), kind, FAULTS[kind](dice, agents)))
+    return items
+
+
+class Faults:
+    """Does faults to a world."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+        self._dice = world.kernel.stream("faults")
+
+    def do(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Let it happen, and end in its time."""
+        self._world.marks.saw(f"fault:{kind}")
+        getattr(self, f"_{kind}")(**data)
+
+    def heal(self) -> None:
+        """Faults stop: whatever lasts is over."""
+        world = self._world
+        world.clients.loses_replies = 0.0
+        world.store.is_slow = world.store.is_full = False
+        world.store.next_error = ""
+        for machine in world.machines.values():
+            machine.disk.is_slow = machine.disk.is_full = False
+            machine.unborn_chance = 0.0
+            if machine.keeper is not None:
+                machine.keeper.pool.unborn_chance = 0.0
+            machine.wire.duplicates = 0.0
+            machine.wire.latency_us = world.latency_us
+            for way in (UP, DOWN):
+                machine.wire.set_cut(way, False)
+
+    def _later(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        self._world.kernel.after(delay_us, action, *arguments)
+
+    def _set(self, thing: Any, name: str, value: Any) -> None:
+        setattr(thing, name, value)
+
+    # --- the coordinator -------------------------------------------------------------------------------------------
+
+    def _coordinator_crash(self, for_us: int) -> None:
+        self._world.crash(for_us)
+
+    def _coordinator_crash_after_reply(self, for_us: int) -> None:
+        """Right after the next thing that it tells anybody."""
+        self._world.crash_after_release = for_us
+
+    def _coordinator_pause(self, for_us: int) -> None:
+        if self._world.process is not None:
+            self._world.process.pausable.pause(self._world.kernel.now_us + for_us)
+
+    def _commit_error_unapplied(self, for_us: int) -> None:
+        self._world.store.next_error = "unapplied"
+        self._world.down_us = for_us
+
+    def _commit_error_applied(self, for_us: int) -> None:
+        self._world.store.next_error = "applied"
+        self._world.down_us = for_us
+
+    def _store_slow(self, for_us: int) -> None:
+        self._world.store.is_slow = True
+        self._later(for_us, self._set, self._world.store, "is_slow", False)
+
+    def _store_full(self, for_us: int) -> None:
+        self._world.store.is_full = True
+        self._later(for_us, self._set, self._world.store, "is_full", False)
+
+    # --- agents ----------------------------------------------------------------------------------------------------
+
+    def _keeper_crash(self, agent: str, for_us: int) -> None:
+        self._world.machines[agent].kill_keeper(for_us)
+
+    def _keeper_pause(self, agent: str, for_us: int) -> None:
+        keeper = self._world.machines[agent].keeper
+        if keeper is not None:
+            keeper.pause(self._world.kernel.now_us + for_us)
+
+    def _keeper_stop(self, agent: str, for_us: int) -> None:
+        """SIGTERM."""
+        keeper = self._world.machines[agent].keeper
+        if keeper is not None:
+            keeper.act(keeper.leave, "stopped", for_us, 1_000_000)
+
+    def _power_loss(self, agent: str, for_us: int) -> None:
+        self._world.machines[agent].lose_power(for_us)
+
+    def _rollback(self, agent: str, for_us: int) -> None:
+        """The machine goes back to an image of its disk; the first time one is taken."""
+        machine = self._world.machines[agent]
+        if machine.disk.has_image:
+            machine.lose_power(for_us)
+            machine.disk.roll_back()
+            self._world.marks.saw("fault:rolled back")
+        else:
+            machine.disk.take_image()
+
+    def _link_crash(self, agent: str) -> None:
+        keeper = self._world.machines[agent].keeper
+        if keeper is not None:
+            keeper.link.die()
+
+    def _disk_slow(self, agent: str, for_us: int) -> None:
+        disk = self._world.machines[agent].disk
+        disk.is_slow = True
+        self._later(for_us, self._set, disk, "is_slow", False)
+
+    def _disk_full(self, agent: str, for_us: int) -> None:
+        disk = self._world.machines[agent].disk
+        disk.is_full = True
+        self._later(for_us, self._set, disk, "is_full", False)
+
+    def _worker_kill(self, agent: str) -> None:
+        keeper = self._world.machines[agent].keeper
+        busy = [worker for worker in keeper.pool.workers.values() if worker.running_key] if keeper else []
+        if busy:
+            self._dice.choice(busy).kill()
+
+    def _workers_unborn(self, agent: str, for_us: int) -> None:
+        machine = self._world.machines[agent]
+        machine.unborn_chance = 0.8
+        if machine.keeper is not None:
+            machine.keeper.pool.unborn_chance = 0.8
+            for worker in list(machine.keeper.pool.workers.values()):
+                worker.kill()
+        self._later(for_us, self._born_again, machine)
+
+    def _born_again(self, machine: Any) -> None:
+        machine.unborn_chance = 0.0
+        if machine.keeper is not None:
+            machine.keeper.pool.unborn_chance = 0.0
+
+    def _wall_step(self, agent: str, by_us: int) -> None:
+        """Somebody sets the clock, of a machine or (for the first agent's) of the coordinator's."""
+        self._world.machines[agent].wall_offset_us += by_us
+
+    # --- the network -----------------------------------------------------------------------------------------------
+
+    def _reset(self, agent: str) -> None:
+        for connection in list(self._world.machines[agent].wire.connections):
+            connection.reset()
+
+    def _cut(self, agent: str, ways: tuple[str, ...], for_us: int) -> None:
+        wire = self._world.machines[agent].wire
+        for way in ways:
+            wire.set_cut(way, True)
+            self._later(for_us, wire.set_cut, way, False)
+
+    def _half_open(self, agent: str) -> None:
+        """The link loses its stream; the coordinator hears nothing of that."""
+        keeper = self._world.machines[agent].keeper
+        if keeper is not None and keeper.link.connection is not None:
+            connection = keeper.link.connection
+            connection.link_gone()
+            keeper.link.ended("UNAVAILABLE", "", "half open")
+
+    def _duplicates(self, agent: str, for_us: int) -> None:
+        wire = self._world.machines[agent].wire
+        wire.duplicates = 0.3
+        self._later(for_us, self._set, wire, "duplicates", 0.0)
+
+    def _slow_network(self, agent: str, for_us: int) -> None:
+        wire = self._world.machines[agent].wire
+        wire.latency_us = (50_000, 1_500_000)
+        self._later(for_us, self._set, wire, "latency_us", self._world.latency_us)
+
+    def _replies_lost(self, for_us: int) -> None:
+        self._world.clients.loses_replies = 0.4
+        self._later(for_us, self._set, self._world.clients, "loses_replies", 0.0)

@@ -1,0 +1,93 @@
+"""Virtual time and randomness: the only clock and the only dice of a simulation.
+
+Owns the event heap, the named PRNG streams and the story. It must not know what is simulated. Invariants: what is due
+at one time happens in the order in which it was asked for; each subsystem draws from a stream of its own, derived from
+the seed and the stream's name, so that a draw more in one changes nothing in another.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any
+
+#: True time at the start of every simulation, microseconds since the Unix epoch.
+START_US = 1_700_000_000_000_000
+
+
+class Kernel:
+    """One simulation's time, dice and story."""
+
+    __slots__ = ("_heap", "_made", "_streams", "now_us", "seed", "story")
+
+    def __init__(self, seed: int | str) -> None:
+        self.seed = seed
+        self.now_us = START_US
+        self.story: list[tuple[Any, ...]] = []
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._made = 0
+        self._streams: dict[str, random.Random] = {}
+
+    def stream(self, name: str) -> random.Random:
+        """The dice of one subsystem; seeding with text does not depend on the interpreter's hash seed."""
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = random.Random(f"{self.seed}/{name}")
+        return stream
+
+    def at(self, due_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Do this at a time, or now when that has passed. Nothing is ever taken back: an action looks for itself."""
+        self._made += 1
+        heapq.heappush(self._heap, (max(due_us, self.now_us), self._made, action, arguments))
+
+    def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Do this so much later."""
+        self._made += 1
+        heapq.heappush(self._heap, (self.now_us + delay_us, self._made, action, arguments))
+
+    def run_until(self, end_us: int, is_over: Callable[[], bool] | None = None) -> None:
+        """Let time pass up to ``end_us``, or until ``is_over``, which is asked after each action."""
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= end_us:
+            self.now_us, _, action, arguments = pop(heap)
+            action(*arguments)
+            if is_over is not None and is_over():
+                return
+        self.now_us = max(self.now_us, end_us)
+
+    def tell(self, who: str, what: str, *details: Any) -> None:
+        """One line of the story; put into words only when somebody reads it."""
+        self.story.append((self.now_us, who, what, details))
+
+
+class Pausable:
+    """A process as far as it can be stopped: what happens meanwhile happens when it goes on, in order."""
+
+    __slots__ = ("_kernel", "_waiting", "resume_us")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.resume_us = 0
+        self._kernel = kernel
+        self._waiting: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def pause(self, until_us: int) -> None:
+        """SIGSTOP, and SIGCONT then."""
+        self.resume_us = max(self.resume_us, until_us)
+
+    def do(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Now, or behind everything else that waits."""
+        if self._waiting or self._kernel.now_us < self.resume_us:
+            self._waiting.append((action, arguments))
+            if len(self._waiting) == 1:
+                self._kernel.at(self.resume_us, self._go_on)
+        else:
+            action(*arguments)
+
+    def _go_on(self) -> None:
+        if self._kernel.now_us < self.resume_us:
+            self._kernel.at(self.resume_us, self._go_on)
+            return
+        waiting, self._waiting = self._waiting, []
+        for action, arguments in waiting:
+            action(*arguments)

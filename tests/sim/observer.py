@@ -1,0 +1,177 @@
+"""What happens, told to the judges: the one place where the simulated system meets the oracle.
+
+Owns the order of judging and the runs of user code. The system never asks it anything but when to rebuild.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Reply, SessionAccepted
+from sim.kernel import Kernel
+from sim.oracle_records import TERMINAL, RecordJudge
+from sim.oracle_sessions import SessionJudge
+from sim.verdicts import Broken, Marks
+
+REBUILD_EVERY = 200
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """One stretch of user code: from its begin to the worker's last word or death."""
+
+    task_id: str
+    attempt: int
+    agent: str
+    number: int
+    began_us: int
+    ended_us: int = 0
+
+
+class Witness:
+    """Hears everything; raises `Broken` where a promise is broken."""
+
+    def __init__(
+        self, kernel: Kernel, marks: Marks, probe_time_us: int, rebuild: Callable[[Any, Sequence[Any], Any], None]
+    ) -> None:
+        self.kernel = kernel
+        self.marks = marks
+        self.records = RecordJudge(marks, probe_time_us)
+        self.sessions = SessionJudge(marks, self.records)
+        self.runs: list[Run] = []
+        self.step = 0
+        self.core_events = 0
+        self.accepted: dict[str, int] = {}
+        self._rebuild = rebuild
+        self._active: dict[Run, None] = {}
+        self._by_task: dict[str, list[Run]] = {}
+        self._rebuild_due = REBUILD_EVERY
+        self._events: Sequence[Any] = ()
+
+    # --- the coordinator -------------------------------------------------------------------------------------------
+
+    def started(self, state: Any) -> None:
+        """A coordinator has read its store."""
+        self.sessions.restarted(state.epoch, self.kernel.now_us)
+        for task_id in self.accepted:
+            there = self.records.tasks.get(task_id)
+            known = there is not None and (there.state in TERMINAL or task_id in state.tasks)
+            self.marks.demand("I6", known, "task {} was accepted and is gone after a restart", task_id)
+
+    def stepping(self, events: Sequence[Any]) -> None:
+        """These go into the next step."""
+        self.step += 1
+        self._events = events
+        self.core_events += len(events)
+        tell = self.kernel.tell
+        for event in events:
+            tell("core", type(event).__name__, event)
+
+    def stepped(self, effects: Any) -> None:
+        """This came out of it."""
+        now_us = self.kernel.now_us
+        self.sessions.stepped(self._events, effects, now_us)
+        self._events = ()
+
+    def durable(self, batch: Any) -> None:
+        """A transaction is on the disk."""
+        for committed in batch.steps:
+            if committed.rows:
+                for attempt in self.records.durable(committed.rows):
+                    self.kernel.tell("store", "offered", attempt.task_id, attempt.number, attempt.agent_id)
+
+    def releasing(self, committed: Any) -> None:
+        """Everything of this step goes out now."""
+        for send in committed.sends:
+            kind = type(send)
+            if kind is PushAssign:
+                self._assigned(send)
+            elif kind is Reply and isinstance(send.value, SessionAccepted):
+                self._welcomed(send.value)
+            elif kind is EndSession:
+                self.kernel.tell("core", "ends session", send)
+
+    def pushing(self, send: Any) -> None:
+        """This goes to a session that is there."""
+        if isinstance(send, PushAck):
+            self.sessions.acked(send.agent_id, send.outbox_id, send.applied_seq)
+
+    def _welcomed(self, accepted: SessionAccepted) -> None:
+        for agent_id, epoch in self.sessions.current.items():
+            if epoch == accepted.epoch:
+                self.sessions.welcomed(agent_id, accepted.applied)
+
+    def _assigned(self, send: PushAssign) -> None:
+        view = self.records.tasks.get(send.task_id)
+        row = view.attempts.get(send.attempt) if view else None
+        good = row is not None and (row.fence, row.agent_id) == (send.fence, send.agent_id)
+        self.marks.demand("I7", good, "attempt {}/{} is sent before its row is durable", send.task_id, send.attempt)
+
+    def is_rebuild_due(self) -> bool:
+        """Whether so many steps have passed that I20 is judged."""
+        if self.step < self._rebuild_due:
+            return False
+        self._rebuild_due = self.step + REBUILD_EVERY
+        return True
+
+    def rebuilt(self, state: Any, pending: Sequence[Any], tables: Any) -> None:
+        """Judge I20."""
+        self.marks.saw("I20")
+        self._rebuild(state, pending, tables)
+
+    # --- clients ---------------------------------------------------------------------------------------------------
+
+    def task_accepted(self, task_id: str) -> None:
+        """A client has the coordinator's OK."""
+        there = task_id in self.records.tasks
+        self.marks.demand("I6", there, "task {} is acknowledged and not durable", task_id)
+        self.accepted[task_id] = self.kernel.now_us
+
+    def cancel_accepted(self, task_id: str) -> None:
+        """A client was told that the cancel won."""
+        view = self.records.tasks.get(task_id)
+        decided = view is not None and view.state in (6, 9)
+        self.marks.demand("I14", decided, "the cancel of task {} is acknowledged and not durable", task_id)
+        assert view is not None
+        view.cancel_is_promised = True
+
+    # --- agents ----------------------------------------------------------------------------------------------------
+
+    def dropped(self, outbox_id: str, seq: int) -> None:
+        """An agent forgets its reports up to ``seq``."""
+        self.sessions.dropped(outbox_id, seq)
+
+    def run_began(self, task_id: str, attempt: int, agent: str, incarnation: int, pid: int) -> Run:
+        """User code begins."""
+        now_us = self.kernel.now_us
+        run = Run(task_id, attempt, agent, len(self.runs) + 1, now_us)
+        self.kernel.tell(agent, "run begins", task_id, attempt)
+        view = self.records.tasks.get(task_id)
+        if view is None:
+            raise Broken("I6", f"task {task_id} runs and is not durable")
+        demand = self.marks.demand
+        demand("I9", self.records.holds(view), "task {} starts before its dependencies hold", task_id)
+        earlier = self._by_task.setdefault(task_id, [])
+        twice = any(one.attempt == attempt for one in earlier)
+        demand("I2", not twice, "attempt {}/{} is started twice", task_id, attempt)
+        if view.spec.at_most_once:
+            demand("I12", not earlier, "task {} is started again, at most once", task_id)
+        if view.spec.exclusive:
+            active = any(not one.ended_us for one in earlier)
+            demand("I13", not active, "two runs of exclusive task {}", task_id)
+        self.runs.append(run)
+        earlier.append(run)
+        self._active[run] = None
+        return run
+
+    def run_ended(self, run: Run) -> None:
+        """Nothing of it is left."""
+        self.kernel.tell(run.agent, "run ends", run.task_id, run.attempt)
+        run.ended_us = self.kernel.now_us
+        self._active.pop(run, None)
+
+    def active_runs(self) -> list[Run]:
+        """User code that runs now."""
+        return list(self._active)

@@ -1,0 +1,243 @@
+"""Judges what is committed, step by step, by the protocol: lives of tasks and attempts, places, cursors.
+
+Written from the protocol. It reads records and the TaskSpec they carry; of the core it uses nothing but the names of
+the records' fields. A step is judged as a whole: rows in it are snapshots of its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.v1 import task_pb2 as pb
+from outrider_coordinator.core import records
+from sim.verdicts import Marks
+
+PENDING, QUEUED, ASSIGNED, RUNNING, BLOCKED, CANCELLING = 1, 2, 3, 4, 5, 6
+SUCCEEDED, FAILED, CANCELLED, EXPIRED, SKIPPED = 7, 8, 9, 10, 11
+TERMINAL = frozenset((SUCCEEDED, FAILED, CANCELLED, EXPIRED, SKIPPED))
+OFFERED, ACCEPTED, STARTED, A_BLOCKED, CLOSED, REJECTED, REVOKED, LOST, FENCED = range(1, 10)
+LIVE = frozenset((OFFERED, ACCEPTED, STARTED, A_BLOCKED))
+OVER = frozenset((CLOSED, REJECTED, REVOKED, FENCED))
+ONLINE, ACTIVE, BREAKER_OPEN, BREAKER_HALF_OPEN = 1, 1, 2, 3
+_SKIPPED_EVENT = 14
+
+
+class TaskView:
+    """A task as committed: its spec as submitted, its attempts by number."""
+
+    __slots__ = ("attempts", "body", "cancel_is_promised", "dependency_ids", "error", "id", "outcome", "reason")
+    __slots__ += ("run_id", "skips", "spec", "state")
+
+    def __init__(self, row: records.InsertTask) -> None:
+        self.id, self.run_id = row.id, row.run_id
+        self.spec = pb.TaskSpec.FromString(row.body)
+        self.dependency_ids = row.dependency_ids
+        self.attempts: dict[int, records.PutAttempt] = {}
+        self.cancel_is_promised = False
+        self.skips = 0
+        self.update(row)
+
+    def update(self, row: records.InsertTask | records.UpdateTask) -> None:
+        """As it is now."""
+        self.state, self.reason, self.outcome, self.error = row.state, row.reason, row.outcome, row.error
+
+    def live(self) -> list[records.PutAttempt]:
+        """Attempts that may run and would count."""
+        return [attempt for attempt in self.attempts.values() if attempt.state in LIVE]
+
+
+class RecordJudge:
+    """Everything committed so far."""
+
+    def __init__(self, marks: Marks, probe_time_us: int) -> None:
+        self.marks = marks
+        self.probe_time_us = probe_time_us
+        self.tasks: dict[str, TaskView] = {}
+        self.agents: dict[str, records.PutAgent] = {}
+        self.breakers: dict[tuple[str, str, str], records.PutBreaker] = {}
+        #: Attempts offered since a breaker became HALF_OPEN, by its key.
+        self.probes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+        self.outboxes: dict[tuple[str, str], int] = {}
+        #: The same, also of agents that were removed since.
+        self.applied_once: dict[tuple[str, str], int] = {}
+        self.evidence: set[tuple[str, str, int]] = set()
+        self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
+        self.open_count = 0
+        self.cursor = 0
+
+    def durable(self, rows: Sequence[Any]) -> list[records.PutAttempt]:
+        """One step became durable. Returns attempts that it made."""
+        touched: dict[str, TaskView] = {}
+        made: list[records.PutAttempt] = []
+        lost: list[tuple[records.PutAttempt, records.PutAttempt]] = []
+        for row in rows:
+            kind = type(row)
+            if kind is records.InsertEvent:
+                self._event(row)
+            elif kind is records.UpdateTask or kind is records.InsertTask:
+                touched[row.id] = self._task(row)
+            elif kind is records.PutAttempt:
+                self._attempt(row, touched, made, lost)
+            else:
+                self._other(row)
+        for view in touched.values():
+            self._judge_task(view)
+        for attempt in made:
+            self._judge_offer(attempt)
+        return made
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def _event(self, row: records.InsertEvent) -> None:
+        self.marks.demand("I19", row.cursor == self.cursor + 1, "cursor {} follows {}", row.cursor, self.cursor)
+        self.cursor = row.cursor
+        if row.type == _SKIPPED_EVENT:
+            view = self.tasks.get(row.task_id)
+            if view is not None:
+                view.skips += 1
+                self.marks.demand("I18", view.skips == 1, "task {} is skipped twice", row.task_id)
+
+    def _task(self, row: Any) -> TaskView:
+        view = self.tasks.get(row.id)
+        if view is None:
+            self.marks.demand("I6", type(row) is records.InsertTask, "task {} is updated and not there", row.id)
+            view = self.tasks[row.id] = TaskView(row)
+            self.open_count += row.state not in TERMINAL
+            return view
+        was = view.state
+        if was in TERMINAL:
+            same = (was, view.reason, view.outcome, view.error) == (row.state, row.reason, row.outcome, row.error)
+            self.marks.demand("I1", same, "task {} changes from {} to {}", row.id, was, row.state)
+        else:
+            self.open_count -= row.state in TERMINAL
+        if was == CANCELLING:
+            kept = row.state in (CANCELLING, CANCELLED)
+            self.marks.demand("I14", kept, "task {} goes from CANCELLING to {}", row.id, row.state)
+        view.update(row)
+        return view
+
+    def _attempt(self, row: records.PutAttempt, touched: dict[str, TaskView], made: Any, lost: Any) -> None:
+        demand = self.marks.demand
+        view = self.tasks[row.task_id]
+        touched[row.task_id] = view
+        known = view.attempts.get(row.number)
+        if known is None:
+            last = max(view.attempts, default=0)
+            demand("I3", row.number == last + 1, "task {}: attempt {} follows {}", row.task_id, row.number, last)
+            newer = not last or row.fence > view.attempts[last].fence
+            demand("I17", newer, "task {}: attempt {} has an older fence", row.task_id, row.number)
+            made.append(row)
+        else:
+            same = (known.fence, known.agent_id) == (row.fence, row.agent_id)
+            demand("I4", same, "attempt {}/{} changes agent or fence", row.task_id, row.number)
+            changed = known.state in OVER and row.state != known.state
+            demand("I1", not changed, "attempt {}/{} goes {} -> {}", *row[:2], known.state, row.state)
+        view.attempts[row.number] = row
+        live = self.live_by_agent.setdefault(row.agent_id, set())
+        if row.state in LIVE:
+            live.add(row[:2])
+        else:
+            live.discard(row[:2])
+
+    def _other(self, row: Any) -> None:
+        if isinstance(row, records.PutAgent):
+            self.agents[row.id] = row
+        elif isinstance(row, records.PutOutbox):
+            key = (row.agent_id, row.outbox_id)
+            was = self.outboxes.get(key, 0)
+            self.marks.demand("I5", row.applied_seq >= was, "outbox {} goes back {} -> {}", key, was, row.applied_seq)
+            self.outboxes[key] = row.applied_seq
+            self.applied_once[key] = max(row.applied_seq, self.applied_once.get(key, 0))
+        elif isinstance(row, records.PutBreaker):
+            known = self.breakers.get(row[:3])
+            self.breakers[row[:3]] = row
+            if row.state == BREAKER_HALF_OPEN and (known is None or known.state != BREAKER_HALF_OPEN):
+                self.probes[row[:3]] = []
+        elif isinstance(row, records.DeleteBreaker):
+            self.breakers.pop(row[:3], None)
+        elif isinstance(row, records.DeleteAgent):
+            self.agents.pop(row.id, None)
+            self.breakers = {key: known for key, known in self.breakers.items() if key[0] != row.id}
+            self.outboxes = {key: seq for key, seq in self.outboxes.items() if key[0] != row.id}
+            self.evidence = {key for key in self.evidence if key[0] != row.id}
+        elif isinstance(row, records.InsertEvidence):
+            key3 = (row.agent_id, row.outbox_id, row.seq)
+            self.marks.demand("I5", key3 not in self.evidence, "report {} is kept twice", key3)
+            self.evidence.add(key3)
+
+    # --- the end of a step -----------------------------------------------------------------------------------------
+
+    def _judge_task(self, view: TaskView) -> None:
+        demand = self.marks.demand
+        live = view.live()
+        demand("I2", len(live) <= 1, "task {} has {} live attempts", view.id, len(live))
+        if view.state in TERMINAL:
+            demand("I15", not live, "task {} is over and attempt {} lives", view.id, live and live[0].number)
+        counted = sum(attempt.counted for attempt in view.attempts.values())
+        allowed = view.spec.retry.max_attempts
+        if allowed:
+            demand("I3", counted <= allowed, "task {} counts {} tries of {}", view.id, counted, allowed)
+        if view.cancel_is_promised and view.state in TERMINAL:
+            demand("I14", view.state == CANCELLED, "task {} ends {} after its cancel", view.id, view.state)
+        if view.state == SKIPPED:
+            demand("I18", self._has_cause(view), "task {} is skipped without a cause", view.id)
+
+    def _has_cause(self, view: TaskView) -> bool:
+        return any(self.is_refuted(dependency_id) for dependency_id in view.dependency_ids)
+
+    def is_refuted(self, dependency_id: str) -> bool:
+        """Whether this dependency can never hold any more."""
+        known = self.tasks.get(dependency_id)
+        return known is not None and known.state in TERMINAL and known.state != SUCCEEDED
+
+    def holds(self, view: TaskView) -> bool:
+        """Whether all dependencies of a task hold, as committed."""
+        for dependency_id in view.dependency_ids:
+            known = self.tasks.get(dependency_id)
+            if known is None or known.state != SUCCEEDED:
+                return False
+        return True
+
+    def _judge_offer(self, attempt: records.PutAttempt) -> None:
+        demand = self.marks.demand
+        view, agent = self.tasks[attempt.task_id], self.agents.get(attempt.agent_id)
+        name = f"attempt {attempt.task_id}/{attempt.number}"
+        demand("I9", self.holds(view), "{} is offered before its dependencies hold", name)
+        demand("I14", not view.cancel_is_promised, "{} is offered after the cancel", name)
+        if agent is None:
+            demand("I10", False, "{} is offered to {}, which nobody knows", name, attempt.agent_id)
+            return
+        demand("I10", agent.connectivity == ONLINE, "{} is offered to {}, not online", name, agent.id)
+        demand("I10", agent.admin == ACTIVE, "{} is offered to {}, admin {}", name, agent.id, agent.admin)
+        live = [self.tasks[key[0]].attempts[key[1]] for key in sorted(self.live_by_agent[agent.id])]
+        self._judge_trust(agent, attempt, view, name)
+        self._judge_room(agent, attempt, live, name)
+
+    def _judge_trust(self, agent: Any, attempt: records.PutAttempt, view: TaskView, name: str) -> None:
+        """Nothing goes where a breaker is OPEN, and one probe at a time where it is HALF_OPEN."""
+        kind = view.spec.type or view.spec.function.function or view.spec.command.argv[0]
+        keys = [(agent.id, "", ""), (agent.id, kind, "")]
+        for key in keys:
+            known = self.breakers.get(key)
+            if known is None:
+                continue
+            self.marks.demand("I10", known.state != BREAKER_OPEN, "{} is offered, and {} is OPEN", name, key)
+            if known.state == BREAKER_HALF_OPEN:
+                since = self.probes[key] = [one for one in self.probes[key] if self._is_probing(one, attempt)]
+                self.marks.demand("I10", not since, "{} is offered beside the probe {} of {}", name, since, key)
+                since.append(attempt[:2])
+
+    def _is_probing(self, probe: tuple[str, int], newer: records.PutAttempt) -> bool:
+        """A probe keeps others out while it lives, and for its time at most."""
+        row = self.tasks[probe[0]].attempts[probe[1]]
+        return row.state in LIVE and newer.offered_us - row.offered_us < self.probe_time_us
+
+    def _judge_room(self, agent: Any, attempt: records.PutAttempt, live: list[records.PutAttempt], name: str) -> None:
+        """Attempts that may run now, and those sent ahead."""
+        unparked = [one for one in live if one.state != A_BLOCKED]
+        room = agent.slots + agent.prefetch_credit
+        self.marks.demand("I11", len(unparked) <= room, "{} is one of {} on {}", name, len(unparked), agent.id)
+        if not attempt.prefetched:
+            busy = sum(not one.prefetched for one in unparked)
+            self.marks.demand("I11", busy <= agent.slots, "{} makes {} on {} slots", name, busy, agent.slots)

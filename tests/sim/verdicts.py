@@ -1,0 +1,33 @@
+"""What a broken promise looks like, and how often each promise was put to the test."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+INVARIANTS = tuple(f"I{number}" for number in range(1, 22))
+LIVENESS = ("ends", "online", "empty", "quiet")
+
+
+class Broken(AssertionError):
+    """One invariant does not hold; ``invariant`` is its name in the protocol, or a word of the liveness list."""
+
+    def __init__(self, invariant: str, story: str) -> None:
+        super().__init__(f"{invariant}: {story}")
+        self.invariant = invariant
+
+
+class Marks:
+    """How often features, faults and invariants were exercised."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def saw(self, what: str, times: int = 1) -> None:
+        """One more time."""
+        self.counts[what] += times
+
+    def demand(self, invariant: str, holds: bool, story: str, *details: object) -> None:
+        """Judge once. Raises Broken when it does not hold; ``details`` go into the story's places."""
+        self.counts[invariant] += 1
+        if not holds:
+            raise Broken(invariant, story.format(*details))

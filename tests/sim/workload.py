@@ -1,0 +1,248 @@
+"""Plans from seeds: which features and faults a seed turns on, and what its people ask for.
+
+Swarm testing: every seed draws a subset of `FEATURES` and of `faults.FAULTS`, so that rare combinations are as likely
+as common ones. A feature is a name and what it may add to a task; features land here with the product's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from sim import faults
+from sim.plan import AgentPlan, Item, Plan
+
+S = 1_000_000
+Task = dict[str, Any]
+
+#: What a seed may turn on; those with a function below add something to tasks.
+FEATURES = (
+    "batches",
+    "commands",
+    "runs",
+    "dependencies",
+    "retries",
+    "timeouts",
+    "priorities",
+    "labels",
+    "not_before",
+    "queue_timeouts",
+    "cancels",
+    "progress",
+    "logs",
+    "waits_dependency",
+    "waits_external",
+    "waits_complexity",
+    "waits_clarification",
+    "deaf",
+    "crashing",
+    "failing",
+    "prefetch",
+    "operators",
+    "long_tasks",
+    "graces",
+    "small_queue",
+    "few_slots",
+    "drifting_clocks",
+    "restarts",
+)
+
+
+def make(seed: int) -> Plan:
+    """The plan of a seed."""
+    dice = random.Random(f"plan/{seed}")
+    features = tuple(name for name in FEATURES if dice.random() < 0.5)
+    kinds = tuple(name for name in faults.FAULTS if dice.random() < 0.4)
+    agents = tuple(_agent(name, dice, features) for name in "abcd"[: dice.choice((1, 2, 2, 3, 3, 4))])
+    end_us = int(dice.uniform(12, 40) * S)
+    maker = _Maker(dice, features, agents, end_us)
+    items = maker.items()
+    if kinds:
+        names = [agent.name for agent in agents]
+        items += faults.draw(kinds, dice, names, end_us, dice.choice((0, 3, 6, 10, 15)))
+    items.sort(key=lambda item: item.at_us)
+    return Plan(seed, features, kinds, _settings(dice, features), agents, tuple(items), end_us)
+
+
+def _settings(dice: random.Random, features: tuple[str, ...]) -> dict[str, Any]:
+    """Times of the decisions, mostly shorter than in life so that they come to pass."""
+    settings: dict[str, Any] = {
+        "startup_hold_us": dice.choice((3, 10, 25)) * S,
+        "lost_after_us": dice.choice((15, 40, 300)) * S,
+        "breaker_failures": dice.choice((2, 3, 5)),
+        "breaker_reset_us": dice.choice((2, 5)) * S,
+        "breaker_reset_max_us": 10 * S,
+        "half_open_tests": dice.choice((1, 2)),
+    }
+    if "small_queue" in features:
+        settings["queue_depth_max"] = dice.randrange(8, 30)
+    return settings
+
+
+def _agent(name: str, dice: random.Random, features: tuple[str, ...]) -> AgentPlan:
+    slots = 1 if "few_slots" in features else dice.choice((1, 2, 4))
+    credit = dice.choice((0, 2, 8)) if "prefetch" in features else 0
+    drift = dice.uniform(-0.02, 0.02) if "drifting_clocks" in features else 0.0
+    labels = {"zone": "x" if name in "ac" else "y"}
+    return AgentPlan(name, slots, credit, dice.choice((0, 1, 8)), labels, drift)
+
+
+class _Maker:
+    """Draws one plan's work."""
+
+    def __init__(
+        self, dice: random.Random, features: tuple[str, ...], agents: tuple[AgentPlan, ...], end_us: int
+    ) -> None:
+        self._dice = dice
+        self._features = frozenset(features)
+        self._agents = agents
+        self._end_us = end_us
+        self._made = 0
+
+    def items(self) -> list[Item]:
+        """Everything people ask for, in no order."""
+        dice = self._dice
+        items = [self._submit() for _ in range(dice.randrange(6, 22))]
+        if self._on("runs"):
+            items += [self._run() for _ in range(dice.randrange(1, 4))]
+        if self._on("cancels"):
+            items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
+        if any(name.startswith("waits_") for name in self._features):
+            items += [self._item("answer", text=dice.choice(("yes", "no"))) for _ in range(dice.randrange(8))]
+        if self._on("operators"):
+            items += [item for _ in range(dice.randrange(5)) for item in self._order()]
+        return items
+
+    def _on(self, feature: str) -> bool:
+        return feature in self._features
+
+    def _chance(self, feature: str, chance: float = 0.3) -> bool:
+        return feature in self._features and self._dice.random() < chance
+
+    def _item(self, kind: str, **data: Any) -> Item:
+        return Item(self._dice.randrange(self._end_us), kind, data)
+
+    # --- work ------------------------------------------------------------------------------------------------------
+
+    def _submit(self) -> Item:
+        count = self._dice.randrange(1, 7) if self._on("batches") else 1
+        return self._item("submit", tasks=[self._task() for _ in range(count)])
+
+    def _run(self) -> Item:
+        """A graph: each task after some of those before it; rarely with a cycle."""
+        tasks: list[Task] = []
+        for _ in range(self._dice.randrange(2, 9)):
+            before = [task["number"] for task in tasks]
+            chosen = self._dice.sample(before, min(len(before), self._dice.randrange(3)))
+            tasks.append(self._task() | {"after_keys": [f"k{number}" for number in sorted(chosen)]})
+        cyclic = self._dice.random() < 0.1
+        if cyclic:
+            tasks[0]["after_keys"] = [f"k{tasks[-1]['number']}"]
+            tasks[-1]["after_keys"] = [f"k{tasks[0]['number']}"]
+        return self._item("run", tasks=tasks, cyclic=cyclic)
+
+    def _task(self) -> Task:
+        self._made += 1
+        dice = self._dice
+        task: Task = {"number": self._made, "spec": {}, "scripts": [self._script() for _ in range(3)]}
+        if self._chance("commands"):
+            task["command"] = True
+        if self._chance("dependencies") and self._made > 1:
+            task["after"] = sorted(dice.sample(range(1, self._made), min(self._made - 1, dice.randrange(1, 3))))
+        for feature, add in _TASK_FEATURES.items():
+            if self._chance(feature):
+                add(dice, task["spec"])
+        if self._chance("labels") and len(self._agents) > 1:
+            task["spec"]["labels"] = {"zone": dice.choice("xy")}
+        task["spec"].setdefault("disconnect_grace", dice.choice((2, 5, 8)) * S)
+        return task
+
+    def _script(self) -> Task:
+        """What one attempt does."""
+        dice = self._dice
+        steps: list[list[Any]] = [["run", self._duration()]]
+        if self._chance("progress"):
+            steps += [["progress", 0.5], ["run", self._duration()]]
+        if self._chance("logs"):
+            steps += [["log", "output"], ["run", self._duration()]]
+        for kind in ("dependency", "external", "complexity", "clarification"):
+            if self._chance(f"waits_{kind}", 0.2):
+                steps += [self._block(kind), ["run", self._duration()]]
+        if self._chance("crashing", 0.12):
+            steps.append(["crash"])
+        elif self._chance("failing", 0.2):
+            steps.append(["fail", "boom", dice.random() < 0.8])
+        script: Task = {"steps": steps}
+        if self._chance("deaf", 0.2):
+            script["deaf"] = True
+        return script
+
+    def _duration(self) -> int:
+        dice = self._dice
+        if self._chance("long_tasks", 0.2):
+            return int(dice.uniform(2, 8) * S)
+        return dice.choice((500, 3_000, 20_000, 200_000, 900_000))
+
+    def _block(self, kind: str) -> list[Any]:
+        dice = self._dice
+        facts: Task = {"keeps_running": dice.random() < 0.15}
+        patience_us = dice.choice((0, 0, 3)) * S
+        if kind == "dependency":
+            facts["required_task"] = dice.randrange(1, self._made + 1)
+            patience_us = patience_us or 20 * S
+        elif kind == "external":
+            facts |= {"system": "api:x", "issue": "busy", "retry_after_us": dice.choice((1, 4)) * S}
+        elif kind == "complexity":
+            facts["additional_s"] = 2.0
+        else:
+            facts |= {"question": "which?", "options": ["yes", "no"]}
+        return ["block", kind, f"{kind}-1", patience_us, facts]
+
+    def _order(self) -> list[Item]:
+        """What an operator does to an agent, and undoes."""
+        dice = self._dice
+        agent = dice.choice(self._agents).name
+        order = dice.choice(("pause", "pause", "drain", "remove", "trust"))
+        if order == "trust":
+            return [self._item("trust", **dice.choice(({"agent": agent}, {"system": "api:x"})))]
+        first = self._item("order_agent", agent=agent, order=order, timeout_us=dice.choice((0, 2 * S)))
+        if order != "pause":
+            return [first]
+        later_us = first.at_us + dice.randrange(S, 10 * S)
+        return [first, Item(later_us, "order_agent", {"agent": agent, "order": "resume"})]
+
+
+def _retries(dice: random.Random, spec: Task) -> None:
+    spec["retry"] = {"max_attempts": dice.choice((1, 2, 4)), "initial_us": dice.choice((100_000, 1_500_000))}
+
+
+def _timeouts(dice: random.Random, spec: Task) -> None:
+    spec["timeout"] = dice.choice((300_000, 1_500_000, 6_000_000))
+
+
+def _priorities(dice: random.Random, spec: Task) -> None:
+    spec["priority"] = dice.choice((0, 2, 5, 7, 10))
+
+
+def _not_before(dice: random.Random, spec: Task) -> None:
+    spec["not_before_after_us"] = dice.randrange(10 * S)
+
+
+def _queue_timeouts(dice: random.Random, spec: Task) -> None:
+    spec["queue_timeout"] = dice.choice((500_000, 4_000_000, 20_000_000))
+
+
+def _graces(dice: random.Random, spec: Task) -> None:
+    spec["disconnect_grace"] = dice.choice((0, 500_000, 12_000_000, 30_000_000))
+
+
+#: Features that add something to a task's spec.
+_TASK_FEATURES: dict[str, Callable[[random.Random, Task], None]] = {
+    "retries": _retries,
+    "timeouts": _timeouts,
+    "priorities": _priorities,
+    "not_before": _not_before,
+    "queue_timeouts": _queue_timeouts,
+    "graces": _graces,
+}

@@ -1,0 +1,155 @@
+"""A whole system under one kernel: coordinator, agents, clients; and what a plan does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outrider_agent import clock, conversation, runner
+from outrider_coordinator.core.settings import CoreSettings
+from sim import rebuild
+from sim.clients import Clients, open_waits
+from sim.faults import FAULTS, Faults
+from sim.kernel import START_US, Kernel
+from sim.model_agent import Machine, ModelLink
+from sim.model_coordinator import Process
+from sim.model_store import ModelStore
+from sim.network import Connection, Wire
+from sim.observer import Witness
+from sim.plan import Item, Plan
+from sim.streams import AgentStream
+from sim.verdicts import Marks
+
+
+class World:
+    """The system that a plan describes."""
+
+    latency_us = (50, 3_000)
+
+    def __init__(self, plan: Plan, marks: Marks) -> None:
+        self.plan = plan
+        self.marks = marks
+        self.kernel = Kernel(plan.seed)
+        self.settings = CoreSettings(**plan.settings)
+        self.witness = Witness(self.kernel, marks, self.settings.probe_time_us, rebuild.judge)
+        self.store = ModelStore(self.kernel, self.witness.durable)
+        self.process: Process | None = None
+        self.crash_after_release = 0
+        self.down_us = 500_000
+        self.wall_offset_us = 0
+        self.is_calm = False
+        self.clients = Clients(self.kernel, self.witness, lambda: self.process, lambda: self.store.is_full)
+        self.machines = {
+            agent.name: Machine(
+                self.kernel, agent, Wire(self.kernel, agent.name, self.latency_us), self.witness, self.dial
+            )
+            for agent in plan.agents
+        }
+        self.faults = Faults(self)
+        self._streams = 0
+
+    def begin(self) -> None:
+        """Everything starts, and the plan's items are on their way."""
+        for feature in self.plan.features:
+            self.marks.saw(f"feature:{feature}")
+        self._start_coordinator()
+        for machine in self.machines.values():
+            self.kernel.after(machine.random.randrange(2_000_000), machine.start)
+        for item in self.plan.items:
+            self.kernel.at(START_US + item.at_us, self._do, item)
+
+    def _do(self, item: Item) -> None:
+        self.kernel.tell("plan", "does", item)
+        if item.kind in FAULTS:
+            if not self.is_calm:
+                self.faults.do(item.kind, item.data)
+        elif item.kind == "submit":
+            self.clients.submit({"tasks": [self._resolved(task) for task in item.data["tasks"]]})
+        elif item.kind == "run":
+            self.clients.submit_run({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
+        else:
+            getattr(self.clients, item.kind)(item.data)
+
+    def _resolved(self, task: Mapping[str, Any]) -> dict[str, Any]:
+        """What a plan says by number, by id."""
+        scripts = []
+        for script in task["scripts"]:
+            steps = []
+            for step in script["steps"]:
+                if step[0] == "block" and "required_task" in step[4]:
+                    facts = dict(step[4])
+                    facts["required_task_id"] = self.clients.ids.get(facts.pop("required_task"), "t-nowhere")
+                    step = [*step[:4], facts]
+                steps.append(step)
+            scripts.append({**script, "steps": steps})
+        return {**task, "scripts": scripts}
+
+    # --- the coordinator's host --------------------------------------------------------------------------------------
+
+    def _start_coordinator(self) -> None:
+        if self.process is None:
+            self.process = Process(
+                self.kernel, self.store, self.settings, self.witness, self.wall_offset_us, self._failed
+            )
+            self.process.released = self._released
+
+    def crash(self, down_us: int) -> None:
+        """kill -9, and a new start after a while."""
+        if self.process is not None:
+            self.kernel.tell("coordinator", "is killed")
+            self.process.kill()
+            self.process = None
+            self.kernel.after(down_us, self._start_coordinator)
+
+    def _failed(self) -> None:
+        self.crash(self.down_us)
+
+    def _released(self) -> None:
+        """Something has just left the coordinator."""
+        if self.crash_after_release:
+            down_us, self.crash_after_release = self.crash_after_release, 0
+            self.crash(down_us)
+
+    def dial(self, machine: Machine, link: ModelLink) -> Connection | None:
+        """A link opens a stream; None when nobody listens or nothing comes through."""
+        if self.process is None or machine.wire.cut["up"] or machine.wire.cut["down"]:
+            return None
+        connection = Connection(machine.wire, link)
+        self._streams += 1
+        connection.stream = AgentStream(self.process, connection, self._streams)
+        return connection
+
+    # --- calm --------------------------------------------------------------------------------------------------------
+
+    def calm(self) -> None:
+        """Faults stop; people see to it that nothing waits for them for ever."""
+        self.is_calm = True
+        self.kernel.tell("plan", "faults stop")
+        self.faults.heal()
+        self._start_coordinator()
+        for machine in self.machines.values():
+            if machine.keeper is not None:
+                machine.keeper.resume()
+            machine.start()
+            self.clients.order_agent({"agent": machine.plan.name, "order": "resume"})
+        self._care()
+
+    def _care(self) -> None:
+        """A person answers what is open, again and again."""
+        process = self.process
+        if process is not None and open_waits(process):
+            self.clients.answer({"text": "yes"})
+        self.kernel.after(2_000_000, self._care)
+
+
+class Clocks:
+    """While open, the agents' modules read model clocks; afterwards the real ones again."""
+
+    def __enter__(self) -> None:
+        self._real = clock.boot_us, clock.wall_ns
+        self._loud = conversation._logger.disabled, runner._logger.disabled
+        conversation._logger.disabled = runner._logger.disabled = True
+
+    def __exit__(self, *_: object) -> None:
+        clock.boot_us, clock.wall_ns = self._real
+        conversation._logger.disabled, runner._logger.disabled = self._loud
