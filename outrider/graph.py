@@ -58,7 +58,7 @@ class GraphBuilder:
         """Add a call; returns ``key``.
 
         It starts when the tasks with the keys ``after`` (one or several) have succeeded, or ended as a mapping of keys
-        to ``"success"``, ``"failure"`` or ``"always"`` says; and, in a later ``phase``, when all tasks of the lower ones
+        to ``"success"``, ``"failure"`` or ``"always"`` says; and, in a later ``phase``, when all of the lower ones
         have ended. With ``inputs_argument`` it gets their results by key in that keyword argument, None where there is
         none. Tasks with one ``milestone`` reach it when all have succeeded. Raises `InvalidRequest` as
         `Client.submit`, and for a key used before.
