@@ -137,10 +137,14 @@ class Walk:
         """Time passes."""
         self.world.wait(self.random.choice((0.1, 1, 4, 9)))
 
+    def welcome(self, name: str) -> None:
+        """An agent says hello in the end."""
+        self.world.connect(name, 2)
+
     def settle(self) -> None:
         """Faults stop: every agent is there and does what it is told, until nothing is left to do."""
         for name in "abc":
-            self.world.connect(name, 2)
+            self.welcome(name)
         for _ in range(400):
             if not self.world.state.tasks:
                 return

@@ -123,6 +123,8 @@ class World:
             submissions.append(submission)
             self.specs[submission.task_id] = submission.spec
         self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
+        while self.state.placement_is_due:
+            self.do()
         return [submission.task_id for submission in submissions]
 
     def submit_run(self, *edges: tuple[str, tuple[str, ...]], run_id: str = "run", **policies: Any) -> dict[str, str]:

@@ -43,8 +43,6 @@ def waiting(
     ref = world.ref(agent, task)
     world.start(agent, ref)
     for number in range(1, agents):
-        (other,) = world.submit()
-        world.start(agent, world.ref(agent, other))
         world.connect("abc"[number], 2)
     world.block(agent, ref, "k", kind, **KINDS[kind])
     return world, agent, task, ref

@@ -151,7 +151,8 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
         rules.append(rule.name if rule else "")
         if could_take(agent, task):
             able.append(agent)
-    before = yield from position.ahead(state, position.place_of(state, task), able)
+    others = yield from position.rivals(state, able)
+    before = yield from position.ahead(state, position.place_of(state, task), others)
     explanation.ahead = sum(item.tasks for item in before)
     explanation.position = explanation.ahead + 1
     explanation.held_back = [rule.text for rule in obstacles(state, task)[:LINES_MAX]]
@@ -163,6 +164,9 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
     explanation.summary = _queued_summary(explanation, rules, never)
     if never is None:
         explanation.suggestions = yield from _suggestions(state, task, explanation, able, before, start_us)
+        if explanation.ahead and explanation.suggestions and not explanation.held_back:
+            priority = yield from whatif.better_priority(state, task, others, explanation.ahead)
+            explanation.suggestions += [priority] if priority else []
     return explanation
 
 
@@ -214,9 +218,6 @@ def _suggestions(
     suggestions = [one_more]
     changes = yield from whatif.agent_changes(state, task)
     suggestions += changes[:_CHANGES_MAX]
-    if explanation.ahead:
-        priority = yield from whatif.better_priority(state, task, able, explanation.ahead)
-        suggestions += [priority] if priority else []
     return suggestions
 
 

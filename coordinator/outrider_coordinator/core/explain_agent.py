@@ -18,7 +18,7 @@ from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.state import State
 
 GROUPS_MAX, CLASSES_MAX, SUGGESTIONS_MAX = 100, 10_000, 5
-_SLICE = 50
+_SLICE = 20
 
 
 class Group(NamedTuple):
@@ -74,7 +74,7 @@ def explain_agent(state: State, agent_id: str) -> Generator[None, None, AgentExp
 def _first(state: State, group: TaskClass) -> tuple[Task | None, int]:
     """The task of a class that came first, and about how many there are."""
     tasks = state.queue.tasks
-    entries = [(strand.line.first(tasks), len(strand.line)) for strand in group.strands.values()]
+    entries = [(strand.first(tasks), len(strand.line)) for strand in group.strands.values()]
     firsts = [tasks[entry[2]] for entry, _ in entries if entry is not None]
     return min(firsts, key=lambda task: task.order, default=None), sum(count for _, count in entries)
 

@@ -178,7 +178,7 @@ class Fleet:
 
     ``lines`` are agents with attempts ahead of a slot. ``victims`` are live attempts that may be stopped for a more
     urgent task, by priority, oldest first. ``measured_kinds`` of work are compared between agents. ``turn`` counts
-    offers, for taking turns.
+    offers, for taking turns, ``reaches_made`` how often all agents were read.
     """
 
     reaches: dict[Hard, Reach] = field(default_factory=dict)
@@ -188,6 +188,7 @@ class Fleet:
     victims: list[dict[tuple[str, int], Attempt]] = field(default_factory=lambda: [{} for _ in range(PRIORITIES)])
     measured_kinds: set[str] = field(default_factory=set)
     turn: int = 0
+    reaches_made: int = 0
 
     def changed(self, agent: Agent) -> None:
         """An agent may take more than before: it is open again, or less loaded."""
@@ -216,6 +217,7 @@ class Fleet:
             if len(self.reaches) >= REACHES_MAX:
                 self._forget_unused()
             reach = self.reaches[hard] = Reach(hard)
+            self.reaches_made += 1
             for agent in agents.values():
                 if fits(agent, hard):
                     reach.members[agent.id] = agent

@@ -17,7 +17,7 @@ from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 
 #: Slots that are looked at one by one; of a larger fleet these stand for all.
-SLOTS_MAX = 4_000
+SLOTS_MAX = 500
 _SLICE = 50
 
 
@@ -63,13 +63,13 @@ def _left_us(state: State, attempt: Attempt) -> float | None:
 
 
 def _start_us(free_us: list[float], duration_us: float, count: int) -> float:
-    """The formula; ``free_us`` in order. Found by halving, to the microsecond."""
+    """The formula; ``free_us`` in order. Found by halving, to the millisecond."""
     if duration_us < 1:
         return free_us[0]
     low, high = 0.0, free_us[0] + duration_us * count
     if free_us[0] == 0 and _starts(free_us, duration_us, 0.0) > count:
         return 0.0
-    while high - low > 1:
+    while high - low > 1000:
         middle = (low + high) / 2
         low, high = (low, middle) if _starts(free_us, duration_us, middle) > count else (middle, high)
     return high

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,17 +54,6 @@ class Line:
         else:
             heapq.heappush(self.late, entry)
 
-    def first(self, tasks: Container[str]) -> Entry | None:
-        """The first entry of these tasks; those of others that stand before it are dropped."""
-        fresh, late = self.fresh, self.late
-        while fresh and fresh[0][2] not in tasks:
-            fresh.popleft()
-        while late and late[0][2] not in tasks:
-            heapq.heappop(late)
-        if late and not (fresh and fresh[0] < late[0]):
-            return late[0]
-        return fresh[0] if fresh else None
-
     def __iter__(self) -> Iterator[Entry]:
         yield from self.fresh
         yield from self.late
@@ -87,6 +76,20 @@ class Strand:
     known: Entry | None = None
     serial: int = 0
     is_parked: bool = False
+
+    def first(self, tasks: Mapping[str, Task]) -> Entry | None:
+        """The first entry of a task that stands here; those before it are dropped.
+
+        They are of tasks that left the queue, or came back to it in another class.
+        """
+        fresh, late = self.line.fresh, self.line.late
+        while fresh and ((task := tasks.get(fresh[0][2])) is None or task.strand is not self):
+            fresh.popleft()
+        while late and ((task := tasks.get(late[0][2])) is None or task.strand is not self):
+            heapq.heappop(late)
+        if late and not (fresh and fresh[0] < late[0]):
+            return late[0]
+        return fresh[0] if fresh else None
 
 
 @dataclass(slots=True, eq=False)

@@ -22,6 +22,11 @@ from outrider_coordinator.core.waits import carried
 _assign = PushAssign._make
 
 
+#: What one step may place: an offer or a need that finds nobody is 1, as are so many agents read for a new reach.
+#: What is left goes on in the next step, which comes at once.
+BUDGET, AGENTS_READ = 256, 16
+
+
 def place(state: State, effects: Effects) -> None:
     """Offer ready tasks while somebody can take them. A class that nobody can take holds up no other."""
     state.placement_is_due = False
@@ -54,7 +59,13 @@ def _wake(state: State) -> None:
 def _place_queue(state: State, effects: Effects) -> None:
     queue = state.queue
     queue.begin(state.now_us)
+    left = BUDGET
+    reaches = state.fleet.reaches_made
     while queue.active:
+        if left <= 0:
+            state.placement_is_due = True
+            return
+        left -= 1
         strand = queue.next()
         if strand is None:
             return
@@ -62,6 +73,9 @@ def _place_queue(state: State, effects: Effects) -> None:
         task = queue.tasks[strand.known[2]]
         need: Need = strand.group.need
         choice = strategies.choose(state, need, task)
+        if reaches != state.fleet.reaches_made:
+            left -= len(state.agents) // AGENTS_READ
+            reaches = state.fleet.reaches_made
         if choice is None:
             _put_to_sleep(state, need)
         elif need.may_be_held and _is_held_back(state, effects, task):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.eligibility import fits
@@ -19,7 +20,7 @@ from outrider_coordinator.core.state import State
 
 #: Strands that are read, entries out of order that are counted, and agents that are asked, before the rest is left out.
 STRANDS_MAX, LATE_MAX, AGENTS_MAX = 20_000, 10_000, 20
-_SLICE = 100
+_SLICE = 200
 
 Steps = Generator[None, None, None]
 
@@ -51,36 +52,55 @@ def place_of(state: State, task: Task, priority: int | None = None) -> Place:
     return Place(wanted, task.namespace, task.submitter, rank_us, entry_of(task))
 
 
-def ahead(state: State, place: Place, agents: Sequence[Agent]) -> Generator[None, None, list[Ahead]]:
-    """What goes before a place among tasks that one of these agents could take. Yields between slices.
+@dataclass(slots=True)
+class Rivals:
+    """Strands of the queue, and whether the agents that could take a task could take theirs too."""
+
+    agents: Sequence[Agent]
+    strands: list[tuple[Need, Strand]] = field(default_factory=list)
+    competes: dict[Need, bool] = field(default_factory=dict)
+
+
+def rivals(state: State, agents: Sequence[Agent]) -> Generator[None, None, Rivals]:
+    """What stands in the queue and is not held up. Yields between slices."""
+    found = Rivals(agents[:AGENTS_MAX])
+    paused = 0
+    for number, group in enumerate(list(state.queue.classes.values())):
+        if number % _SLICE == _SLICE - 1 or len(found.strands) - paused > 4 * _SLICE:
+            paused = len(found.strands)
+            yield
+        if not group.is_held:
+            found.strands += ((group.need, strand) for strand in group.strands.values() if len(strand.line))
+        if len(found.strands) > STRANDS_MAX:
+            break
+    return found
+
+
+def ahead(state: State, place: Place, others: Rivals) -> Generator[None, None, list[Ahead]]:
+    """What goes before a place among tasks that could go to the same agents. Yields between slices.
 
     Priorities compare by rank; inside one, submitters take turns: of another submitter at most as many go first as of
     the own one.
     """
-    competes: dict[Need, bool] = {}
-    strands: list[tuple[Need, Strand]] = []
-    for group in list(state.queue.classes.values()):
-        need = group.need
-        if not group.is_held:
-            strands += ((need, strand) for strand in group.strands.values() if len(strand.line))
-        if len(strands) > STRANDS_MAX:
-            break
-    own_turns = sum(_before(strand, place.entry) for _, strand in strands if strand.place == place[:3])
+    own = [strand for _, strand in others.strands if strand.place == place[:3]]
+    yield
+    own_turns = sum(_before(strand, place.entry) for strand in own)
     found: dict[str, Ahead] = {}
-    for position, (need, strand) in enumerate(strands):
-        if position % _SLICE == _SLICE - 1:
+    for number, (need, strand) in enumerate(others.strands):
+        if number % _SLICE == _SLICE - 1:
             yield
         count = _count(state, strand, place, own_turns)
-        if count and need not in competes:
-            competes[need] = any(fits(agent, hard_of(need.demands)) for agent in agents[:AGENTS_MAX])
-        if count and competes[need]:
+        if count and need not in others.competes:
+            hard = hard_of(need.demands)
+            others.competes[need] = any(fits(agent, hard) for agent in others.agents)
+        if count and others.competes[need]:
             known = found.get(need.kind) or Ahead(need.kind, 0, _estimate_us(state, strand))
             found[need.kind] = known._replace(tasks=known.tasks + count)
     return [found[kind] for kind in sorted(found)]
 
 
 def _estimate_us(state: State, strand: Strand) -> int:
-    first = strand.line.first(state.queue.tasks)
+    first = strand.first(state.queue.tasks)
     return state.queue.tasks[first[2]].spec.estimated_us if first is not None else 0
 
 
@@ -90,7 +110,7 @@ def _count(state: State, strand: Strand, place: Place, own_turns: int) -> int:
         return _before(strand, place.entry)
     if priority == place.priority:
         return min(len(strand.line), own_turns)
-    first = strand.line.first(state.queue.tasks)
+    first = strand.first(state.queue.tasks)
     rank_us = state.queue.tasks[first[2]].rank_us or 0 if first is not None else 0
     is_before = first is not None and (rank_us, -priority) < (place.rank_us, -place.priority)
     return len(strand.line) if is_before else 0

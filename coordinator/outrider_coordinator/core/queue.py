@@ -224,7 +224,7 @@ class ReadyQueue:
 
     def _relist(self, strand: Strand) -> None:
         strand.known, strand.is_parked = None, False
-        entry = strand.line.first(self.tasks)
+        entry = strand.first(self.tasks)
         if entry is not None:
             self._list(strand, entry)
         else:
@@ -281,9 +281,12 @@ class ReadyQueue:
                 strand.is_parked = True
                 (group.parked if group.is_held else group.need.parked).append(strand)
                 continue
-            if known[2] in tasks:
+            task = tasks.get(known[2])
+            # One that came back in another class stands there, and not here.
+            stands_here: bool = task is not None and task.strand is strand
+            if stands_here:
                 return strand
-            entry = strand.line.first(tasks)
+            entry = strand.first(tasks)
             if entry is not None:
                 strand.known = entry
                 heapq.heapreplace(heap, (entry[0], entry[1], strand.serial, strand))
@@ -341,7 +344,7 @@ class ReadyQueue:
         self.removed = 0
         for group in self.classes.values():
             for strand in group.strands.values():
-                kept = sorted(entry for entry in strand.line if entry[2] in self.tasks)
+                kept = sorted(entry for entry in strand.line if self._stands(entry, strand))
                 strand.line = Line()
                 strand.line.fresh.extend(kept)
 
@@ -351,26 +354,11 @@ class ReadyQueue:
         for key, group in self.classes.items():
             if key.demands.claims:
                 for strand in group.strands.values():
-                    known = (entry for entry in sorted(strand.line) if entry[2] in self.tasks)
+                    known = (entry for entry in sorted(strand.line) if self._stands(entry, strand))
                     found += (self.tasks[entry[2]] for entry in islice(known, of_class_max))
         return sorted(found, key=lambda task: (task.rank_us or 0, task.order))
 
-    def ahead_of(self, task: Task) -> int:
-        """About how many tasks are to be looked at before this one. Reads every strand: for Explain only."""
-        if task.strand is None:
-            return 0
-        mine = entry_of(task)
-        lane: Lane = task.strand.lane
-        before = 0
-        sizes: dict[tuple[str, str], int] = {}
-        for group in self.classes.values():
-            for (priority, namespace, submitter), strand in group.strands.items():
-                owner = (namespace, submitter)
-                if priority > task.spec.priority:
-                    before += len(strand.line)
-                elif strand.lane is lane:
-                    before += sum(1 for entry in strand.line if entry < mine and entry[2] in self.tasks)
-                elif priority == task.spec.priority:
-                    sizes[owner] = sizes.get(owner, 0) + len(strand.line)
-        own_turns = sum(1 for entry in task.strand.line if entry < mine)
-        return before + sum(min(size, own_turns) for size in sizes.values())
+    def _stands(self, entry: Entry, strand: Strand) -> bool:
+        """Whether an entry of a strand is that of a task that waits there now."""
+        task = self.tasks.get(entry[2])
+        return task is not None and task.strand is strand

@@ -51,13 +51,13 @@ def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
         resources.give_back(agent, attempt)
     if attempt.victim_priority >= 0:
         state.fleet.victims[attempt.victim_priority].pop(attempt.key, None)
-    state.fleet.changed(agent)
-    if agent.ahead.pop(attempt.key, None) is not None:
-        return
-    if attempt.holds_slot:
+    if agent.ahead and agent.ahead.pop(attempt.key, None) is not None:
+        state.fleet.changed(agent)
+    elif attempt.holds_slot:
         give_back(state, agent, attempt)
     elif attempt.state is AttemptState.BLOCKED:
         agent.parked -= 1
+        state.fleet.changed(agent)
 
 
 def give_back(state: State, agent: Agent, attempt: Attempt) -> None:

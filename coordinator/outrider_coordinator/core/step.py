@@ -104,8 +104,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
 
 
 def next_due_us(state: State) -> int | None:
-    """When the next timer is due, now when work is left over; None when there is nothing to wait for."""
-    if state.errands:
+    """When the next step is due without an event: by a timer, or at once when work is left over; None when neither."""
+    if state.errands or state.placement_is_due:
         return state.now_us
     dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
     return min(dues, default=None)

@@ -78,12 +78,12 @@ def agent_changes(state: State, task: Task) -> Generator[None, None, list[str]]:
 
 
 def better_priority(
-    state: State, task: Task, agents: Sequence[Agent], before: int
+    state: State, task: Task, others: position.Rivals, before: int
 ) -> Generator[None, None, str | None]:
     """The least priority that would make the task next, or else go before most; None when none changes its place."""
     best: tuple[int, int] | None = None
     for priority in range(task.spec.priority + 1, PRIORITY_MAX + 1):
-        found = yield from position.ahead(state, position.place_of(state, task, priority), agents)
+        found = yield from position.ahead(state, position.place_of(state, task, priority), others)
         count = sum(item.tasks for item in found)
         if count < (before if best is None else best[0]):
             best = count, priority
