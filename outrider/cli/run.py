@@ -182,8 +182,7 @@ def add(
     if as_json:
         print(json.dumps({"run_id": full_id, "tasks": {one.key: one.task_id for one in reply.task_ids}}))
         return
-    for one in reply.task_ids:
-        output.line(f"{one.key}\t{one.task_id}")
+    output.table(("KEY", "ID"), [[one.key, one.task_id] for one in reply.task_ids])
 
 
 @app.command(examples=["outrider run retry --last --wait"], notes=[EXIT_CODES])

@@ -26,6 +26,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+def address(cli: CommandLine) -> str:
+    """Where the cluster announced itself."""
+    found: str = json.loads((cli.runtime / "outrider" / "cluster.json").read_text())["address"]
+    return found
+
+
 def written(cli: CommandLine, text: str, name: str = "run.toml") -> str:
     """The name of a file with this text."""
     path: Path = cli.folder / name
@@ -70,7 +76,7 @@ def test_the_pages_conditions_hold(cli: CommandLine) -> None:
 
 def test_the_pages_program_runs(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block of Python adds to its own run and prints the result of what it added."""
-    monkeypatch.setenv("OUTRIDER_COORDINATOR", cli.address)
+    monkeypatch.setenv("OUTRIDER_COORDINATOR", address(cli))
     out = io.StringIO()
     with redirect_stdout(out):
         exec(compile(blocks("python")[0], "runs.md", "exec"), {})
@@ -99,7 +105,7 @@ after = "b"
     again = cli.run("run", "retry", first["run_id"], "--wait")
     assert again.code == 0, again.err
     assert states(cli, "--last") == {"b": "SUCCEEDED", "c": "SUCCEEDED"}
-    assert f"retry of  {first['run_id'][:16]}" in cli.run("run", "show", "--last").out.replace("\t", "  ")
+    assert f"retry of {first['run_id'][:16]}" in " ".join(cli.run("run", "show", "--last").out.split())
     refused = cli.run("run", "retry", "--last")
     assert refused.code == 1
     assert "nothing to do again" in refused.err
@@ -110,14 +116,17 @@ after = "b"
 
 def test_tasks_are_added_from_a_file(cli: CommandLine, gate: Gate) -> None:
     """`run add` extends a run that is under way; keys that are there and policies are refused by name."""
-    text = f'[tasks.a]\nshell = "cat {gate.path} > /dev/null"\n' if hasattr(gate, "path") else '[tasks.a]\nshell = "cat"\n'
-    run_id = cli.run("run", "submit", written(cli, text)).out.strip()
-    added = cli.run("run", "add", run_id, written(cli, '[tasks.b]\nshell = "true"\nafter = "a"\n', "more.toml"))
-    if added.code == 0:
-        assert added.out.startswith("b\t")
+    run_id = cli.run("run", "submit", written(cli, f"[tasks.a]\ncommand = {gate.command()}\n")).out.strip()
+    more = written(cli, '[tasks.b]\nshell = "true"\nafter = "a"\n', "more.toml")
+    added = cli.run("run", "add", run_id, more, "--request-id", "more")
+    assert [row[0] for row in added.rows] == ["b"]
+    assert cli.run("run", "add", run_id, more, "--request-id", "more").out == added.out
+    assert "the run has a task 'b' already" in cli.run("run", "add", run_id, more).err
     policy = cli.run("run", "add", run_id, written(cli, 'sequential = true\n[tasks.c]\nshell = "true"\n', "p.toml"))
     assert (policy.code, "decided with its submit" in policy.err) == (2, True)
-    cli.run("run", "cancel", run_id)
+    gate.open()
+    assert cli.run("run", "watch", run_id).code == 0
+    assert states(cli, run_id) == {"a": "SUCCEEDED", "b": "SUCCEEDED"}
 
 
 def test_a_bad_file_submits_nothing(cli: CommandLine) -> None:
@@ -126,7 +135,8 @@ def test_a_bad_file_submits_nothing(cli: CommandLine) -> None:
     told = cli.run("run", "submit", bad)
     assert (told.code, told.out) == (2, "")
     assert f"{bad}: task 'a'.timeout" in told.err
-    circle = cli.run("run", "submit", written(cli, '[tasks.a]\nshell = "x"\nafter = "b"\n[tasks.b]\nshell = "x"\nafter = "a"\n'))
+    text = '[tasks.a]\nshell = "x"\nafter = "b"\n[tasks.b]\nshell = "x"\nafter = "a"\n'
+    circle = cli.run("run", "submit", written(cli, text))
     assert circle.code == 2
     assert "a -> b -> a" in circle.err
 
@@ -134,7 +144,8 @@ def test_a_bad_file_submits_nothing(cli: CommandLine) -> None:
 def test_ctrl_c_leaves_the_run_running(cli: CommandLine) -> None:
     """Watching is interrupted with 130 and says how to come back; the run goes on until it is cancelled."""
     run_id = cli.run("run", "submit", written(cli, '[tasks.a]\ncommand = ["cat", "/dev/zero"]\n')).out.strip()
-    watching = cli.start("run", "watch", run_id, stdout=(cli.folder / "watch.out").open("wb"), stderr=(cli.folder / "watch.err").open("wb"))
+    out, err = (cli.folder / "watch.out").open("wb"), (cli.folder / "watch.err").open("wb")
+    watching = cli.start("run", "watch", run_id, stdout=out, stderr=err)
     eventually(lambda: "1 in progress" in (cli.folder / "watch.out").read_text(), TIMEOUT_S)
     watching.send_signal(signal.SIGINT)
     assert watching.wait(TIMEOUT_S) == 130
@@ -145,12 +156,12 @@ def test_ctrl_c_leaves_the_run_running(cli: CommandLine) -> None:
 
 def test_handles_of_runs_can_be_found_again(cli: CommandLine) -> None:
     """The SDK finds a run by the beginning of its id, waits for it, retries it and its tasks."""
-    with outrider.Client(cli.address) as client:
+    with outrider.Client(address(cli)) as client:
         run = client.run("to be found")
         run.command("bad", ["false"])
         run.add("good", "math:sqrt", 4)
         submitted = run.submit()
-        with outrider.Client(cli.address) as other:
+        with outrider.Client(address(cli)) as other:
             found = other.find_run(submitted.id[:16])
             assert list(found.tasks) == ["bad", "good"]
             assert not found.wait(TIMEOUT_S)

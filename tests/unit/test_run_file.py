@@ -10,7 +10,6 @@ import pytest
 from outrider.errors import InvalidRequest
 from outrider.run_file import read
 from outrider.v1 import run_service_pb2, task_pb2
-from support.source_tree import ROOT
 
 WHOLE = """
 title = "nightly"
@@ -136,10 +135,3 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidRequest, match="cannot be read"):
         read(tmp_path / "bytes.toml")
-
-
-def test_the_examples_of_the_docs_are_good() -> None:
-    """Every file that docs/runs.md shows can be submitted."""
-    text = (ROOT / "docs" / "runs.md").read_text()
-    blocks = [block.partition("```")[0] for block in text.split("```toml\n")[1:]]
-    assert len(blocks) >= 2
