@@ -19,6 +19,7 @@ from outrider import discovery, views
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
+from outrider.schedule_client import AsyncSchedules
 from outrider.transport import operations, runs
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
@@ -231,6 +232,11 @@ class Submitter:
     def with_options(self, **options: Any) -> Submitter:
         """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
         return Submitter(self._connection, self._options.but(**options))
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """Work by the clock, with the same options."""
+        return AsyncSchedules(self._connection, self._options)
 
     @overload
     async def submit(

@@ -25,6 +25,7 @@ from outrider.aio import CONNECT_TIMEOUT_S, FLUSH_TIMEOUT_S, chunks
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError, Unreachable
 from outrider.graph import GraphBuilder
+from outrider.schedule_client import Schedules
 from outrider.transport import operations, runs
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
@@ -284,6 +285,11 @@ class Submitter:
     def with_options(self, **options: Any) -> Submitter:
         """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
         return Submitter(self._link, self._options.but(**options))
+
+    @property
+    def schedules(self) -> Schedules:
+        """Work by the clock, with the same options."""
+        return Schedules(self._link.connection, self._options, self._link.thread)
 
     @overload
     def submit(

@@ -117,7 +117,7 @@ def submit(
     if bool(argv) == bool(python):
         raise InvalidRequest("give a command after --, or a function with --python; see outrider submit --help")
     if python:
-        spec = function_spec(python, *_arguments(args, kwargs), options)
+        spec = function_spec(python, *call_arguments(args, kwargs), options)
     else:
         words = ["sh", "-c", " ".join(argv or [])] if shell else argv or []
         folder = str(Path(cwd).absolute()) if cwd else ""
@@ -178,7 +178,8 @@ def _full_ids(session: Session, prefixes: list[str]) -> list[str]:
     return [session.task(prefix).id for prefix in prefixes]
 
 
-def _arguments(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
+def call_arguments(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
+    """What --args and --kwargs say. Raises `InvalidRequest` for what is no JSON list or object."""
     return _json(args, "--args", list), _json(kwargs, "--kwargs", dict)
 
 

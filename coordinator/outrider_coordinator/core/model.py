@@ -36,13 +36,22 @@ class Trace(NamedTuple):
 NO_TRACE = Trace()
 
 
+class Cap(NamedTuple):
+    """A bound on how many attempts run at once: of what kind, of which type, runner or run, and how many."""
+
+    kind: str
+    name: str
+    most: int
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
     ``resources`` are what it takes of its agent's machine, as its task demands; ``victim_priority`` is its task's
     priority when it may be stopped for a more urgent one, -1 when not.
-    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
+    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most. ``caps`` are those
+    that it counts against now.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has. ``is_probe`` says that a breaker leased
     it when it was offered, ``blame`` who is held responsible for its end.
     """
@@ -67,6 +76,7 @@ class Attempt:
     resources: tuple[tuple[str, float], ...] = ()
     victim_priority: int = -1
     holding: Holding | None = None
+    caps: tuple[Cap, ...] = ()
     intent: Intent = Intent.NONE
     blame: Blame = Blame.NONE
     #: Task id and number: unique in the fleet.
@@ -167,6 +177,7 @@ class Task:
     outcome: bytes = b""
     error: bytes = b""
     is_stored: bool = False
+    caps: tuple[Cap, ...] = ()
     rank_us: int | None = None
     near_agent_id: str = ""
     victim_key: tuple[str, int] | None = None

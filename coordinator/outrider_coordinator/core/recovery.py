@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 
-from outrider_coordinator.core import breaker, deadlines, outcome, slots
+from outrider_coordinator.core import breaker, caps, deadlines, outcome, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, watch
@@ -103,6 +103,7 @@ def _attach(state: State, attempt: Attempt) -> None:
     holds_slot = attempt.holds_slot
     slots.take(state, agent, attempt)
     named_limits.hold(state, task, attempt)
+    caps.take(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
         slots.give_back(state, agent, attempt)

@@ -6,7 +6,7 @@ coordinator no longer counts on.
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, limits, resources
+from outrider_coordinator.core import breaker, caps, limits, resources
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.model import Agent, Attempt
 from outrider_coordinator.core.state import State
@@ -40,6 +40,8 @@ def release(state: State, effects: Effects, agent: Agent | None, attempt: Attemp
         breaker.give_back(state, effects, attempt)
     if attempt.holding is not None:
         limits.release(state, attempt)
+    if attempt.caps:
+        caps.leave(state, attempt)
     if agent is not None:
         _leave(state, agent, attempt)
 
@@ -82,6 +84,8 @@ def started(state: State, agent: Agent, attempt: Attempt) -> None:
 
 def park(state: State, agent: Agent, attempt: Attempt) -> None:
     """A BLOCKED attempt gives its slot back, unless the agent parks as many as it may."""
+    if attempt.caps:
+        caps.leave(state, attempt)
     started(state, agent, attempt)
     if attempt.holds_slot and agent.parked < agent.parked_max:
         agent.parked += 1
@@ -89,7 +93,10 @@ def park(state: State, agent: Agent, attempt: Attempt) -> None:
 
 
 def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
-    """A parked attempt runs again and holds a slot."""
+    """An attempt that was blocked runs again and holds a slot."""
+    task = state.tasks[attempt.task_id]
+    if task.caps:
+        caps.take(state, task, attempt)
     if not attempt.holds_slot:
         agent.parked -= 1
         agent.slots_used += 1
