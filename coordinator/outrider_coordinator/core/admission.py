@@ -206,6 +206,7 @@ def _task(state: State, errand: Admission, member: RunMember, edges: list[_Edge]
         ready_us=member.spec.not_before_us,
     )
     state.order_next += 1
+    state.give_caps(task, run)
     return task
 
 

@@ -146,8 +146,13 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
-        if self.has_caps:
-            task.caps = claims_of(self.settings, task)
+        self.give_caps(task, self.runs.get(task.run_id) if task.run_id else None)
+
+    def give_caps(self, task: Task, run: Run | None) -> None:
+        """Let a task that comes in count against the caps there are, and its run's own."""
+        run_max = run.max_parallel if run is not None else 0
+        if self.has_caps or run_max:
+            task.caps = claims_of(self.settings, task, run_max)
 
     def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
         """Take a task to another state, keeping counts and queue true."""
