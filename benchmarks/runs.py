@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from core import _fleet, _ignore
 from outrider_coordinator.core.effects import Effects, PushAssign, rows
 from outrider_coordinator.core.events import (
     Event,
@@ -28,23 +27,51 @@ from outrider_coordinator.core.events import (
     RunCancelRequested,
     RunMember,
     RunSubmitted,
+    SessionOpened,
     TasksAdded,
     Ticked,
 )
+from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Reason
-from outrider_coordinator.core.step import step
+from outrider_coordinator.core.step import new_state, step
 
 Shape = Callable[[int], list[RunMember]]
 _SPEC = Spec(b"x" * 200, "m:f", True)
+
+
+def _ignore(_: object) -> None:
+    """A reply nobody waits for."""
+
+
+def _state() -> State:
+    """A state with one agent of two slots."""
+    state = new_state(CoreSettings(), coordinator_epoch=1, now_us=1)
+    hello = SessionOpened(
+        agent_id="a",
+        machine_id="m",
+        instance_id="i",
+        instance_start_ms=1,
+        version="1",
+        host="h",
+        labels={},
+        slots=2,
+        prefetch_credit=256,
+        parked_max=8,
+        held=[],
+        outboxes=[],
+        reply=_ignore,
+    )
+    step(state, [hello], 1)
+    return state
 
 
 class Timed:
     """Steps of one state, timed; what was assigned last."""
 
     def __init__(self) -> None:
-        self.state: State = _fleet(1)
+        self.state: State = _state()
         self.now_us = 1
         self.seq = 0
         self.steps_s: list[float] = []
