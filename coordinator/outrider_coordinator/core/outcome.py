@@ -52,7 +52,7 @@ def end_task(
         runs.member_ended(state, effects, task)
     dependent_ids = state.dependents.pop(task.id, None)
     if dependent_ids is not None and task.run_id and runs.is_stopping(state, task):
-        dependent_ids = [other for other in dependent_ids if not runs.is_kin(state, other, task)]
+        dependent_ids = runs.outsiders(state, task, dependent_ids)
     if dependent_ids:
         agent_id = attempt.agent_id if attempt is not None else ""
         state.errands.append(Consequence(task.id, task.run_key or task.id, to, reason, dependent_ids, agent_id))

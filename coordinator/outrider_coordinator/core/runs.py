@@ -60,10 +60,10 @@ def is_stopping(state: State, task: Task) -> bool:
     return run is not None and run.stop_reason is not Reason.NONE
 
 
-def is_kin(state: State, task_id: str, other: Task) -> bool:
-    """Whether a task is open and of the same run."""
-    task = state.tasks.get(task_id)
-    return task is not None and task.run_id == other.run_id
+def outsiders(state: State, task: Task, dependent_ids: list[str]) -> list[str]:
+    """Those of these tasks that are open and not of the task's own run."""
+    open_tasks = (state.tasks.get(task_id) for task_id in dependent_ids)
+    return [other.id for other in open_tasks if other is not None and other.run_id != task.run_id]
 
 
 def hold(run: Run, task: Task) -> None:
