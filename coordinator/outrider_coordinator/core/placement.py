@@ -89,7 +89,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if choice is None:
             _put_to_sleep(state, need)
         elif need.may_be_held and _is_held_back(state, effects, task):
-            queue.hold(strand.group)
+            queue.hold(strand.group, task.spec.priority)
         else:
             offer(state, effects, task, choice[0], prefetched=choice[1])
             queue.started(strand, task.spec.priority)

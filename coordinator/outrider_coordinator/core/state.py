@@ -170,6 +170,8 @@ class State:
         elif to is _QUEUED:
             self.queue.push(task)
             self.placement_is_due = True
+            if self.queue.held and task.strand.group.is_held and task.spec.priority > task.strand.group.held_at:
+                self.limits.is_changed = True  # it may go before those for whom something is kept
         effects.tasks[task.id] = task
 
     def event(
