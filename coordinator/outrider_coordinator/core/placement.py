@@ -138,6 +138,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
     state.offered(attempt)
+    state.retries.dispatched += 1
     spec = task.spec
     effects.sends.append(
         _assign(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 
-from outrider_coordinator.core import breaker, caps, deadlines, outcome, slots
+from outrider_coordinator.core import breaker, caps, deadlines, drain, outcome, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, watch
@@ -93,7 +93,7 @@ def _attach(state: State, attempt: Attempt) -> None:
     if is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
-        if task.spec.exclusive:
+        if not task.is_plain:
             return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
@@ -176,6 +176,7 @@ def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
+    drain.watch(state, agent)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent
