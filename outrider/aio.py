@@ -15,7 +15,7 @@ import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from outrider import discovery, views
+from outrider import discovery, identity, views
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
@@ -245,7 +245,8 @@ class Client(Submitter):
     """A client of one coordinator; use it as ``async with``.
 
     ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
-    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``).
+    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). ``submitter`` is on whose
+    behalf tasks are submitted, for fair shares (default: ``OUTRIDER_SUBMITTER``, else the user's name).
     """
 
     def __init__(
@@ -255,9 +256,10 @@ class Client(Submitter):
         namespace: str = "default",
         tls: TlsFiles | None = None,
         connect_timeout: float = CONNECT_TIMEOUT_S,
+        submitter: str | None = None,
     ) -> None:
         super().__init__(None, Options())
-        self._settings = (discovery.coordinator_address(address), tls, namespace)
+        self._settings = (discovery.coordinator_address(address), tls, namespace, identity.submitter(submitter))
         self._connect_timeout_s = connect_timeout
 
     async def __aenter__(self) -> Client:
