@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, caps, fleet, limits, resources
+from outrider_coordinator.core import breaker, caps, fleet, limits, resources, schedules
 from outrider_coordinator.core.blockage import is_remembered
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
@@ -32,6 +32,7 @@ def check(state: State) -> None:
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
     caps.check(state)
+    schedules.check(state)
     fleet.check(state.fleet, state.agents, fits)
     _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())

@@ -35,7 +35,7 @@ class TimerKind(IntEnum):
     """What a timer is for.
 
     Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
-    for an outside system) and the kind of work or the system, those of LIMIT and SCHEDULE a namespace and a name.
+    for an outside system) and the kind of work or the system, those of LIMIT a namespace and a name. SCHEDULE has none.
     """
 
     READY = 1

@@ -88,7 +88,7 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
-    if state.schedules.due:
+    if state.schedules.is_awake:
         schedules.fire(state, effects)
     if state.errands:
         slices.work(state, effects)
@@ -208,7 +208,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.SCHEDULE:
-            schedules.timer_fired(state, key, key2)
+            schedules.timer_fired(state)
         case TimerKind.DEADLOCK:
             deadlock.look_again(state)
         case TimerKind.LIMIT:
