@@ -95,6 +95,10 @@ planted: $(STAMP) ## Show after how many seeds the simulator finds each planted 
 bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
+.PHONY: bench-runs
+bench-runs: $(STAMP) ## Measure the longest step of the decisions under runs of 10,000 tasks
+	@$(BIN)/python benchmarks/runs.py $(ARGS)
+
 .PHONY: interop
 interop: $(STAMP) ## Drive a coordinator from Node, by reflection and by the protos
 	@$(BIN)/python -m pytest -q tests/interop $(ARGS)

@@ -44,10 +44,11 @@ from outrider.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
-from outrider_coordinator.clock import Clock
+from outrider_coordinator.clock import Clock, watch_wall
 from outrider_coordinator.core.schedule_events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
+from outrider_coordinator.quarantine import Quarantine
 from outrider_coordinator.rpc.agent_session import AgentService
 from outrider_coordinator.rpc.calls import Service, registry_of
 from outrider_coordinator.rpc.convert import Converter
@@ -68,11 +69,9 @@ from outrider_coordinator.telemetry import DispatchTracer, span_exporter
 logger = logging.getLogger("outrider.coordinator")
 
 EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
-ADDRESSES_FILE = "addresses.json"
+ADDRESSES_FILE, SUSPECTS_FILE = "addresses.json", "suspects.json"
 #: How long a stopping coordinator waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
-#: How often the wall clock is looked at, and how far it must have been stepped to matter.
-CLOCK_WATCH_S, CLOCK_STEP_MIN_US = 5.0, 500_000
 #: A stopping coordinator has answered everything when for so long nothing arrived.
 QUIET_S = 0.05
 
@@ -171,7 +170,10 @@ class _Daemon:
         await server.start()
         collector.calm()
         self._announce(addresses)
-        beside = [asyncio.create_task(self._watchdog()), asyncio.create_task(self._watch_clock(engine))]
+        beside = [
+            asyncio.create_task(self._watchdog()),
+            asyncio.create_task(watch_wall(engine.clock, lambda offset_us: engine.post(WallClockMoved(offset_us)))),
+        ]
         await self._stop.wait()
         for task in beside:
             task.cancel()
@@ -192,10 +194,11 @@ class _Daemon:
         settings = core_settings(self._settings)
         epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
         state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
+        state.store_id = self._store.store_id
         recovered = restore(state, self._store.reader, stored_spec, stored_schedule)
         if state.epoch == 1:
             state.requests.is_complete = True
-        engine = Engine(state, self._store, clock, self._on_fatal)
+        engine = Engine(state, self._store, clock, self._on_fatal, Quarantine(self._folder / SUSPECTS_FILE))
         engine.start(recovered)
         logger.info("epoch %d: %d open tasks, %d known agents", state.epoch, len(state.tasks), len(state.agents))
         return engine
@@ -278,18 +281,6 @@ class _Daemon:
             while interval_s:
                 notify("WATCHDOG=1")
                 await asyncio.sleep(interval_s)
-
-    async def _watch_clock(self, engine: Engine) -> None:
-        """Tell the core when the wall clock was stepped: calendars follow it, nothing else does."""
-        told_us = 0
-        with contextlib.suppress(asyncio.CancelledError):
-            while True:
-                await asyncio.sleep(CLOCK_WATCH_S)
-                offset_us = engine.clock.wall_offset_us()
-                if abs(offset_us - told_us) >= CLOCK_STEP_MIN_US:
-                    logger.warning("the wall clock was stepped by %.1f s", (offset_us - told_us) / 1e6)
-                    told_us = offset_us
-                    engine.post(WallClockMoved(offset_us))
 
 
 class _Drain:

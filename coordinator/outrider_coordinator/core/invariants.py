@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, caps, fleet, limits, resources
+from outrider_coordinator.core import breaker, caps, fleet, limits, resources, schedules
 from outrider_coordinator.core.blockage import is_remembered
 from outrider_coordinator.core.eligibility import fits
-from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
 
@@ -18,14 +18,21 @@ def check(state: State) -> None:
     """Raises AssertionError with the story of the first broken invariant."""
     for task in state.tasks.values():
         _check_task(state, task)
+    for run in state.runs.values():
+        _check_run(state, run)
     for agent in state.agents.values():
         _check_agent(agent)
+        for key, attempt in agent.attempts.items():
+            holder = state.tasks.get(key[0])
+            assert holder is not None, f"I15: agent {agent.id} holds attempt {key} of a task that is over"
+            assert holder.attempt is attempt, f"I2: agent {agent.id} holds attempt {key}, which does not count"
     for known in _breakers(state):
         _check_breaker(state, known)
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
     caps.check(state)
+    schedules.check(state)
     fleet.check(state.fleet, state.agents, fits)
     _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
@@ -33,6 +40,20 @@ def check(state: State) -> None:
     for task_state in TaskState:
         found = sum(task.state is task_state for task in state.tasks.values())
         assert state.count(task_state) == found, f"{task_state.name}: counted {state.count(task_state)}, are {found}"
+
+
+def _check_run(state: State, run: Run) -> None:
+    story = f"run {run.id}"
+    open_ids = [task_id for task_id in run.members.values() if task_id in state.tasks]
+    assert run.open_count == len(open_ids), f"{story} counts {run.open_count} open tasks, has {len(open_ids)}"
+    assert open_ids, f"{story} has no open task and is still in memory"
+    for task_id in open_ids if run.phases else ():
+        task, phase = state.tasks[task_id], run.phase_of(task_id)
+        if phase > run.phase:
+            assert run.id in (task.waiting_for or ()), f"I9: {story}: {task_id} does not wait for its phase"
+            assert task.attempts_made == 0, f"I9: {story}: {task_id} of phase {phase} began in phase {run.phase}"
+    counted = sum(run.phase_open.values())
+    assert counted == (run.open_count if run.phases or run.phase_open else 0), f"{story} counts {counted} in phases"
 
 
 def _check_queue(state: State) -> None:
@@ -55,7 +76,7 @@ def _check_task(state: State, task: Task) -> None:
     story = f"task {task.id} ({task.state.name})"
     assert task.state not in TERMINAL, f"I1: {story} is terminal and still in memory"
     assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {story} has attempt {task.attempt}"
-    assert task.attempts_counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    _check_tries(task, story)
     if task.waits:
         _check_waits(state, task)
     for stray in task.strays:
@@ -65,6 +86,18 @@ def _check_task(state: State, task: Task) -> None:
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
         assert task.attempt.key in agent.attempts, f"{story}: agent {agent.id} does not know its attempt"
+
+
+def _check_tries(task: Task, story: str) -> None:
+    """Numbers of tries, and who may run beside whom."""
+    counted, limit = task.attempts_counted, task.spec.max_attempts
+    assert counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    assert not limit or counted < limit or task.cancel_requested, f"I3: {story} has counted {counted} of {limit} tries"
+    live = [task.attempt, *task.strays] if task.attempt is not None else [*task.strays]
+    assert all(attempt.number <= task.attempts_made for attempt in live), f"I3: {story} has a try without a number"
+    assert len({attempt.number for attempt in live}) == len(live), f"I2: {story} has one try twice"
+    assert not (task.spec.exclusive and task.strays), f"I13: {story} is exclusive and has strays"
+    assert not (task.spec.at_most_once and task.strays), f"I12: {story} runs at most once and has strays"
 
 
 def _check_waits(state: State, task: Task) -> None:

@@ -10,17 +10,20 @@ from enum import IntEnum
 from outrider_coordinator.core.cap_claims import claims_of
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.errands import Errand
 from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.retry_budget import RetryBudget
 from outrider_coordinator.core.samples import Tally
 from outrider_coordinator.core.schedule_book import ScheduleBook
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
+from outrider_coordinator.core.watch import Watch
 
 KINDS_MAX = 10_000
 
@@ -32,7 +35,7 @@ class TimerKind(IntEnum):
     """What a timer is for.
 
     Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
-    for an outside system) and the kind of work or the system, those of LIMIT and SCHEDULE a namespace and a name.
+    for an outside system) and the kind of work or the system, those of LIMIT a namespace and a name. SCHEDULE has none.
     """
 
     READY = 1
@@ -45,6 +48,8 @@ class TimerKind(IntEnum):
     DEADLINE = 9
     LIMIT = 10
     PROBE = 11
+    ALARM = 12
+    DRAIN = 13
     WAIT_BUDGET = 20
     SCHEDULE = 30
     DEADLOCK = 21
@@ -73,11 +78,14 @@ class State:
     now_us: int
     requests: RequestIndex
     random: Chance
+    store_id: str = ""
     tasks: dict[str, Task] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     fleet: Fleet = field(default_factory=Fleet)
+    watch: Watch = field(default_factory=Watch)
+    retries: RetryBudget = field(init=False)
     limits: LimitBook = field(default_factory=LimitBook)
     capped: dict[Cap, int] = field(default_factory=dict)
     schedules: ScheduleBook = field(default_factory=ScheduleBook)
@@ -85,6 +93,7 @@ class State:
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)
+    errands: deque[Errand] = field(default_factory=deque)
     timers: list[Timer] = field(default_factory=list)
     systems: dict[str, System] = field(default_factory=dict)
     probes: dict[tuple[str, int], list[Breaker]] = field(default_factory=dict)
@@ -100,6 +109,9 @@ class State:
     placement_is_due: bool = False
     has_caps: bool = False
     opened_waits: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.retries = RetryBudget(self.settings.retry_floor)
 
     def count(self, task_state: TaskState) -> int:
         """Tasks in memory in this state."""
@@ -144,8 +156,13 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
-        if self.has_caps:
-            task.caps = claims_of(self.settings, task)
+        self.give_caps(task, self.runs.get(task.run_id) if task.run_id else None)
+
+    def give_caps(self, task: Task, run: Run | None) -> None:
+        """Let a task that comes in count against the caps there are, and its run's own."""
+        run_max = run.max_parallel if run is not None else 0
+        if self.has_caps or run_max:
+            task.caps = claims_of(self.settings, task, run_max)
 
     def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
         """Take a task to another state, keeping counts and queue true."""
@@ -203,11 +220,10 @@ class State:
             )
         )
 
-    def run_event(self, effects: Effects, kind: EventType, run: Run) -> None:
+    def run_event(self, effects: Effects, kind: EventType, run: Run, text: str = "", task_id: str = "") -> None:
         """Append an event about a run."""
-        effects.events.append(
-            InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, run_id=run.id, client_id=run.client_id)
-        )
+        event = InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, task_id, run.id, run.client_id)
+        effects.events.append(event._replace(text=text) if text else event)
         self.cursor_next += 1
 
     def agent_event(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from outrider_coordinator.core import (
+    admission,
     blame,
     blockage,
     breaker,
     control,
     deadlines,
     deadlock,
+    drain,
+    epochs,
     lease,
     limits,
+    liveness,
     reports,
     schedules,
     sessions,
+    slices,
     strategies,
     submission,
     systems,
@@ -32,10 +37,13 @@ from outrider_coordinator.core.events import (
     HeartbeatReceived,
     LimitDefined,
     OutcomesLoaded,
+    PauseNoticed,
     ReportsReceived,
+    RunCancelRequested,
     RunSubmitted,
     SessionEnded,
     SessionOpened,
+    TasksAdded,
     TasksSubmitted,
     Ticked,
 )
@@ -49,16 +57,13 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
 
-#: Fences and session epochs of one start of the coordinator stand below those of the next.
-_NUMBERS_PER_EPOCH = 1 << 40
-
 
 def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, seed: int = 0) -> State:
     """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever.
 
     ``seed`` is all the chance there is in the core's decisions.
     """
-    first = coordinator_epoch * _NUMBERS_PER_EPOCH + 1
+    first = epochs.first_number(coordinator_epoch)
     return State(
         settings=settings,
         epoch=coordinator_epoch,
@@ -83,14 +88,17 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
-    if state.schedules.due:
+    if state.schedules.is_awake:
         schedules.fire(state, effects)
+    if state.errands:
+        slices.work(state, effects)
     if state.systems:
         systems.settle(state, effects)
     if state.placement_is_due:
         place(state, effects)
     if state.opened_waits:
         deadlock.look(state, effects)
+    state.retries.sample(state.now_us)
     effects.sends.extend(effects.acks.values())
     if state.schedules.waited_for:
         schedules.works_ended(state, effects)
@@ -99,8 +107,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
 
 
 def next_due_us(state: State) -> int | None:
-    """When the next step is due without an event: by a timer, or at once when placing goes on; None when neither."""
-    if state.placement_is_due:
+    """When the next step is due without an event: by a timer, or at once when work is left over; None when neither."""
+    if state.errands or state.placement_is_due:
         return state.now_us
     dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
     return min(dues, default=None)
@@ -119,7 +127,11 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
         case AttemptsReturned():
             control.attempts_returned(state, effects, event)
         case RunSubmitted():
-            submission.run_submitted(state, effects, event)
+            admission.run_submitted(state, effects, event)
+        case TasksAdded():
+            admission.tasks_added(state, effects, event)
+        case RunCancelRequested():
+            control.cancel_run(state, effects, event)
         case CancelRequested():
             verdicts = [control.cancel(state, effects, task_id, event.message) for task_id in event.task_ids]
             effects.sends.append(Reply(event.reply, verdicts))
@@ -145,6 +157,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
+        case PauseNoticed():
+            liveness.pause_noticed(state)
         case Ticked():
             pass
 
@@ -183,6 +197,10 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
+        case TimerKind.DRAIN if agent:
+            drain.deadline_passed(state, effects, agent)
+        case TimerKind.ALARM:
+            liveness.alarm_ended(state, effects)
         case TimerKind.LOST if agent:
             sessions.lost_after(state, effects, agent)
         case TimerKind.BREAKER:
@@ -190,7 +208,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.SCHEDULE:
-            schedules.timer_fired(state, key, key2)
+            schedules.timer_fired(state)
         case TimerKind.DEADLOCK:
             deadlock.look_again(state)
         case TimerKind.LIMIT:

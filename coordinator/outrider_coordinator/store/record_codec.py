@@ -22,6 +22,7 @@ KINDS: tuple[type, ...] = (
     records.PutAttempt,
     records.PutWait,
     records.PutRun,
+    records.InsertRunPart,
     records.PutAgent,
     records.DeleteAgent,
     records.PutBreaker,
@@ -34,6 +35,7 @@ KINDS: tuple[type, ...] = (
     records.InsertLog,
     records.InsertEvidence,
     records.InsertEvent,
+    records.PutEpoch,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
 _SHAPES = [(kind.__name__, *kind._fields) for kind in KINDS]  # type: ignore[attr-defined]  # NamedTuple classes
