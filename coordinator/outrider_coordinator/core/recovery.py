@@ -176,11 +176,8 @@ def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
-<<<<<<< HEAD
     slots.promote(agent)
-=======
     drain.watch(state, agent)
->>>>>>> main
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent
