@@ -90,13 +90,20 @@ class World:
             self._deliver(send)
 
     def submit(self, count: int = 1, *, after: tuple[str, ...] = (), request_id: str = "", **spec: Any) -> list[str]:
-        """Submit functions (or what ``spec`` says) and return their ids."""
+        """Submit functions (or what ``spec`` says, ``submitter`` too) and return their ids."""
+        submitter = spec.pop("submitter", "")
         fields: dict[str, Any] = {"body": b"", "kind": "m:f", "is_function": True} | spec
         submissions = []
         for _ in range(count):
             self.made += 1
             submission = Submission(
-                f"t{self.made}", "default", Spec(**fields), request_id, b"digest", dependency_ids=after
+                f"t{self.made}",
+                "default",
+                Spec(**fields),
+                request_id,
+                b"digest",
+                dependency_ids=after,
+                submitter=submitter,
             )
             submissions.append(submission)
             self.specs[submission.task_id] = submission.spec
