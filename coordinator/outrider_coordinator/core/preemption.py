@@ -34,9 +34,9 @@ NEEDY_MAX, LOOKED_AT_MAX = 16, 64
 def is_victim(state: State, spec: Spec) -> bool:
     """Whether attempts of such a task may be stopped for a more urgent one."""
     policy = state.settings.preemption
-    if policy is Preemption.NEVER or spec.priority >= CRITICAL or spec.at_most_once:
+    if not spec.preemptible and policy is not Preemption.LOWER:
         return False
-    return spec.preemptible or policy is Preemption.LOWER
+    return policy is not Preemption.NEVER and spec.priority < CRITICAL and not spec.at_most_once
 
 
 def make_room(state: State, effects: Effects) -> None:
