@@ -106,6 +106,7 @@ class World:
         after: tuple[str, ...] = (),
         conditions: tuple[Condition, ...] = (),
         request_id: str = "",
+        submitter: str = "",
         **spec: Any,
     ) -> list[str]:
         """Submit functions (or what ``spec`` says) and return their ids."""
@@ -121,6 +122,7 @@ class World:
                 b"digest",
                 dependency_ids=after,
                 dependency_conditions=conditions,
+                submitter=submitter,
             )
             submissions.append(submission)
             self.specs[submission.task_id] = submission.spec
