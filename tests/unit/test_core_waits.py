@@ -293,3 +293,23 @@ def test_a_wait_whose_answer_is_known_keeps_its_slot() -> None:
     assert (attempt.state, attempt.holds_slot) == (AttemptState.STARTED, True)
     world.unblock(agent, ref, "k")
     assert world.state.agents["a"].slots_used == 1
+
+
+def test_waits_of_one_task_are_bounded() -> None:
+    """An attempt has at most so many open waits, further ones are refused; answers of long ago are forgotten (I16)."""
+    world, agent, task, ref = waiting()
+    for number in range(blockage.OPEN_MAX):
+        world.block(agent, ref, f"k{number}", keeps_running=True)
+    assert resolution(agent).error.reason == task_pb2.TASK_REASON_WAIT_REFUSED
+    world, agent, task, ref = waiting()
+    answer(world, task)
+    world.unblock(agent, ref, "k")
+    last = blockage.REMEMBERED_MAX + 300
+    for number in range(last + 1):
+        world.now_us += 1
+        world.block(agent, ref, f"k{number}")
+        answer(world, task, key=f"k{number}")
+        world.unblock(agent, ref, f"k{number}")
+    waits = world.state.tasks[task].waits
+    assert len(waits) == blockage.REMEMBERED_MAX
+    assert waits[-1].key == f"k{last}"

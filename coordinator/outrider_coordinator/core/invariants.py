@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from outrider_coordinator.core import breaker, fleet, limits, resources
-from outrider_coordinator.core.blockage import is_remembered
+from outrider_coordinator.core.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
 from outrider_coordinator.core.state import State
@@ -67,6 +67,9 @@ def _check_task(state: State, task: Task) -> None:
 
 
 def _check_waits(state: State, task: Task) -> None:
+    pending = sum(wait.is_pending for wait in task.waits)
+    assert pending <= OPEN_MAX, f"I16: task {task.id} has {pending} open waits"
+    assert len(task.waits) <= REMEMBERED_MAX + OPEN_MAX, f"I16: task {task.id} has {len(task.waits)} waits"
     for wait in task.waits:
         story = f"task {task.id} wait {wait.key!r}"
         assert not wait.is_open or task.attempt or task.strays, f"{story} is open and nobody runs"
