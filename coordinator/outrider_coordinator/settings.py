@@ -152,6 +152,15 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
             "than room; 1 where nothing is said."
         ),
     ] = {}
+    running_max: Annotated[
+        int, setting("Most tasks that run at once in the whole fleet; 0 for as many as there are slots.", ge=0)
+    ] = 0
+    type_running_max: Annotated[
+        dict[str, int], setting("Most tasks of a type that run at once, by type; no bound where nothing is said.")
+    ] = {}
+    runner_running_max: Annotated[
+        dict[str, int], setting("Most tasks with a runner that run at once, by runner; no bound where nothing is said.")
+    ] = {}
     log_level: Annotated[str, setting("DEBUG, INFO, WARNING or ERROR.")] = "INFO"
 
 
@@ -167,6 +176,10 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
     for name, weight in settings.shares.items():
         if not 0 < weight < float("inf"):
             raise InvalidRequest(f"coordinator.shares: {name!r} has weight {weight}; a weight is a number above 0")
+    for table in (settings.type_running_max, settings.runner_running_max):
+        for name, most in table.items():
+            if most < 1:
+                raise InvalidRequest(f"coordinator: at most {most} of {name!r} at once cannot be; leave it out")
     return CoreSettings(
         queue_depth_max=settings.queue_depth_max,
         heartbeat_interval_us=_us(settings.heartbeat_interval_s),
@@ -190,6 +203,9 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         preemption=Preemption(settings.preemption),
         aging_us=_us(settings.aging_s),
         shares=dict(settings.shares),
+        running_max=settings.running_max,
+        type_running_max=dict(settings.type_running_max),
+        runner_running_max=dict(settings.runner_running_max),
         wait_budgets=WaitBudgets(
             _us(settings.wait_budget_dependency_s),
             _us(settings.wait_budget_external_s),

@@ -864,7 +864,7 @@ class AgentVerdict(_message.Message):
     rule: _builtins.str
     """UPPER_SNAKE rule, in the order asked: LABELS, RUNNER, TASK_TYPE, RESOURCES, NOT_ONLINE, PAUSED, DRAINING,
     BREAKER_OPEN, TYPE_BREAKER_OPEN, RESOURCES_IN_USE, NO_FREE_SLOT; empty when eligible. What holds a task back
-    whatever the agent has rules too: LIMIT, WRITE_SCOPE, SYSTEM_DOWN.
+    whatever the agent has rules too: LIMIT, WRITE_SCOPE, SYSTEM_DOWN, CAP.
     """
     text: _builtins.str
     """One line for people."""

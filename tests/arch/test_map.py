@@ -27,7 +27,7 @@ BUILD = {
     "9 systemd": 5,
     "10 census": 5,
     "11 figures": 1,
-    "limits": 12,
+    "limits": 13,
 }
 BAD_INPUT = (
     "unknown function",

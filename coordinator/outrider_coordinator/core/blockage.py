@@ -52,6 +52,9 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
         effects.attempts[attempt.key] = attempt
         if task.state is TaskState.BLOCKED:
             state.move(task, TaskState.RUNNING, effects)
+    elif attempt.state is AttemptState.BLOCKED and attempt.holds_slot:
+        slots.park(state, effects, agent, attempt)
+        effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_UNBLOCKED, task, attempt=attempt, body=report.body)
 
 
@@ -193,6 +196,15 @@ def push_answer(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     )
 
 
+def resume_answered(state: State, effects: Effects, task: Task) -> None:
+    """After a start: an attempt that is parked and was answered takes a slot, as it did before."""
+    attempt = task.attempt
+    agent = state.agents.get(attempt.agent_id) if attempt is not None else None
+    answered = any(wait.is_open and wait.is_resolved and not wait.keeps_running for wait in task.waits)
+    if attempt is not None and agent is not None and answered:
+        slots.resume(state, effects, agent, attempt)
+
+
 def watch(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     """See to it that a pending wait is found by what wakes it."""
     entry = (task.id, wait.key)
@@ -259,9 +271,10 @@ def _bound(task: Task, wait: Wait) -> None:
 def _stop(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt) -> None:
     if attempt.state is not AttemptState.BLOCKED:
         move_attempt(attempt, AttemptState.BLOCKED)
-        slots.park(state, agent, attempt)
-        effects.attempts[attempt.key] = attempt
         state.placement_is_due = True
+    if attempt.holds_slot or attempt.key in agent.ahead:
+        slots.park(state, effects, agent, attempt)
+    effects.attempts[attempt.key] = attempt
     if not task.cancel_requested and attempt is task.attempt:
         state.move(task, TaskState.BLOCKED, effects)
 
@@ -314,6 +327,9 @@ def _resolve(state: State, effects: Effects, task: Task, wait: Wait, by: str, *,
 def _resolved(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     _unwatch(state, task, wait)
     effects.waits[task.id, wait.key] = wait
+    attempt = task.attempt
+    if attempt is not None and wait.is_open and not wait.keeps_running and attempt.agent_id in state.agents:
+        slots.resume(state, effects, state.agents[attempt.agent_id], attempt)
     push_answer(state, effects, task, wait)
 
 

@@ -96,7 +96,7 @@ def _reachable(state: State, start: str) -> dict[str, list[Edge]]:
 def _edges(state: State, task: Task) -> Iterator[Edge]:
     """Everything whose end a task waits for."""
     if task.state is TaskState.PENDING:
-        for task_id in sorted(task.waiting_for or ()):
+        for task_id in sorted(other for other in task.waiting_for or () if other in state.tasks):
             yield Edge(task_id, f"{_name(state.tasks[task_id])} (dependency)")
     elif task.state is TaskState.QUEUED:
         for claim in task.spec.demands.claims:

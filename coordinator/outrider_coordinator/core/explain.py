@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, cast
 
-from outrider_coordinator.core import foresight, limit_line, position, systems, whatif
+from outrider_coordinator.core import caps, foresight, limit_line, position, systems, whatif
 from outrider_coordinator.core.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.rules import Rule
@@ -71,9 +71,9 @@ def explained(explaining: Generator[None, None, Answer]) -> Answer:
 
 
 def obstacles(state: State, task: Task) -> list[Rule]:
-    """Everything that holds a task back now whatever the agent: limits, write scopes, outside systems."""
-    rule = systems.held_back(state, task.spec.demands)
-    return [*limit_line.obstacles(state, task), *([rule] if rule is not None else [])]
+    """Everything that holds a task back now whatever the agent: outside systems, caps, limits, write scopes."""
+    rules = (systems.held_back(state, task.spec.demands), caps.held_back(state, task))
+    return [*(rule for rule in rules if rule is not None), *limit_line.obstacles(state, task)]
 
 
 def no_work_reason(agent: Agent) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, fleet, limits, resources
+from outrider_coordinator.core import breaker, caps, fleet, limits, resources
 from outrider_coordinator.core.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
@@ -25,6 +25,7 @@ def check(state: State) -> None:
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
+    caps.check(state)
     fleet.check(state.fleet, state.agents, fits)
     _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
@@ -88,6 +89,11 @@ def _check_agent(agent: Agent) -> None:
     parked = sum(
         not attempt.holds_slot and attempt.state is AttemptState.BLOCKED for attempt in agent.attempts.values()
     )
+    for key, attempt in agent.resuming.items():
+        story = f"I11: {key} goes on on agent {agent.id}"
+        assert agent.attempts.get(key) is attempt, f"{story} and is gone"
+        assert not attempt.holds_slot, f"{story} and holds a slot already"
+        assert agent.slots_used >= agent.slots or not agent.is_online, f"{story} while a slot is free"
     assert parked == agent.parked, f"I11: agent {agent.id} parks {parked}, counts {agent.parked}"
     resources.check(agent)
     for key in agent.ahead:

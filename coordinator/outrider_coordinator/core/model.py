@@ -36,13 +36,22 @@ class Trace(NamedTuple):
 NO_TRACE = Trace()
 
 
+class Cap(NamedTuple):
+    """A bound on how many attempts run at once: of what kind, of which type, runner or run, and how many."""
+
+    kind: str
+    name: str
+    most: int
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try. It is *live* while it may still run and *unfenced* while its success would count.
 
     ``resources`` are what it takes of its agent's machine, as its task demands; ``victim_priority`` is its task's
     priority when it may be stopped for a more urgent one, -1 when not.
-    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most.
+    ``holding`` is what it holds of limits and write scopes; None when that is nothing, as for most. ``caps`` are those
+    that it counts against now.
     ``intent`` says why its agent was asked to stop it, NONE while nobody has. ``is_probe`` says that a breaker leased
     it when it was offered, ``blame`` who is held responsible for its end.
     """
@@ -67,6 +76,7 @@ class Attempt:
     resources: tuple[tuple[str, float], ...] = ()
     victim_priority: int = -1
     holding: Holding | None = None
+    caps: tuple[Cap, ...] = ()
     intent: Intent = Intent.NONE
     blame: Blame = Blame.NONE
     #: Task id and number: unique in the fleet.
@@ -160,6 +170,7 @@ class Task:
     outcome: bytes = b""
     error: bytes = b""
     is_stored: bool = False
+    caps: tuple[Cap, ...] = ()
     rank_us: int | None = None
     near_agent_id: str = ""
     victim_key: tuple[str, int] | None = None
@@ -300,7 +311,8 @@ class Agent:
     """An agent that registered once and was not removed. ``epoch`` is its current session, 0 when it has none.
 
     ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too; ``ahead`` holds the
-    prefetched ones among them that hold no slot yet, oldest first. ``applied`` maps outbox id to the last applied
+    prefetched ones among them that hold no slot yet, oldest first, ``resuming`` parked ones that were answered and take
+    the next slots. ``applied`` maps outbox id to the last applied
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
@@ -344,6 +356,7 @@ class Agent:
     facts: HostFacts = field(default_factory=HostFacts)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     ahead: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    resuming: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
     replaying: dict[str, int] = field(default_factory=dict)
     unlisted: list[tuple[str, int]] = field(default_factory=list)

@@ -7,7 +7,17 @@ is free that could take it, nothing that has not started waits in a line elsewhe
 
 from __future__ import annotations
 
-from outrider_coordinator.core import breaker, deadlines, limit_line, limits, preemption, slots, strategies, systems
+from outrider_coordinator.core import (
+    breaker,
+    caps,
+    deadlines,
+    limit_line,
+    limits,
+    preemption,
+    slots,
+    strategies,
+    systems,
+)
 from outrider_coordinator.core.blockage import attempt_ended
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.eligibility import fits, mismatch
@@ -94,9 +104,11 @@ def _put_to_sleep(state: State, need: Need) -> None:
 def _is_held_back(state: State, effects: Effects, task: Task) -> bool:
     """Whether something that is not an agent keeps a task waiting, and with it its class.
 
-    Systems come first: what one of them holds up has no limits kept for it.
+    Limits come last: what something else holds up has none kept for it.
     """
     if state.systems and systems.held_back(state, task.spec.demands) is not None:
+        return True
+    if task.caps and caps.held_back(state, task) is not None:
         return True
     return limit_line.held_back(state, effects, task) is not None
 
@@ -116,6 +128,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     breaker.offered(state, effects, agent, task, attempt)
     slots.take(state, agent, attempt)
     state.fleet.turn = agent.turn = state.fleet.turn + 1
+    if task.caps:
+        caps.take(state, task, attempt)
     if task.spec.demands is not NO_DEMANDS:
         limits.take(state, effects, task, attempt)
         if state.systems:

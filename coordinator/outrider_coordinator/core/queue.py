@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.fleet import Index, Reach
-from outrider_coordinator.core.model import Task
+from outrider_coordinator.core.model import Cap, Task
 from outrider_coordinator.core.order import PRIORITIES, Entry, Lane, Line, Strand, entry_of
 from outrider_coordinator.core.spec import SECOND_US, Demands
 from outrider_coordinator.core.states import TaskState
@@ -32,6 +32,7 @@ class ClassKey(NamedTuple):
     kind: str
     is_plain: bool
     namespace: str = ""
+    caps: tuple[Cap, ...] = ()
 
     @property
     def is_limited(self) -> bool:
@@ -81,6 +82,9 @@ def class_key(task: Task) -> ClassKey:
     demands = _elsewhere(task) if task.waits or task.failed_on else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    if task.caps:
+        # In a line an attempt would count against its caps without need.
+        return ClassKey(demands, spec.kind, False, task.namespace if is_limited else "", task.caps)
     return ClassKey(demands, spec.kind, is_plain, task.namespace if is_limited else "")
 
 
@@ -309,8 +313,8 @@ class ReadyQueue:
 
     def _new_class(self, key: ClassKey) -> TaskClass:
         demands = key.demands
-        may_be_held = bool(demands.claims or demands.scopes or demands.systems)
-        if may_be_held:
+        may_be_held = bool(demands.claims or demands.scopes or demands.systems or key.caps)
+        if demands.claims or demands.scopes or demands.systems:
             demands = demands._replace(claims=(), scopes=(), systems=())
         name = (demands, key.kind, key.is_plain, may_be_held)
         need = self.needs.get(name)

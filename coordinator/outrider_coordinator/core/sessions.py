@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, breaker, lease, limits, liveness, slots, stopping
+from outrider_coordinator.core import blame, breaker, caps, lease, limits, liveness, slots, stopping
 from outrider_coordinator.core.blockage import push_answer, stray_gone
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -284,6 +284,7 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     if attempt.is_probe:
         breaker.resumed(state, effects, agent, task, attempt)
     limits.hold(state, task, attempt)
+    caps.take(state, task, attempt)
     effects.attempts[attempt.key] = attempt
     if not task.cancel_requested:
         state.move(task, TaskState.RUNNING, effects)

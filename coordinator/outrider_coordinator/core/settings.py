@@ -63,3 +63,11 @@ class CoreSettings:
     aging_us: int = 600 * SECOND_US
     shares: Mapping[str, float] = field(default_factory=dict)
     wait_budgets: WaitBudgets = NO_BUDGETS
+    running_max: int = 0
+    type_running_max: Mapping[str, int] = field(default_factory=dict)
+    runner_running_max: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def has_caps(self) -> bool:
+        """Whether there is a cap on running tasks, beside those of runs."""
+        return bool(self.running_max or self.type_running_max or self.runner_running_max)

@@ -7,11 +7,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from outrider_coordinator.core.cap_claims import claims_of
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
-from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, System, Task
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, System, Task
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
@@ -78,6 +79,7 @@ class State:
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     fleet: Fleet = field(default_factory=Fleet)
     limits: LimitBook = field(default_factory=LimitBook)
+    capped: dict[Cap, int] = field(default_factory=dict)
     schedules: ScheduleBook = field(default_factory=ScheduleBook)
     dependents: dict[str, list[str]] = field(default_factory=dict)
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class State:
     timer_next: int = 1
     ended_count: int = 0
     placement_is_due: bool = False
+    has_caps: bool = False
     opened_waits: list[str] = field(default_factory=list)
 
     def count(self, task_state: TaskState) -> int:
@@ -141,6 +144,8 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
+        if self.has_caps:
+            task.caps = claims_of(self.settings, task)
 
     def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
         """Take a task to another state, keeping counts and queue true."""

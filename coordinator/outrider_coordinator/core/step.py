@@ -67,6 +67,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
         requests=RequestIndex(settings.request_ids_max),
         random=Chance(seed),
         queue=ReadyQueue(settings.aging_us, dict(settings.shares)),
+        has_caps=settings.has_caps,
         fence_next=first,
         session_next=first,
     )

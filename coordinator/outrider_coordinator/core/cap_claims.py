@@ -1,0 +1,20 @@
+"""Which caps on running tasks a task counts against: decided once, when it comes in. It knows no counts (`caps`)."""
+
+from __future__ import annotations
+
+from outrider_coordinator.core.model import Cap, Task
+from outrider_coordinator.core.settings import CoreSettings
+
+FLEET, TYPE, RUNNER = "fleet", "type", "runner"
+
+
+def claims_of(settings: CoreSettings, task: Task) -> tuple[Cap, ...]:
+    """The caps of the settings that a task counts against while it runs; none for most."""
+    found, runner = [], task.spec.demands.runner
+    if settings.running_max:
+        found.append(Cap(FLEET, "", settings.running_max))
+    if most := settings.type_running_max.get(task.spec.kind):
+        found.append(Cap(TYPE, task.spec.kind, most))
+    if runner and (most := settings.runner_running_max.get(runner)):
+        found.append(Cap(RUNNER, runner, most))
+    return tuple(found)
