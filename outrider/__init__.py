@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from outrider.client import Client, RunHandle, TaskHandle, as_completed
     from outrider.errors import OutriderError, TaskCancelled, TaskExpired, TaskFailed, TaskNotSucceeded, TaskSkipped
     from outrider.executor import Executor
+    from outrider.schedules import At, Cron, Every
     from outrider.work import Options
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "At",
     "Client",
+    "Cron",
+    "Every",
     "Executor",
     "Options",
     "OutriderError",
@@ -39,6 +43,7 @@ __all__ = [
 
 _MODULES = {name: "errors" for name in __all__ if name.startswith(("Task", "OutriderError"))}
 _MODULES |= {"Client": "client", "RunHandle": "client", "TaskHandle": "client", "as_completed": "client"}
+_MODULES |= dict.fromkeys(("At", "Cron", "Every"), "schedules")
 _MODULES |= {"Executor": "executor", "Options": "work", "aio": "aio", "errors": "errors"}
 
 

@@ -15,10 +15,11 @@ import functools
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from outrider import discovery, views
+from outrider import discovery, identity, views
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
+from outrider.schedule_client import AsyncSchedules
 from outrider.transport import operations
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
@@ -193,6 +194,11 @@ class Submitter:
         """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
         return Submitter(self._connection, self._options.but(**options))
 
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """Work by the clock, with the same options."""
+        return AsyncSchedules(self._connection, self._options)
+
     @overload
     async def submit(
         self, function: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -239,7 +245,8 @@ class Client(Submitter):
     """A client of one coordinator; use it as ``async with``.
 
     ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
-    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``).
+    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). ``submitter`` is on whose
+    behalf tasks are submitted, for fair shares (default: ``OUTRIDER_SUBMITTER``, else the user's name).
     """
 
     def __init__(
@@ -249,9 +256,10 @@ class Client(Submitter):
         namespace: str = "default",
         tls: TlsFiles | None = None,
         connect_timeout: float = CONNECT_TIMEOUT_S,
+        submitter: str | None = None,
     ) -> None:
         super().__init__(None, Options())
-        self._settings = (discovery.coordinator_address(address), tls, namespace)
+        self._settings = (discovery.coordinator_address(address), tls, namespace, identity.submitter(submitter))
         self._connect_timeout_s = connect_timeout
 
     async def __aenter__(self) -> Client:

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from outrider import discovery, views
+from outrider import discovery, identity, views
 from outrider.aio import CONNECT_TIMEOUT_S, FLUSH_TIMEOUT_S, chunks
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError, Unreachable
 from outrider.graph import GraphBuilder
+from outrider.schedule_client import Schedules
 from outrider.transport import operations
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
@@ -44,13 +45,13 @@ Value = TypeVar("Value")
 class _Link:
     """What a client and its handles share: the connection, its loop, and the thread for callbacks."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, namespace: str, timeout_s: float) -> None:
+    def __init__(self, address: str, tls: TlsFiles | None, namespace: str, timeout_s: float, submitter: str) -> None:
         self.thread = LoopThread()
         self.callbacks = ThreadPoolExecutor(1, "outrider-callbacks")
         # Reentrant, because a signal handler may close what its thread is closing.
         self._closing = threading.RLock()
         try:
-            self.connection = self.thread.run(_opened(address, tls, namespace, timeout_s))
+            self.connection = self.thread.run(_opened(address, tls, namespace, timeout_s, submitter))
         except BaseException:
             self.thread.stop()
             raise
@@ -75,8 +76,8 @@ class _Link:
                 _guarded(callback, value)
 
 
-async def _opened(address: str, tls: TlsFiles | None, namespace: str, timeout_s: float) -> Connection:
-    connection = Connection(address, tls, namespace)
+async def _opened(address: str, tls: TlsFiles | None, namespace: str, timeout_s: float, submitter: str) -> Connection:
+    connection = Connection(address, tls, namespace, submitter)
     await connection.open(timeout_s)
     return connection
 
@@ -246,6 +247,11 @@ class Submitter:
         """The same client with some `Options` changed: ``client.with_options(priority="high").submit(...)``."""
         return Submitter(self._link, self._options.but(**options))
 
+    @property
+    def schedules(self) -> Schedules:
+        """Work by the clock, with the same options."""
+        return Schedules(self._link.connection, self._options, self._link.thread)
+
     @overload
     def submit(
         self, function: Callable[Parameters, Value], *args: Parameters.args, **kwargs: Parameters.kwargs
@@ -303,9 +309,12 @@ class Client(Submitter):
     """A client of one coordinator; use it with ``with``, or `close` it.
 
     ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
-    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). Raises `Unreachable` when
-    nobody answers within ``connect_timeout`` seconds. Later breaks of the connection only delay: submits and results
-    wait for the coordinator to come back; other calls wait for 30 s and raise `Unreachable` then.
+    `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). ``submitter`` is on whose
+    behalf tasks are submitted, for fair shares (default: ``OUTRIDER_SUBMITTER``, else the user's name).
+
+    Raises `Unreachable` when nobody answers within ``connect_timeout`` seconds. Later breaks of the connection only
+    delay: submits and results wait for the coordinator to come back; other calls wait for 30 s and raise `Unreachable`
+    then.
     """
 
     def __init__(
@@ -315,8 +324,10 @@ class Client(Submitter):
         namespace: str = "default",
         tls: TlsFiles | None = None,
         connect_timeout: float = CONNECT_TIMEOUT_S,
+        submitter: str | None = None,
     ) -> None:
-        link = _Link(discovery.coordinator_address(address), tls, namespace, connect_timeout)
+        who = identity.submitter(submitter)
+        link = _Link(discovery.coordinator_address(address), tls, namespace, connect_timeout, who)
         super().__init__(link, Options())
         atexit.register(self.close)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from outrider import wait_budgets
+from outrider import placing, wait_budgets
 from outrider.claims import Claim
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
@@ -58,6 +58,12 @@ class Options:
     ``wait_budgets`` say by kind (dependency, external, complexity, clarification, any) how long a wait may last and
     what happens then: ``{"clarification": "10m:move"}``, seconds, or a `WaitBudget`. ``extension_max`` of running time
     is granted, all in all, without asking anybody when the task needs more.
+
+    ``where`` are conditions on labels (``zone=a,b``, ``zone!=a``, ``gpu``, ``!gpu``), ``resources`` amounts that it
+    takes (``{"gpu": 1, "memory": "4GiB"}``), ``runner`` and ``on_type`` must be offered by the agent. The others are
+    wishes: ``affinity`` to agents by name, -100 to 100, ``avoid_tags`` of tasks it would rather not be beside,
+    ``spread`` over agents, ``sticky`` to the agent of its first dependency. ``strategy`` is one of
+    `outrider.placing.STRATEGIES`. A ``preemptible`` task gives way to a critical one and is queued again.
     """
 
     title: str = ""
@@ -86,6 +92,16 @@ class Options:
     after: Sequence[Any] = ()
     inputs_argument: str = ""
     request_id: str = ""
+    where: Sequence[str] = ()
+    resources: Mapping[str, float | str] | None = None
+    runner: str = ""
+    on_type: str = ""
+    strategy: str = ""
+    affinity: Mapping[str, int] | None = None
+    avoid_tags: Sequence[str] = ()
+    spread: bool = False
+    sticky: bool = False
+    preemptible: bool = False
 
     def but(self, **changes: Any) -> Options:
         """The same with some options changed. Raises `TypeError` for one that does not exist."""
@@ -120,8 +136,24 @@ class Options:
         if self.extension_max is not None:
             extension = dt.timedelta(seconds=seconds(self.extension_max))
             spec.wait_policies.extension_max_duration.FromTimedelta(extension)
+        self._apply_placing(spec)
         self._apply_times(spec)
         return spec
+
+    def _apply_placing(self, spec: task_pb2.TaskSpec) -> None:
+        placing.add_conditions(self.where, spec)
+        placing.add_resources(self.resources or {}, spec)
+        placing.add_affinities(self.affinity or {}, spec)
+        spec.preemptible = self.preemptible
+        if self.strategy:
+            spec.placement.strategy = placing.strategy(self.strategy)
+        for name in ("runner", "spread", "sticky"):
+            if getattr(self, name):
+                setattr(spec.placement, name, getattr(self, name))
+        if self.on_type:
+            spec.placement.task_type = self.on_type
+        if self.avoid_tags:
+            spec.placement.avoid_tags.extend(self.avoid_tags)
 
     def _apply_times(self, spec: task_pb2.TaskSpec) -> None:
         durations = (

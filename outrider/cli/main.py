@@ -20,6 +20,7 @@ from outrider.cli import (
     options,
     output,
     run,
+    schedule,
     submit,
     system,
     task,
@@ -49,6 +50,7 @@ app.add_typer(task.app, name="task", rich_help_panel=_LOOK)
 app.command("inbox", rich_help_panel=_LOOK, examples=inbox.EXAMPLES, notes=inbox.NOTES)(inbox.inbox)
 app.command("answer", rich_help_panel=_LOOK, examples=answer.EXAMPLES, notes=answer.NOTES)(answer.answer)
 app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
+app.add_typer(schedule.app, name="schedule", rich_help_panel=_WORK)
 app.add_typer(limit.app, name="limit", rich_help_panel=_LOOK)
 app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
 app.add_typer(system.app, name="system", rich_help_panel=_SERVE)

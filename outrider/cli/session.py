@@ -78,6 +78,13 @@ class Session:
 
         return LimitServiceStub(self.channel)
 
+    @cached_property
+    def schedules(self) -> Any:
+        """Stub of ScheduleService."""
+        from outrider.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+
+        return ScheduleServiceStub(self.channel)
+
     def client(self) -> Client:
         """A client of the SDK, for commands that submit."""
         from outrider.client import Client

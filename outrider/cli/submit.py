@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,20 @@ import typer
 
 from outrider.cli import follow, output
 from outrider.cli.options import EXIT_CODES, EXIT_INTERRUPTED, EXIT_OK, JsonFlag, session_of
+from outrider.cli.placing import (
+    Affinity,
+    AvoidTag,
+    OnType,
+    Preemptible,
+    Resource,
+    Runner,
+    Spread,
+    Sticky,
+    Strategy,
+    Tag,
+    Where,
+    placing,
+)
 from outrider.cli.session import Session
 from outrider.cli.values import duration_s, pairs
 from outrider.errors import InvalidRequest
@@ -19,6 +34,7 @@ EXAMPLES = (
     "outrider submit --wait --cwd . -- pytest -q",
     "outrider submit --priority high --label gpu=yes --timeout 2h -- ./train.sh",
     "outrider submit --limit db:main --limit api:anthropic:2 --write-scope 'src/**' -- ./migrate.sh",
+    "outrider submit --resource gpu=1 --where zone=a,b --preemptible -- ./train.sh",
     "outrider submit --wait --python math:sqrt --args '[2]'",
 )
 NOTES = (
@@ -56,6 +72,7 @@ TaskType = Annotated[str, typer.Option("--type", metavar="TYPE", help="What kind
 Duration = Annotated[str, typer.Option(metavar="DURATION", help="Bound on one attempt's running time: 90s, 30m, 2h.")]
 StallTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Stop an attempt that reports nothing so long.")]
 Deadline = Annotated[str, typer.Option(metavar="DURATION", help="Bound on everything from now to the end.")]
+QueueTimeout = Annotated[str, typer.Option(metavar="DURATION", help="Give up when it has not started after so long.")]
 Exclusive = Annotated[bool, typer.Option("--exclusive", help="Never two at once, also when its agent is unreachable.")]
 AtMostOnce = Annotated[bool, typer.Option("--at-most-once", help="Once it may have started, never start it again.")]
 CancelOnInterrupt = Annotated[bool, typer.Option("--cancel-on-interrupt", help="With --wait: Ctrl-C cancels the task.")]
@@ -75,6 +92,18 @@ def submit(
     stall_timeout: StallTimeout = "",
     deadline: Deadline = "",
     attempts: Attempts = None,
+    where: Where = [],
+    resource: Resource = [],
+    runner: Runner = "",
+    on_type: OnType = "",
+    strategy: Strategy = "",
+    affinity: Affinity = [],
+    avoid_tag: AvoidTag = [],
+    spread: Spread = False,
+    sticky: Sticky = False,
+    tag: Tag = [],
+    preemptible: Preemptible = False,
+    queue_timeout: QueueTimeout = "",
     limit: Limit = [],
     write_scope: WriteScope = [],
     system: System = [],
@@ -97,27 +126,11 @@ def submit(
     from outrider.work import Options, command_spec, function_spec
 
     session = session_of(context)
-    options = Options(
-        title=title,
-        priority=priority or None,
-        labels=pairs(label, "--label"),
-        timeout=duration_s(timeout) if timeout else None,
-        stall_timeout=duration_s(stall_timeout) if stall_timeout else None,
-        deadline=duration_s(deadline) if deadline else None,
-        attempts=attempts or 0,
-        limits=limit,
-        write_scopes=write_scope,
-        systems=system,
-        type=task_type,
-        wait_budgets=pairs(wait_budget, "--wait-budget"),
-        extension_max=duration_s(extension_max) if extension_max else None,
-        exclusive=exclusive,
-        at_most_once=at_most_once,
-    )
+    options = Options(**_chosen(context.params))
     if bool(argv) == bool(python):
         raise InvalidRequest("give a command after --, or a function with --python; see outrider submit --help")
     if python:
-        spec = function_spec(python, *_arguments(args, kwargs), options)
+        spec = function_spec(python, *call_arguments(args, kwargs), options)
     else:
         words = ["sh", "-c", " ".join(argv or [])] if shell else argv or []
         folder = str(Path(cwd).absolute()) if cwd else ""
@@ -134,9 +147,33 @@ def submit(
     raise typer.Exit(follow.report(task))
 
 
+def _chosen(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The `Options` that the command line stands for."""
+    durations = {
+        name: duration_s(parameters[name]) if parameters[name] else None
+        for name in ("timeout", "stall_timeout", "deadline", "queue_timeout", "extension_max")
+    }
+    return {
+        "title": parameters["title"],
+        "priority": parameters["priority"] or None,
+        "labels": pairs(parameters["label"], "--label"),
+        "attempts": parameters["attempts"] or 0,
+        "limits": parameters["limit"],
+        "write_scopes": parameters["write_scope"],
+        "systems": parameters["system"],
+        "type": parameters["task_type"],
+        "wait_budgets": pairs(parameters["wait_budget"], "--wait-budget"),
+        "exclusive": parameters["exclusive"],
+        "at_most_once": parameters["at_most_once"],
+        **durations,
+        **placing(parameters),
+    }
+
+
 def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: str) -> str:
     import secrets
 
+    from outrider.identity import submitter
     from outrider.tracing import current_traceparent
     from outrider.transport.submit_spans import SubmitTracer
     from outrider.v1 import task_service_pb2
@@ -146,6 +183,7 @@ def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: 
         request_id=request_id or f"cli-{secrets.token_hex(12)}",
         spec=spec,
         dependency_ids=dependency_ids,
+        submitter=submitter(),
     )
     request.trace.traceparent = current_traceparent()
     tracer = SubmitTracer()
@@ -178,7 +216,8 @@ def _full_ids(session: Session, prefixes: list[str]) -> list[str]:
     return [session.task(prefix).id for prefix in prefixes]
 
 
-def _arguments(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
+def call_arguments(args: str, kwargs: str) -> tuple[list[Any], dict[str, Any]]:
+    """What --args and --kwargs say. Raises `InvalidRequest` for what is no JSON list or object."""
     return _json(args, "--args", list), _json(kwargs, "--kwargs", dict)
 
 

@@ -154,7 +154,8 @@ def _attempt(attempt: task_pb2.Attempt) -> str:
     state = task_pb2.AttemptState.Name(attempt.state).removeprefix("ATTEMPT_STATE_")
     took = output.took(attempt.start_time, attempt.end_time)
     error = f": {attempt.error.message}" if attempt.error.message else ""
-    return f"attempt {attempt.number} on {attempt.agent_id} {state} {took}{error}"
+    at_fault = {task_pb2.BLAME_AGENT: " (the agent is blamed)", task_pb2.BLAME_SYSTEM: " (an outside system is blamed)"}
+    return f"attempt {attempt.number} on {attempt.agent_id} {state} {took}{error}{at_fault.get(attempt.blame, '')}"
 
 
 def _wait(wait: task_pb2.BlockedReason) -> str:

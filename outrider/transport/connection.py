@@ -55,9 +55,10 @@ Response = TypeVar("Response")
 class Connection:
     """A connection to the coordinator at ``address`` for one namespace. Use `open` first and `close` last."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, namespace: str) -> None:
+    def __init__(self, address: str, tls: TlsFiles | None, namespace: str, submitter: str = "") -> None:
         self.address = address
         self.namespace = namespace
+        self.submitter = submitter
         began_ms = time.time_ns() // 1_000_000
         #: Names this client for the shared watch; new for every connection.
         self.client_id = f"{began_ms:011x}{secrets.token_hex(5)}"
@@ -68,7 +69,7 @@ class Connection:
         self.tasks: Any = task_service_pb2_grpc.TaskServiceStub(self.channel)
         self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
         self.submissions = Submissions(address, submit_stream(self.channel), self._accepted)
-        self._encoder = RequestEncoder(namespace, self.client_id)
+        self._encoder = RequestEncoder(namespace, self.client_id, submitter)
         self._open_tickets: dict[str, Ticket] = {}
         self._early: dict[str, event_pb2.Event] = {}
         self._foreign: set[str] = set()
@@ -187,6 +188,7 @@ class Connection:
     async def submit_run(self, request: run_service_pb2.SubmitRunRequest) -> tuple[run_service_pb2.Run, list[Ticket]]:
         """Accept a graph; its tasks' tickets in the order of the request."""
         request.client_id, request.namespace = self.client_id, self.namespace
+        request.submitter = self.submitter
         span = self._tracer.begin(request.run.title, request.trace)
         self._runs_under_way += 1
         try:

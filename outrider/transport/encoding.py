@@ -63,8 +63,9 @@ class CallEncoder:
 class RequestEncoder:
     """Writes the SubmitRequests of one client."""
 
-    def __init__(self, namespace: str, client_id: str) -> None:
-        self._same = pb.SubmitRequest(namespace=namespace, client_id=client_id).SerializeToString()
+    def __init__(self, namespace: str, client_id: str, submitter: str = "") -> None:
+        same = pb.SubmitRequest(namespace=namespace, client_id=client_id, submitter=submitter)
+        self._same = same.SerializeToString()
 
     def encode(
         self, request_id: str, spec: bytes, dependency_ids: Sequence[str], trace: task_pb2.TraceContext

@@ -341,6 +341,34 @@ ATTEMPT_STATE_FENCED: AttemptState.ValueType  # 9
 """Told to stop because another attempt or a cancel decided the task."""
 Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
 
+class _Blame:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BlameEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Blame.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BLAME_UNSPECIFIED: _Blame.ValueType  # 0
+    """Nobody."""
+    BLAME_TASK: _Blame.ValueType  # 1
+    """The task, until it succeeds on another agent."""
+    BLAME_AGENT: _Blame.ValueType  # 2
+    """The agent: it was lost, or refused the work."""
+    BLAME_SYSTEM: _Blame.ValueType  # 3
+    """An outside system that the task needs, of which others complained too."""
+
+class Blame(_Blame, metaclass=_BlameEnumTypeWrapper):
+    """Who is held responsible for the end of an attempt, as it was judged at the time."""
+
+BLAME_UNSPECIFIED: Blame.ValueType  # 0
+"""Nobody."""
+BLAME_TASK: Blame.ValueType  # 1
+"""The task, until it succeeds on another agent."""
+BLAME_AGENT: Blame.ValueType  # 2
+"""The agent: it was lost, or refused the work."""
+BLAME_SYSTEM: Blame.ValueType  # 3
+"""An outside system that the task needs, of which others complained too."""
+Global___Blame: _TypeAlias = Blame  # noqa: Y015
+
 @_typing.final
 class Payload(_message.Message):
     """Bytes that only the client and the worker interpret; the coordinator never opens them."""
@@ -1281,6 +1309,7 @@ class Attempt(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    BLAME_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Counts from 1 within the task."""
     agent_id: _builtins.str
@@ -1289,6 +1318,8 @@ class Attempt(_message.Message):
     """Where it is in its life."""
     counted: _builtins.bool
     """Whether it used up one of max_attempts; false until it has closed."""
+    blame: Global___Blame.ValueType
+    """Who is held responsible for that; unspecified means nobody."""
     @_builtins.property
     def offer_time(self) -> _timestamp_pb2.Timestamp:
         """When the coordinator decided to offer it."""
@@ -1316,10 +1347,11 @@ class Attempt(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         error: Global___TaskError | None = ...,
+        blame: Global___Blame.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "offer_time", b"offer_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "counted", b"counted", "end_time", b"end_time", "error", b"error", "number", b"number", "offer_time", b"offer_time", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "blame", b"blame", "counted", b"counted", "end_time", b"end_time", "error", b"error", "number", b"number", "offer_time", b"offer_time", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

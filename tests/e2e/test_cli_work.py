@@ -297,3 +297,18 @@ def test_a_list_fits_every_terminal(cli: CommandLine, columns: int) -> None:
     assert "SUCCEEDED" in terminal.text
     assert "\x1b[31m" not in terminal.text
     assert cli.run("task", "list", "-n", "1").rows[0][0] in terminal.text
+
+
+def test_placing_from_the_command_line(cli: CommandLine) -> None:
+    """Conditions, amounts, wishes and a strategy reach the coordinator; what cannot be is refused or explained."""
+    words = ("--where", "!gpu", "--resource", "cpu=0.5", "--resource", "memory=1MiB", "--strategy", "two-choices")
+    wishes = ("--affinity", "agent-1=50", "--avoid-tag", "noisy", "--tag", "quiet", "--spread", "--preemptible")
+    ended = cli.run("submit", "--wait", *words, *wishes, "--", "echo", "placed")
+    assert (ended.code, ended.out) == (0, "placed\n")
+    waits = cli.run("submit", "--resource", "gpu=1", "--", "true").id
+    assert "RESOURCES" in cli.run("task", "explain", waits).out
+    assert cli.run("task", "cancel", waits).code == 0
+    refused = cli.run("submit", "--strategy", "best", "--", "true")
+    assert refused.code == 2
+    assert "least-loaded, round-robin, random, performance, two-choices" in refused.err
+    assert "is no amount" in cli.run("submit", "--resource", "gpu=lots", "--", "true").err

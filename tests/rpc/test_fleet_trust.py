@@ -67,6 +67,11 @@ def wait_for(coordinator: CoordinatorProcess, kind: event_pb2.EventType.ValueTyp
     raise AssertionError("the watch ended")
 
 
+def get(coordinator: CoordinatorProcess, task_id: str) -> task_pb2.Task:
+    """A task as committed."""
+    return coordinator.tasks.Get(task_service_pb2.GetRequest(task_id=task_id), timeout=20).task
+
+
 def agent_of(coordinator: CoordinatorProcess, name: str) -> fleet_service_pb2.Agent:
     """An agent as it is shown."""
     return coordinator.fleet.GetAgent(fleet_service_pb2.GetAgentRequest(agent_id=name), timeout=20).agent
@@ -135,15 +140,18 @@ def test_breakers_outlive_a_kill(coordinator: CoordinatorProcess) -> None:
 def test_a_system_that_is_down_holds_back_what_declares_it(coordinator: CoordinatorProcess) -> None:
     """Three tasks that fail on it take it down; it is listed with what it holds back; a reset lets that go."""
     agent = ScriptedAgent(coordinator, "a")
+    failed = []
     for _ in range(3):
         once = task_pb2.RetryPolicy(max_attempts=1)
         work = task_pb2.TaskSpec(function=task_pb2.PythonFunction(function="m:f"), retry=once, systems=["api:example"])
         coordinator.tasks.Submit(task_service_pb2.SubmitRequest(spec=work), timeout=20)
-        fail(agent)
+        failed.append(fail(agent))
     wait_for(coordinator, event_pb2.EVENT_TYPE_SYSTEM_BREAKER)
     held = submit(coordinator, systems=["api:example"])
     (system,) = systems(coordinator)
     assert (system.system, system.state, system.held_count) == ("api:example", OPEN, 1)
+    blamed = [attempt.blame for task_id in failed for attempt in get(coordinator, task_id).attempts]
+    assert blamed == [task_pb2.BLAME_TASK, task_pb2.BLAME_SYSTEM, task_pb2.BLAME_SYSTEM]
     assert system.reset_time.seconds
     coordinator.fleet.ResetBreaker(ResetBreaker(system="api:example"), timeout=20)
     assert complete(agent) == held

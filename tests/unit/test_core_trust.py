@@ -1,115 +1,27 @@
-"""Who is trusted and who is to blame: breakers of agents and of their work of one kind, and the evidence for them."""
+"""Who is to blame: what counts against an agent, what against its work of one kind, and what against a task."""
 
 from __future__ import annotations
 
 import pytest
 
-from outrider_coordinator.core.breaker import TYPES_MAX, of_type
-from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsReturned, CancelRequested, Ref
-from outrider_coordinator.core.model import Agent, Breaker
-from outrider_coordinator.core.samples import Window, rate_bounds
+from outrider_coordinator.core.events import (
+    AgentOrder,
+    AgentOrdered,
+    BreakerReset,
+)
 from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US, Constraint, Demands, Operator
 from outrider_coordinator.core.states import BreakerState, EventType, Reason, TaskState
-from support.core_world import ModelAgent, World
+from support.trust_world import (
+    breaker_of,
+    fail_on,
+    fails_here_passes_there,
+    fleet,
+    on,
+    order,
+    pass_on,
+)
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
-
-
-def on(name: str) -> Demands:
-    """Only the agent that was connected with this label."""
-    return Demands(constraints=(Constraint("name", Operator.IN, (name,)),))
-
-
-def fleet(*names: str, slots: int = 4, settings: CoreSettings | None = None) -> tuple[World, list[ModelAgent]]:
-    """A world with agents that are labelled with their names."""
-    world = World(settings)
-    return world, [world.connect(name, slots, labels={"name": name}) for name in names]
-
-
-def breaker_of(world: World, name: str, kind: str = "") -> Breaker | None:
-    """A breaker of an agent; None when nothing is held against its work of the kind."""
-    agent = world.state.agents[name]
-    return agent.type_breakers.get(kind) if kind else agent.breaker
-
-
-def reject(world: World, agent: ModelAgent) -> None:
-    """The agent refuses everything that it was offered."""
-    refs = list(agent.held)
-    agent.held.clear()
-    world.do(AttemptsReturned(agent.id, agent.epoch, refs, revoked=False, message="no room"))
-
-
-def fail_on(world: World, agent: ModelAgent, kind: str = "m:f", reason: Reason = Reason.TASK_ERROR) -> None:
-    """One task that may run on this agent only fails there for good."""
-    (task,) = world.submit(kind=kind, demands=on(agent.id))
-    world.start(agent, world.ref(agent, task))
-    world.fail(agent, world.ref(agent, task), reason)
-
-
-def pass_on(world: World, agent: ModelAgent, kind: str = "m:f") -> None:
-    """One task that may run on this agent only succeeds there."""
-    (task,) = world.submit(kind=kind, demands=on(agent.id))
-    world.complete(agent, world.ref(agent, task))
-
-
-def open_by_rejecting(world: World, agent: ModelAgent) -> None:
-    """Five refusals in a row: the agent's own breaker opens."""
-    world.submit()
-    while breaker_of(world, agent.id).state is CLOSED:  # type: ignore[union-attr]  # an agent has one
-        reject(world, agent)
-
-
-def order(world: World, agent: ModelAgent, what: str) -> None:
-    """An operator pauses or resumes an agent."""
-    world.do(AgentOrdered(agent.id, what, world.replies.append))
-
-
-def fails_here_passes_there(world: World, here: ModelAgent, there: ModelAgent, kind: str = "m:f") -> None:
-    """One task fails on one agent and succeeds on the other."""
-    order(world, there, AgentOrder.PAUSE)
-    (task,) = world.submit(kind=kind, max_attempts=3)
-    order(world, there, AgentOrder.RESUME)
-    order(world, here, AgentOrder.PAUSE)
-    world.start(here, world.ref(here, task))
-    world.fail(here, world.ref(here, task))
-    world.wait(2)
-    order(world, here, AgentOrder.RESUME)
-    world.complete(there, world.ref(there, task))
-
-
-def test_the_breaker_opens_probes_and_closes() -> None:
-    """Five refusals in a row open the breaker; after the reset one probe at a time; two successes close it (I10)."""
-    world, (agent,) = fleet("a")
-    open_by_rejecting(world, agent)
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    assert breaker.state is OPEN
-    tasks = world.submit(3)
-    assert not agent.held
-    world.wait(31)
-    assert len(agent.held) == 1
-    for _ in range(2):
-        (ref,) = agent.held
-        world.complete(agent, ref)
-    assert breaker.state is CLOSED
-    assert [ref.task_id for ref in agent.held] == tasks[1:]
-
-
-def test_a_probe_that_fails_opens_it_for_longer() -> None:
-    """Each opening waits twice as long as the one before, up to the longest."""
-    world, (agent,) = fleet("a", settings=CoreSettings(breaker_reset_max_us=100 * SECOND_US))
-    open_by_rejecting(world, agent)
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    for wait_s in (30, 60, 100, 100):
-        assert breaker.reset_us == world.now_us + wait_s * SECOND_US
-        world.wait(wait_s - 1)
-        assert breaker.state is OPEN
-        world.wait(1)
-        assert breaker.state is HALF_OPEN
-        reject(world, agent)
-        assert breaker.state is OPEN
 
 
 def test_all_that_one_silence_takes_along_is_one_failure() -> None:
@@ -259,6 +171,73 @@ def test_what_a_task_at_fault_had_opened_closes_again() -> None:
     assert (breaker.state, breaker.opened_count) == (HALF_OPEN, 1)
 
 
+def test_a_first_opening_is_taken_back_too() -> None:
+    """The task whose failure showed an agent to stand out fails everywhere: the agent has its kind back."""
+    world, (a, b, c) = fleet("a", "b", "c", slots=1)
+    fail_on(world, a)
+    for _ in range(5):
+        pass_on(world, b)
+        pass_on(world, c)
+    for _ in range(9):
+        fail_on(world, a)
+    for agent in (b, c):
+        order(world, agent, AgentOrder.PAUSE)
+    (task,) = world.submit(max_attempts=9)
+    world.fail(a, world.ref(a, task))
+    opened = breaker_of(world, "a", "m:f")
+    assert opened is not None
+    assert (opened.state, opened.culprit) == (OPEN, task)
+    assert breaker_of(world, "a").failures == 1  # type: ignore[union-attr]
+    for agent in (b, c):
+        order(world, agent, AgentOrder.RESUME)
+        world.wait(6)
+        world.fail(agent, world.ref(agent, task))
+        order(world, agent, AgentOrder.PAUSE)
+    assert world.state_of(task) is TaskState.FAILED
+    assert opened.state is CLOSED
+    assert breaker_of(world, "a").failures == 0  # type: ignore[union-attr]
+
+
+def test_an_operator_trusts_an_agent_again() -> None:
+    """All of its breakers, or the one for a kind; what is not there is refused with advice."""
+    world, (here, there) = fleet("a", "b", settings=CoreSettings(breaker_failures=2))
+    for kind in ("m:f", "m:g"):
+        for _ in range(2):
+            fails_here_passes_there(world, here, there, kind)
+    world.replies.clear()
+    for agent_id, kind in (("a", "m:f"), ("a", "m:f"), ("a", ""), ("nobody", "")):
+        world.do(BreakerReset(agent_id, kind, "", world.replies.append))
+    assert [getattr(reply, "reason", reply) for reply in world.replies] == [True, "NOT_FOUND", True, "NOT_FOUND"]
+    agent = world.state.agents["a"]
+    assert (agent.breaker.state, agent.type_breakers) == (CLOSED, {})
+    assert all(not tally.agents.get("a") for tally in world.state.tallies.values())
+
+
+def test_agents_that_are_removed_are_forgotten() -> None:
+    """Neither counts nor breakers of an agent outlive it; a task that failed there may still be at fault."""
+    world, (here, there) = fleet("a", "b", settings=CoreSettings(breaker_failures=2))
+    for _ in range(2):
+        fails_here_passes_there(world, here, there)
+    (task,) = world.submit(max_attempts=9, demands=on("b"))
+    world.state.tasks[task].failed_on = ("a", "c")
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    assert all("a" not in tally.agents for tally in world.state.tallies.values())
+    world.fail(there, world.ref(there, task))
+    assert world.state_of(task) is TaskState.FAILED
+
+
+def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind that failed least recently is no longer compared; one without failures is forgotten after a window."""
+    monkeypatch.setattr("outrider_coordinator.core.blame.COUNTS_MAX", 4)
+    world, (agent, _) = fleet("a", "b")
+    for kind in ("k1", "k2", "k1", "k3"):
+        fail_on(world, agent, kind)
+    assert list(world.state.tallies) == ["k1", "k3"]
+    world.wait(601)
+    pass_on(world, agent, "k3")
+    assert list(world.state.tallies) == ["k1"]
+
+
 def test_many_kinds_that_open_open_the_agent() -> None:
     """An agent that loses five kinds of work with no success between has lost everybody's trust."""
     world, (here, there) = fleet("a", "b", settings=CoreSettings(breaker_failures=2))
@@ -266,159 +245,3 @@ def test_many_kinds_that_open_open_the_agent() -> None:
         for _ in range(2):
             fails_here_passes_there(world, here, there, kind)
     assert breaker_of(world, "a").state is OPEN  # type: ignore[union-attr]
-
-
-def test_the_share_of_failures_opens_too() -> None:
-    """Failures that never come five in a row still open the breaker once half of its samples are failures."""
-    world, (agent,) = fleet("a")
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    for _ in range(5):
-        assert breaker.state is CLOSED
-        world.submit()
-        reject(world, agent)
-        world.complete(agent, next(iter(agent.held)))
-        world.wait(1)
-    assert breaker.state is CLOSED
-    world.submit()
-    reject(world, agent)
-    assert breaker.state is OPEN
-
-
-def test_failures_of_long_ago_are_forgotten() -> None:
-    """A breaker that nothing was held against for a whole window knows no more than a fresh one."""
-    world, (agent,) = fleet("a")
-    world.submit()
-    reject(world, agent)
-    world.wait(601)
-    world.complete(agent, next(iter(agent.held)))
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    assert (breaker.failures, breaker.window) == (0, None)
-
-
-@pytest.mark.parametrize("end", ["complete", "fail", "reject", "revoke", "lose", "cancel", "die", "leave"])
-def test_a_probe_gives_its_lease_back_however_it_ends(end: str) -> None:
-    """Whatever becomes of a probe, the breaker can lease the next one."""
-    world, (agent,) = fleet("a")
-    open_by_rejecting(world, agent)
-    world.wait(31)
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    (ref,) = agent.held
-    assert breaker.probe == (ref.task_id, ref.attempt)
-    _end(world, agent, ref, end)
-    assert breaker.probe is None or breaker.probe != (ref.task_id, ref.attempt)
-    world.connect("a", 4, labels={"name": "a"})
-    world.submit(2)
-    world.wait(130)
-    assert agent.held
-    assert breaker.state is CLOSED or breaker.probe is not None
-
-
-def _end(world: World, agent: ModelAgent, ref: Ref, end: str) -> None:
-    if end == "complete":
-        world.complete(agent, ref)
-    elif end in ("fail", "die"):
-        world.fail(agent, ref, Reason.TASK_ERROR if end == "fail" else Reason.WORKER_DIED)
-    elif end in ("reject", "revoke"):
-        agent.held.clear()
-        world.do(AttemptsReturned(agent.id, agent.epoch, [ref], revoked=end == "revoke"))
-    elif end == "lose":
-        world.start(agent, ref)
-        world.disconnect(agent)
-        world.wait(8)
-    elif end == "cancel":
-        world.do(CancelRequested([ref.task_id], "", world.replies.append))
-        world.fail(agent, ref, Reason.CANCEL_REQUESTED, False)
-    else:
-        world.disconnect(agent)
-        agent.held.clear()
-        world.connect("a", 4, labels={"name": "a"})
-
-
-def test_a_long_probe_has_gone_well_after_a_while() -> None:
-    """A probe that has run for the probe time lets the next one through, and two of them close the breaker."""
-    world, (agent,) = fleet("a")
-    open_by_rejecting(world, agent)
-    world.submit(2)
-    world.wait(31)
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    for _ in range(2):
-        assert breaker.state is HALF_OPEN
-        (ref,) = [ref for ref in agent.held if breaker.probe == (ref.task_id, ref.attempt)]
-        world.start(agent, ref)
-        world.wait(61)
-    assert breaker.state is CLOSED
-
-
-def test_a_probe_that_asks_somebody_says_nothing_and_holds_nobody_up() -> None:
-    """A probe that waits for an answer returns its lease after the probe time; the breaker stays HALF_OPEN."""
-    world, (agent,) = fleet("a")
-    open_by_rejecting(world, agent)
-    world.submit(1)
-    world.wait(31)
-    (ref,) = agent.held
-    world.start(agent, ref)
-    world.block(agent, ref, "q")
-    world.wait(61)
-    breaker = breaker_of(world, "a")
-    assert breaker is not None
-    assert (breaker.state, breaker.successes) == (HALF_OPEN, 0)
-    assert breaker.probe not in (None, (ref.task_id, ref.attempt))
-
-
-def test_a_stray_probe_that_comes_back_is_the_probe_again() -> None:
-    """No second one is offered beside it."""
-    world, (here, there) = fleet("a", "b")
-    for _ in range(5):
-        fails_here_passes_there(world, here, there)
-    world.wait(31)
-    (task,) = world.submit(demands=on("a"))
-    world.start(here, world.ref(here, task))
-    world.disconnect(here)
-    world.wait(8)
-    world.connect("a", 4, labels={"name": "a"})
-    breaker = breaker_of(world, "a", "m:f")
-    assert breaker is not None
-    assert breaker.probe == (task, 1)
-    world.submit(demands=on("a"))
-    assert len(here.held) == 1
-
-
-def test_what_is_remembered_of_kinds_is_bounded() -> None:
-    """The kind that failed least recently is forgotten first; when none can be, the agent itself is charged."""
-    agent = Agent("a", "m")
-    for number in range(TYPES_MAX):
-        of_type(agent, f"k{number}")
-    of_type(agent, "k0")
-    of_type(agent, "new")
-    assert len(agent.type_breakers) == TYPES_MAX
-    assert "k1" not in agent.type_breakers
-    assert {"k0", "new"} < set(agent.type_breakers)
-    for breaker in agent.type_breakers.values():
-        breaker.state = OPEN
-    assert of_type(agent, "newer") is agent.breaker
-
-
-def test_a_window_slides() -> None:
-    """Samples count for the span and no longer, give or take an eighth of it."""
-    window = Window(80)
-    window.add(0, failed=True)
-    window.add(5, failed=False)
-    window.add(45, failed=True)
-    assert window.totals(79) == (1, 2)
-    assert window.totals(80) == (0, 1)
-    assert window.totals(200) == (0, 0)
-
-
-def test_bounds_of_a_rate_are_those_of_the_book() -> None:
-    """Wilson's interval at 99 %: checked against values computed by hand from the formula."""
-    low, high = rate_bounds(0, 10)
-    assert low == pytest.approx(0)
-    assert high == pytest.approx(2.576**2 / (10 + 2.576**2))
-    low, high = rate_bounds(10, 10)
-    assert (low, high) == (pytest.approx(10 / (10 + 2.576**2)), 1)
-    low, high = rate_bounds(5, 10)
-    assert low + high == pytest.approx(1)

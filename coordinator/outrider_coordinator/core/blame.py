@@ -28,8 +28,8 @@ from outrider_coordinator.core.states import Blame, BreakerState, Reason
 SUSPICIOUS = frozenset((Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.STALLED, Reason.WORKER_DIED, Reason.INVALID_WORK))
 #: Failures of a probe that show that the agent itself does its work.
 RAN = frozenset((Reason.TASK_ERROR, Reason.INVALID_WORK, Reason.RESULT_TOO_LARGE, Reason.RESULT_NOT_SERIALIZABLE))
-#: Kinds of work that are compared over the fleet at once.
-TALLIES_MAX = 1_000
+#: Counts of one kind of work on one agent that are kept at once, over all kinds and agents.
+COUNTS_MAX = 50_000
 
 _CLOSED = BreakerState.CLOSED
 
@@ -181,7 +181,7 @@ def _counted_failure(state: State, agent: Agent, kind: str) -> bool:
     is_new = tally is None
     if tally is None:
         tally = Tally(state.now_us, Window(state.settings.breaker_window_us))
-        if len(state.tallies) >= TALLIES_MAX:
+        if len(state.tallies) >= max(1, COUNTS_MAX // len(state.agents)):
             del state.tallies[next(iter(state.tallies))]
     else:
         _count(state, tally, agent, failed=True)

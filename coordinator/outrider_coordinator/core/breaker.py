@@ -16,7 +16,7 @@ State, how often and until when it is open, and the lease are durable; counts of
 
 from __future__ import annotations
 
-from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.effects import Effects, PushRevoke
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, System, Task
 from outrider_coordinator.core.samples import Window
 from outrider_coordinator.core.state import State, TimerKind
@@ -94,7 +94,7 @@ def failed(
         if breaker.window is None:
             breaker.window = Window(state.settings.breaker_window_us)
         breaker.window.add(state.now_us, failed=True)
-        if _is_over(state, breaker):
+        if _is_over(state, breaker, breaker.window):
             trip(state, effects, breaker, reason, culprit=culprit)
     elif breaker.state is _HALF_OPEN and news:
         trip(state, effects, breaker, reason, culprit=culprit)
@@ -116,9 +116,7 @@ def passed(state: State, effects: Effects, breaker: Breaker, attempt: Attempt) -
 
 
 def trip(state: State, effects: Effects, breaker: Breaker, reason: Reason, *, culprit: str = "") -> None:
-    """Open it, for longer each time."""
-    if breaker.state is _OPEN:
-        return
+    """Open it, for longer each time, and take back what it was sent ahead of a slot."""
     settings = state.settings
     wait_us = min(settings.breaker_reset_us * 2 ** min(breaker.opened_count, 20), settings.breaker_reset_max_us)
     breaker.reset_us = state.now_us + wait_us
@@ -126,6 +124,17 @@ def trip(state: State, effects: Effects, breaker: Breaker, reason: Reason, *, cu
     breaker.opened_fence, breaker.culprit = state.fence_next, culprit
     _move(state, effects, breaker, _OPEN, reason)
     state.set_timer(breaker.reset_us, TimerKind.BREAKER, breaker.agent_id, breaker.kind or breaker.system)
+    agent = state.agents.get(breaker.agent_id)
+    if agent is not None and agent.ahead and agent.is_online:
+        _take_back(state, effects, breaker, agent)
+
+
+def _take_back(state: State, effects: Effects, breaker: Breaker, agent: Agent) -> None:
+    """What waits in line on the agent and has not started may still go elsewhere."""
+    for attempt in agent.ahead.values():
+        if breaker.kind in ("", state.tasks[attempt.task_id].spec.kind) and not attempt.revoke_sent:
+            attempt.revoke_sent = True
+            effects.sends.append(PushRevoke(agent.epoch, agent.id, *attempt.key, attempt.fence))
 
 
 def close(state: State, effects: Effects, breaker: Breaker) -> None:
@@ -139,11 +148,15 @@ def withdraw(state: State, effects: Effects, breaker: Breaker, task_id: str) -> 
     """The task whose failure opened it is at fault itself: go back to where the breaker was before."""
     if breaker.state is not _OPEN or breaker.culprit != task_id:
         return
-    if breaker.opened_count <= 1:
-        close(state, effects, breaker)
-    else:
+    if breaker.opened_count > 1:
         breaker.opened_count -= 1
         _move(state, effects, breaker, _HALF_OPEN)
+        return
+    close(state, effects, breaker)
+    agent = state.agents.get(breaker.agent_id)
+    if agent is not None and agent.breaker.window is not None and agent.breaker.state is _CLOSED:
+        agent.breaker.failures = max(0, agent.breaker.failures - 1)
+        agent.breaker.window.take_back_failure()
 
 
 def is_quiet(breaker: Breaker) -> bool:
@@ -242,13 +255,11 @@ def _watch(state: State, attempt: Attempt) -> None:
     state.set_timer(due_us, TimerKind.PROBE, attempt.task_id, str(attempt.number))
 
 
-def _is_over(state: State, breaker: Breaker) -> bool:
+def _is_over(state: State, breaker: Breaker, window: Window) -> bool:
     settings = state.settings
     if breaker.failures >= settings.breaker_failures:
         return True
-    if breaker.window is None:
-        return False
-    successes, failures = breaker.window.totals(state.now_us)
+    successes, failures = window.totals(state.now_us)
     samples = successes + failures
     return samples >= settings.breaker_samples_min and failures >= settings.breaker_rate * samples
 

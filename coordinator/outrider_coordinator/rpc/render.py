@@ -104,6 +104,7 @@ def attempt(row: PutAttempt) -> task_pb2.Attempt:
         state=task_pb2.AttemptState.ValueType(row.state),
         counted=bool(row.counted),
         offer_time=timestamp(row.offered_us),
+        blame=task_pb2.Blame.ValueType(row.blame),
     )
     if row.started_us:
         message.start_time.CopyFrom(timestamp(row.started_us))
