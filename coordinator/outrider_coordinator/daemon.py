@@ -48,6 +48,7 @@ from outrider_coordinator.clock import Clock
 from outrider_coordinator.core.schedule_events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
+from outrider_coordinator.quarantine import Quarantine
 from outrider_coordinator.rpc.agent_session import AgentService
 from outrider_coordinator.rpc.calls import Service, registry_of
 from outrider_coordinator.rpc.convert import Converter
@@ -68,7 +69,7 @@ from outrider_coordinator.telemetry import DispatchTracer, span_exporter
 logger = logging.getLogger("outrider.coordinator")
 
 EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
-ADDRESSES_FILE = "addresses.json"
+ADDRESSES_FILE, SUSPECTS_FILE = "addresses.json", "suspects.json"
 #: How long a stopping coordinator waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
 #: How often the wall clock is looked at, and how far it must have been stepped to matter.
@@ -192,10 +193,11 @@ class _Daemon:
         settings = core_settings(self._settings)
         epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
         state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
+        state.store_id = self._store.store_id
         recovered = restore(state, self._store.reader, stored_spec, stored_schedule)
         if state.epoch == 1:
             state.requests.is_complete = True
-        engine = Engine(state, self._store, clock, self._on_fatal)
+        engine = Engine(state, self._store, clock, self._on_fatal, Quarantine(self._folder / SUSPECTS_FILE))
         engine.start(recovered)
         logger.info("epoch %d: %d open tasks, %d known agents", state.epoch, len(state.tasks), len(state.agents))
         return engine

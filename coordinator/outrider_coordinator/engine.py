@@ -30,11 +30,12 @@ from outrider_coordinator.core.effects import (
     Send,
     rows,
 )
-from outrider_coordinator.core.events import Event, OutcomesLoaded, Ticked
+from outrider_coordinator.core.events import Event, OutcomesLoaded, PauseNoticed, Ticked
 from outrider_coordinator.core.records import InsertEvent, InsertLog, Write
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import next_due_us, step
+from outrider_coordinator.quarantine import Quarantine
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.store.sqlite import SqliteStore
 from outrider_coordinator.store_thread import StoreThread
@@ -42,6 +43,8 @@ from outrider_coordinator.watch_hub import WatchHub
 
 logger = logging.getLogger(__name__)
 
+#: Not having run for so long is a pause: what agents have said meanwhile has not been read.
+PAUSE_US, PULSE_S = 2_000_000, 0.5
 #: Above these nothing more is admitted: rows that are not durable yet, and rows that cannot be read yet.
 UNCOMMITTED_ROWS_MAX, UNAPPLIED_ROWS_MAX = 100_000, 200_000
 Result = TypeVar("Result")
@@ -71,13 +74,19 @@ class Engine:
     """Steps the core and keeps the promise that every effect waits for the commit it rests on."""
 
     def __init__(
-        self, state: State, store: SqliteStore, clock: Clock, on_fatal: Callable[[BaseException], None]
+        self,
+        state: State,
+        store: SqliteStore,
+        clock: Clock,
+        on_fatal: Callable[[BaseException], None],
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.state = state
         self.store = store
         self.clock = clock
         self.sessions: dict[int, Session] = {}
         self._on_fatal = on_fatal
+        self._quarantine = quarantine
         self._loop = asyncio.get_running_loop()
         self._inbox: list[Event] = []
         self._is_scheduled = False
@@ -95,11 +104,14 @@ class Engine:
         self._loads: set[asyncio.Task[None]] = set()
         self._commit_times_s: deque[float] = deque(maxlen=100)
         self._loading: dict[int, deque[Send]] = {}
+        self._pulse_us = clock.now_us()
+        self._pulse: asyncio.TimerHandle | None = None
         self.hub = WatchHub(store.reader, self.read)
 
     def start(self, recovered: Effects) -> None:
         """Begin with what recovery made; the first step follows at once."""
         self._take(recovered)
+        self._beat()
         self.post(Ticked())
 
     def post(self, event: Event) -> None:
@@ -134,8 +146,9 @@ class Engine:
         """Commit what is left and stop the threads; the store itself stays open."""
         await self.flush()
         self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._pulse):
+            if timer is not None:
+                timer.cancel()
         for load in self._loads:
             load.cancel()
         self._writer.close()
@@ -151,12 +164,21 @@ class Engine:
         if self._failed or self._is_closed:
             return
         events, self._inbox = self._inbox, []
-        try:
-            effects = step(self.state, events, self.clock.now_us())
-        except Exception as error:
-            self._fail(error, f"a step failed on {[type(event).__name__ for event in events]}")
-            return
-        self._take(effects)
+        now_us = self.clock.now_us()
+        if now_us - self._pulse_us > PAUSE_US:
+            events.insert(0, PauseNoticed(now_us - self._pulse_us))
+            self._pulse_us = now_us
+        for batch in (events,) if self._quarantine is None else self._quarantine.batches(events):
+            try:
+                effects = step(self.state, batch, now_us)
+            except Exception as error:
+                if self._quarantine is not None:
+                    self._quarantine.crashed(batch)
+                self._fail(error, f"a step failed on {[type(event).__name__ for event in batch]}")
+                return
+            if self._quarantine is not None:
+                self._quarantine.passed(batch)
+            self._take(effects)
         self._arm_timer()
 
     def _take(self, effects: Effects) -> None:
@@ -175,6 +197,14 @@ class Engine:
         self._timer_us = due_us
         delay_s = max(0.0, (due_us - self.clock.now_us()) / 1e6)
         self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _beat(self) -> None:
+        """Show that this process runs; a step that finds no recent beat knows that it did not."""
+        if self.clock.now_us() - self._pulse_us > PAUSE_US:
+            self.post(Ticked())
+        else:
+            self._pulse_us = self.clock.now_us()
+        self._pulse = self._loop.call_later(PULSE_S, self._beat)
 
     def _tick(self) -> None:
         self._timer = None

@@ -54,6 +54,19 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         float,
         setting("After a start agents get this long to say hello before their graces begin.", unit="s", ge=0),
     ] = 25.0
+    alarm_hold_s: Annotated[
+        float,
+        setting("How long nothing is given away once half of the fleet went silent at once.", unit="s", ge=0),
+    ] = 60.0
+    alarm_interval_s: Annotated[
+        float, setting("From one such alarm to the next; in between a silence is believed.", unit="s", ge=0)
+    ] = 600.0
+    stop_overdue_s: Annotated[
+        float, setting("An attempt stopped at its task's deadline is fenced when it takes longer.", unit="s", ge=1)
+    ] = 60.0
+    retry_floor: Annotated[
+        int, setting("Retries a minute that are always allowed, beside a tenth of all offers.", ge=1)
+    ] = 60
     breaker_failures: Annotated[
         int, setting("Failures in a row that open a circuit breaker; fewer could be chance.", ge=1)
     ] = 5
@@ -168,10 +181,10 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
     """What the core needs of the settings. Raises `InvalidRequest` where two of them do not fit together."""
     if settings.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise InvalidRequest(f"coordinator.log_level is {settings.log_level!r}; use DEBUG, INFO, WARNING or ERROR")
-    if settings.suspect_after_s < 3 * settings.heartbeat_interval_s:
+    if settings.suspect_after_s < round(3 * settings.heartbeat_interval_s, 6):
         raise InvalidRequest(
             f"coordinator.suspect_after_s ({settings.suspect_after_s}) must be at least 3 heartbeat intervals "
-            f"({3 * settings.heartbeat_interval_s})"
+            f"({3 * settings.heartbeat_interval_s:g})"
         )
     for name, weight in settings.shares.items():
         if not 0 < weight < float("inf"):
@@ -187,6 +200,10 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
         lost_after_us=_us(settings.lost_after_s),
         accept_timeout_us=_us(settings.accept_timeout_s),
         startup_hold_us=_us(settings.startup_hold_s),
+        alarm_hold_us=_us(settings.alarm_hold_s),
+        alarm_interval_us=_us(settings.alarm_interval_s),
+        stop_overdue_us=_us(settings.stop_overdue_s),
+        retry_floor=settings.retry_floor,
         breaker_failures=settings.breaker_failures,
         breaker_rate=settings.breaker_rate,
         breaker_window_us=_us(settings.breaker_window_s),

@@ -34,6 +34,7 @@ def status(context: typer.Context, as_json: JsonFlag = False) -> None:
             ("store", f"{output.short(reply.store_id)}, start {reply.coordinator_epoch}"),
             ("commit", f"{reply.commit_duration.ToMicroseconds() / 1000:.1f} ms"),
             ("agents", f"{reply.agents_online} online of {reply.agents_known}"),
+            ("alarm", "much of the fleet is silent; nothing is given away for a while" if reply.fleet_alarm else ""),
             ("slots", f"{reply.slots_used} of {reply.slots_total} in use"),
             (
                 "tasks",

@@ -71,7 +71,7 @@ def test_every_kind_of_record_is_tested() -> None:
     """No record is added to the core without a test of how it is stored; evidence and deletes have their own."""
     kinds = {kind for kind in vars(records).values() if isinstance(kind, type) and kind.__module__ == records.__name__}
     deletes = {records.DeleteAgent, records.DeleteBreaker, records.DeleteLimit, records.DeleteSchedule}
-    others = {records.UpdateTask, records.InsertEvidence} | deletes
+    others = {records.UpdateTask, records.InsertEvidence, records.PutEpoch} | deletes
     assert {kind for kind in kinds if hasattr(kind, "_fields")} == set(READS) | others
 
 
@@ -345,6 +345,18 @@ def test_a_start_reads_what_is_not_over(
     assert sorted(reader.open_attempts()) == sorted(attempts)
     assert sorted(reader.open_waits()) == sorted(row for row in of(records.PutWait) if row.task_id in open_ids)
     assert sorted(reader.open_runs()) == sorted(row for row in of(records.PutRun) if not row.ended_us)
+
+
+def test_an_epoch_that_was_raised_stays_below_the_next(open_store: OpenStore, tmp_path: Path) -> None:
+    """A coordinator that went on as a later start is followed by a later one, whether that was applied or not."""
+    store = open_store(tmp_path)
+    store.commit([records.PutEpoch(7)])
+    store.close()
+    store = open_store(tmp_path)
+    assert store.coordinator_epoch == 8
+    store.append([records.PutEpoch(20)])
+    store.close()
+    assert open_store(tmp_path).coordinator_epoch == 21
 
 
 def test_the_epoch_rises_with_every_open(open_store: OpenStore, tmp_path: Path) -> None:

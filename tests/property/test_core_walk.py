@@ -51,6 +51,8 @@ class Walk:
         fields: dict[str, Any] = {"max_attempts": self.random.choice((0, 1, 3)), "priority": self.random.randrange(11)}
         if self.random.random() < 0.1:
             fields["deadline_us"] = self.random.randint(1, 60) * SECOND_US
+        fields["exclusive"] = self.random.random() < 0.1
+        fields["at_most_once"] = fields["max_attempts"] < 2 and self.random.random() < 0.1
         self.tasks += self.world.submit(self.random.randint(1, 3), after=after, **fields)
 
     def connect(self) -> None:

@@ -91,6 +91,16 @@ class AgentProcess:
         """Its exit code."""
         return self.process.wait(timeout_s)
 
+    def suspend(self) -> None:
+        """SIGSTOP the keeper and its link: nothing is said any more, while what runs runs on."""
+        for process in (psutil.Process(self.pid), self.link()):
+            process.suspend()
+
+    def resume(self) -> None:
+        """SIGCONT them."""
+        for process in (psutil.Process(self.pid), self.link()):
+            process.resume()
+
     def survivors(self) -> list[psutil.Process]:
         """Who of those seen below the keeper is still alive."""
         return [process for process in self._seen if _is_alive(process)]

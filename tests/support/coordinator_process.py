@@ -72,6 +72,11 @@ class CoordinatorProcess:
         """SIGTERM, and the exit code."""
         return self._end(signal.SIGTERM)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
+
     def _end(self, number: signal.Signals) -> int:
         if self.channel is not None:
             self.channel.close()

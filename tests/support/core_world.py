@@ -69,6 +69,7 @@ class World:
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
         self.sent: list[Any] = []
+        self.rows: list[Any] = []
         self.made = 0
         self.specs: dict[str, Spec] = {}
 
@@ -83,6 +84,7 @@ class World:
     def take(self, effects: Effects) -> None:
         """Carry out what a step, or a decision beside one, wants."""
         self.written = rows(effects)
+        self.rows += self.written
         self.log.extend(effects.events)
         self._note_ends(effects)
         self.sent.extend(effects.sends)
@@ -120,19 +122,18 @@ class World:
             "labels": {},
             "prefetch_credit": 0,
             "instance_id": "i",
+            "instance_start_ms": 1,
+            "outboxes": [OutboxFacts(f"box-{name}", agent.seq + 1, agent.seq)],
         } | hello
         held = [Held(ref, state) for ref, state in agent.held.items()]
-        outboxes = [OutboxFacts(f"box-{name}", agent.seq + 1, agent.seq)]
         reply: list[Any] = []
         opened = SessionOpened(
             agent_id=name,
-            instance_start_ms=1,
             version="1",
             host="h",
             slots=slots,
             parked_max=8,
             held=held,
-            outboxes=outboxes,
             reply=lambda value: reply.append(value) or self._welcome(agent, value),
             **fields,
         )

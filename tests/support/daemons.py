@@ -24,7 +24,7 @@ from support.coordinator_process import CoordinatorProcess
 TESTS = str(Path(__file__).parents[1])
 RPC_TIMEOUT_S = 20
 END_TIMEOUT_S = 60
-FIRST_TERMINAL = event_pb2.EVENT_TYPE_TASK_SUCCEEDED
+TERMINAL = range(event_pb2.EVENT_TYPE_TASK_SUCCEEDED, event_pb2.EVENT_TYPE_TASK_SKIPPED + 1)
 
 
 class Daemons:
@@ -82,7 +82,7 @@ class Daemons:
         seen = []
         for response in call:
             seen += response.events.events
-            waiting -= {event.task_id for event in response.events.events if event.type >= FIRST_TERMINAL}
+            waiting -= {event.task_id for event in response.events.events if event.type in TERMINAL}
             if not waiting:
                 call.cancel()
                 return seen

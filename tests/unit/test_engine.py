@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -30,6 +31,7 @@ from outrider_coordinator.core.events import (
     SessionOpened,
     Submission,
     TasksSubmitted,
+    Ticked,
     WaitFacts,
 )
 from outrider_coordinator.core.records import Write
@@ -380,6 +382,19 @@ async def test_admission_stops_while_too_much_is_uncommitted(
     assert not waiting.done()
     store.gate.set()
     await asyncio.wait_for(waiting, 10)
+
+
+async def test_a_pause_of_this_process_is_noticed(world: World) -> None:
+    """A step that finds that nothing has run for long tells the core first, whatever woke it."""
+    await world.connect()
+    clock = world.engine.clock
+    late_us = clock.now_us() + 60_000_000
+    world.engine.clock = SimpleNamespace(now_us=lambda: late_us)  # type: ignore[assignment]  # stands
+    world.engine.post(Ticked())
+    await world.engine.flush()
+    assert world.engine.state.watch.paused_us == late_us
+    assert world.engine.state.agents["a"].is_online
+    world.engine.clock = clock
 
 
 async def test_nothing_happens_after_close(world: World, store: GatedStore) -> None:

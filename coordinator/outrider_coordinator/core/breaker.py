@@ -303,4 +303,4 @@ def _eased(state: State, breaker: Breaker) -> None:
     if agent is not None:
         state.fleet.changed(agent)
     elif breaker.system:
-        state.queue.ask_again()
+        state.limits.is_changed = True

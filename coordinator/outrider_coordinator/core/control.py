@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, sessions, strategies
+from outrider_coordinator.core import blame, drain, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
 from outrider_coordinator.core.failure import encode_error
@@ -94,13 +94,20 @@ _ADMIN = {
 
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
+    if admin is Admin.ACTIVE:
+        agent.is_quarantined, agent.takeovers = False, []
+    agent.drain_us = 0
+    effects.agents[agent.id] = agent
     if agent.admin is not admin:
         move_admin(agent, admin)
-        effects.agents[agent.id] = agent
         state.agent_event(effects, kind, agent.id)
         state.fleet.changed(agent)
-    if agent.is_online:
-        effects.sends.append(PushControl(agent.epoch, agent.id, event.order, event.timeout_us))
+    if admin is Admin.DRAINING:
+        drain.ordered(state, agent, event.timeout_us)
+    if agent.is_online and admin is Admin.DRAINING:
+        drain.push(state, effects, agent)
+    elif agent.is_online:
+        effects.sends.append(PushControl(agent.epoch, agent.id, event.order))
 
 
 def _remove(state: State, effects: Effects, agent: Agent, *, force: bool) -> Refused | bool:

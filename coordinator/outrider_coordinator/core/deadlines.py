@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.liveness import is_awaited
-from outrider_coordinator.core.model import Task
+from outrider_coordinator.core.liveness import held_until_us
+from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.outcome import end_task
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import Intent, Reason, TaskState
@@ -47,14 +47,22 @@ def deadline_passed(state: State, effects: Effects, task: Task) -> None:
     if task.is_terminal or task.cancel_requested:
         return
     agent = state.agents.get(attempt.agent_id) if attempt is not None else None
-    overdue_us = task.created_us + task.spec.deadline_us + state.settings.stop_overdue_us
-    can_tell = agent is not None and (agent.is_online or is_awaited(state, agent))
-    if attempt is None or not can_tell or state.now_us >= overdue_us:
+    waits_until_us = _may_end_until_us(state, task, agent)
+    if attempt is None or state.now_us >= waits_until_us:
         error = encode_error(Reason.DEADLINE_EXCEEDED, _text(task))
         end_task(state, effects, task, TaskState.EXPIRED, reason=Reason.DEADLINE_EXCEEDED, error=error)
         return
     stop_attempt(state, effects, task, attempt, Intent.DEADLINE, _text(task))
-    state.set_timer(overdue_us, TimerKind.DEADLINE, task.id)
+    state.set_timer(waits_until_us, TimerKind.DEADLINE, task.id)
+
+
+def _may_end_until_us(state: State, task: Task, agent: Agent | None) -> int:
+    """How long the attempt's agent may take to say how it ended; 0 when it is not there to say anything."""
+    if agent is None:
+        return 0
+    if agent.is_online:
+        return task.created_us + task.spec.deadline_us + state.settings.stop_overdue_us
+    return held_until_us(state, agent)
 
 
 def _text(task: Task) -> str:

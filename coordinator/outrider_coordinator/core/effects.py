@@ -198,6 +198,7 @@ class Effects:
     limits: dict[LimitKey, Pool] = field(default_factory=dict)
     schedules: dict[ScheduleKey, Schedule] = field(default_factory=dict)
     acks: dict[tuple[str, str], PushAck] = field(default_factory=dict)
+    epoch: int = 0
 
 
 def rows(effects: Effects) -> list[records.Write]:
@@ -217,6 +218,8 @@ def rows(effects: Effects) -> list[records.Write]:
     )
     if effects.limits:
         writes += [snapshots.limit_row(key, pool) for key, pool in effects.limits.items()]
+    if effects.epoch:
+        writes.append(records.PutEpoch(effects.epoch))
     if effects.schedules:
         writes += [snapshots.schedule_row(schedule) for schedule in effects.schedules.values()]
     writes.extend(effects.events)

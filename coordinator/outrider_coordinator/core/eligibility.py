@@ -34,6 +34,9 @@ def closed_to_work(agent: Agent) -> Rule | None:
     """The first rule by which an agent gets no new work at all (I10), None when it may."""
     if not agent.is_online:
         return Rule("NOT_ONLINE", _ABSENT[agent.connectivity])
+    if agent.is_quarantined:
+        resume = f"stop all but one, then `outrider agent resume {agent.id}`"
+        return Rule("QUARANTINED", f"several processes keep taking its name from each other; {resume}")
     if agent.admin is Admin.PAUSED:
         return Rule("PAUSED", f"an operator paused it; `outrider agent resume {agent.id}` ends that")
     if agent.admin is Admin.DRAINING or agent.facts.is_leaving:

@@ -155,6 +155,8 @@ class SessionOpened:
     runners: tuple[str, ...] = ()
     boot_id: str = ""
     previous_instance_id: str = ""
+    store_id: str = ""
+    coordinator_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -221,6 +223,8 @@ class ReportKind:
     FAILED = 16
     ANSWER_GIVEN = 17
     TAKEN = 18
+    #: One that has stopped the coordinator twice: kept, and not looked at.
+    QUARANTINED = -1
 
 
 class Report(NamedTuple):
@@ -320,6 +324,13 @@ class OutcomesLoaded:
 
 
 @dataclass(slots=True)
+class PauseNoticed:
+    """The coordinator itself stood still for so long (stopped, swapped out, suspended); comes before what it missed."""
+
+    pause_us: int
+
+
+@dataclass(slots=True)
 class Ticked:
     """Time passed; timers that are due fire."""
 
@@ -343,5 +354,6 @@ Event = (
     | SchedulesAsked
     | WallClockMoved
     | OutcomesLoaded
+    | PauseNoticed
     | Ticked
 )

@@ -119,6 +119,10 @@ def _pending(state: State, task: Task, now_us: int) -> Explanation:
         return Explanation(task.state, summary, waiting_for=waiting, held_back=held)
     seconds = max(0, task.ready_us - now_us) / SECOND_US
     cause = f"attempt {task.attempts_made} failed; the next try" if task.attempts_made else "its start time"
+    if task.id in state.retries.delayed:
+        text = f"retries are held to a tenth of all offers, and {state.retries.floor} a minute: others go before it"
+        summary = f"{cause} comes in {seconds:.1f} s: {text}"
+        return Explanation(task.state, summary, ready_us=task.ready_us, held_back=[f"RETRY_BUDGET: {text}"])
     return Explanation(task.state, f"{cause} comes in {seconds:.1f} s", ready_us=task.ready_us)
 
 

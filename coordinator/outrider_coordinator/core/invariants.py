@@ -20,6 +20,10 @@ def check(state: State) -> None:
         _check_task(state, task)
     for agent in state.agents.values():
         _check_agent(agent)
+        for key, attempt in agent.attempts.items():
+            holder = state.tasks.get(key[0])
+            assert holder is not None, f"I15: agent {agent.id} holds attempt {key} of a task that is over"
+            assert holder.attempt is attempt, f"I2: agent {agent.id} holds attempt {key}, which does not count"
     for known in _breakers(state):
         _check_breaker(state, known)
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
@@ -55,7 +59,7 @@ def _check_task(state: State, task: Task) -> None:
     story = f"task {task.id} ({task.state.name})"
     assert task.state not in TERMINAL, f"I1: {story} is terminal and still in memory"
     assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {story} has attempt {task.attempt}"
-    assert task.attempts_counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    _check_tries(task, story)
     if task.waits:
         _check_waits(state, task)
     for stray in task.strays:
@@ -65,6 +69,18 @@ def _check_task(state: State, task: Task) -> None:
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
         assert task.attempt.key in agent.attempts, f"{story}: agent {agent.id} does not know its attempt"
+
+
+def _check_tries(task: Task, story: str) -> None:
+    """Numbers of tries, and who may run beside whom."""
+    counted, limit = task.attempts_counted, task.spec.max_attempts
+    assert counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
+    assert not limit or counted < limit or task.cancel_requested, f"I3: {story} has counted {counted} of {limit} tries"
+    live = [task.attempt, *task.strays] if task.attempt is not None else [*task.strays]
+    assert all(attempt.number <= task.attempts_made for attempt in live), f"I3: {story} has a try without a number"
+    assert len({attempt.number for attempt in live}) == len(live), f"I2: {story} has one try twice"
+    assert not (task.spec.exclusive and task.strays), f"I13: {story} is exclusive and has strays"
+    assert not (task.spec.at_most_once and task.strays), f"I12: {story} runs at most once and has strays"
 
 
 def _check_waits(state: State, task: Task) -> None:

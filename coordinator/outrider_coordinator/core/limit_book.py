@@ -45,6 +45,8 @@ class Definition(NamedTuple):
         return max(1, -int(-SECOND_US // self.per_second))
 
 
+#: The place of somebody who stands before everybody.
+FIRST = (-(1 << 62), 0, "")
 #: What a name is that nobody defined.
 LOCK = Definition()
 
@@ -194,6 +196,8 @@ class LimitBook:
     look_us: int = 0
     is_changed: bool = False
     is_asking: bool = False
+    again_us: int = 0
+    last: tuple[int, int, str] = FIRST
     line: list[tuple[tuple[int, int, str], str]] = field(default_factory=list)
     reserved: dict[LimitKey, Tally] = field(default_factory=dict)
     reserved_scopes: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)

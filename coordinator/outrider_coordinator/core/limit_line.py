@@ -1,10 +1,12 @@
-"""Who waits for named limits and write scopes, and in which order they get them: one placement pass at a time.
+"""Who waits for named limits and write scopes, and in which order they get them.
 
-Queued tasks and running attempts that wait for a limit stand in one order, that of the queue. Within a pass, what the
-first of them waits for is set aside for it against all behind. Only one that has nobody before it in the line of any of
-its limits has things set aside, so that a long line for one limit does not lock up others; and only while what it waits
-for is held by attempts that run: a blocked one may be waiting for those behind, or for a person. As the first of all is
-always such a one, and holders that run end, nobody waits for ever behind them.
+Queued tasks and running attempts that wait for a limit stand in one order, that of the queue. When something changes
+all are asked again in that order, `ASKED_MAX` classes of tasks a step, and what the first of them waits for is set
+aside for it against all behind; until the next change only newcomers are asked, behind what is set aside. Only one that
+has nobody before it in the line of any of its limits has things set aside, so that a long line for one limit does not
+lock up others; and only while what it waits for is held by attempts that run: a blocked one may be waiting for those
+behind, or for a person. As the first of all is always such a one, and holders that run end, nobody waits for ever
+behind them.
 
 It must not know how limits count (`limit_book`), nor what an attempt holds (`limits`).
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from outrider_coordinator.core import blockage, limits
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.limit_book import NOTHING, AttemptKey, LimitKey, LimitKind, Pool, Tally
+from outrider_coordinator.core.limit_book import FIRST, NOTHING, AttemptKey, LimitKey, LimitKind, Pool, Tally
 from outrider_coordinator.core.model import Attempt, Task, Wait
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.scopes import conflict
@@ -22,20 +24,26 @@ from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState
 
 _NAMED_MAX = 3
+#: Classes that are asked again in one step, and how soon all are when something stays set aside.
+ASKED_MAX, AGAIN_US = 128, 5_000_000
 
 
 def begin_pass(state: State) -> None:
-    """A placement pass begins: nothing is set aside for anybody yet, and after a change all are asked again."""
-    book = state.limits
-    book.is_asking, book.is_changed = book.is_changed, False
-    if book.is_asking:
-        state.queue.ask_again()
-    if book.reserved or book.reserved_scopes:
+    """A placement pass begins, or goes on where the last step left off.
+
+    After a change all that wait are asked again, some in each step, and what is set aside is decided anew. Otherwise
+    only newcomers are asked, and what was set aside stays so.
+    """
+    book, queue = state.limits, state.queue
+    if book.is_changed and not book.is_asking:
+        book.is_asking, book.is_changed = True, False
         book.reserved.clear()
         book.reserved_scopes.clear()
-    if book.waits:
-        line = [(_place(state, state.tasks[task_id]), key) for task_id, key in book.waits]
-        book.line = sorted(line, reverse=True)
+        book.last = FIRST
+        queue.ask_again()
+        book.line = sorted(((_place(state, state.tasks[task_id]), key) for task_id, key in book.waits), reverse=True)
+    if queue.to_ask:
+        queue.let_go(ASKED_MAX)
 
 
 def held_back(state: State, effects: Effects, task: Task) -> Rule | None:
@@ -46,25 +54,48 @@ def held_back(state: State, effects: Effects, task: Task) -> Rule | None:
     demands = task.spec.demands
     if not (demands.claims or demands.scopes):
         return None
-    state.limits.is_asking = True
     if state.limits.line:
         _serve_waits(state, effects, before=task)
     rule, has_turn = _claims_wait(state, task)
     if demands.scopes:
         waits, turn = _scopes_wait(state, task)
         rule, has_turn = rule or waits, has_turn and turn
-    if rule is not None and has_turn:
+    if rule is None:
+        return None
+    book = state.limits
+    if not has_turn and not book.is_asking and _place(state, task) < book.last and limits.may_take(state, task):
+        limits.changed(state)  # what it needs is set aside for somebody behind it: all are asked in order
+    if has_turn:
+        book.last = max(book.last, _place(state, task))
         for claim in demands.claims:
-            state.limits.set_aside((task.namespace, claim.key), claim)
+            book.set_aside((task.namespace, claim.key), claim)
         if demands.scopes:
-            state.limits.reserved_scopes.append((task.namespace, task.id, demands.scopes))
+            book.reserved_scopes.append((task.namespace, task.id, demands.scopes))
     return rule
 
 
 def end_pass(state: State, effects: Effects) -> None:
-    """Every queued task has been asked, if any had to be: the running attempts that are left get what there is."""
-    if state.limits.line and state.limits.is_asking:
-        _serve_waits(state, effects)
+    """All who had to be asked in this step were: once nobody is left, running attempts get what there is."""
+    book = state.limits
+    if not book.is_asking:
+        return
+    if state.queue.to_ask or state.placement_is_due:
+        state.placement_is_due = True
+        return
+    _serve_waits(state, effects)
+    book.is_asking = False
+    if book.reserved or book.reserved_scopes:
+        _look_again(state)
+    if book.is_changed:
+        state.placement_is_due = True
+
+
+def _look_again(state: State) -> None:
+    """What is set aside for somebody for whom there is no agent any more must not stay so for long."""
+    book = state.limits
+    if book.again_us <= state.now_us:
+        book.again_us = state.now_us + AGAIN_US
+        state.set_timer(book.again_us, TimerKind.LIMIT, "")
 
 
 def obstacles(state: State, task: Task) -> list[Rule]:
@@ -123,6 +154,7 @@ def _serve(state: State, effects: Effects, task: Task, attempt: Attempt, wait: W
         return
     _arm(state, key, pool, claim)
     if _has_turn(state, pool, claim, beside, attempt.key):
+        book.last = max(book.last, _place(state, task))
         book.set_aside(key, claim)
 
 

@@ -319,7 +319,8 @@ class Agent:
     silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
     to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list. Of
     attempts with a fence below ``first_fence`` its process knows nothing. ``strayed`` are attempts that had started and
-    went elsewhere while it was out of contact; nobody knows yet whether they took its machine down.
+    went elsewhere while it was out of contact; nobody knows yet whether they took its machine down. ``takeovers``
+    are the times when another process took its name, of which too many make it ``is_quarantined``.
     ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
     its last one.
     """
@@ -370,6 +371,9 @@ class Agent:
     first_fence: int = 0
     has_rebooted: bool = False
     strayed: list[tuple[str, int]] = field(default_factory=list)
+    is_quarantined: bool = False
+    takeovers: list[int] = field(default_factory=list)
+    drain_us: int = 0
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

@@ -89,7 +89,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if choice is None:
             _put_to_sleep(state, need)
         elif need.may_be_held and _is_held_back(state, effects, task):
-            queue.hold(strand.group)
+            queue.hold(strand.group, task.spec.priority)
         else:
             offer(state, effects, task, choice[0], prefetched=choice[1])
             queue.started(strand, task.spec.priority)
@@ -138,6 +138,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
     state.offered(attempt)
+    state.retries.dispatched += 1
     spec = task.spec
     effects.sends.append(
         _assign(

@@ -67,11 +67,15 @@ class Need:
 
 @dataclass(slots=True, eq=False)
 class TaskClass:
-    """Tasks that wait for the same things. ``is_held`` while one of them had to wait for a limit or a system."""
+    """Tasks that wait for the same things. ``is_held`` while one of them had to wait for a limit or a system.
+
+    ``held_at`` is the priority of that one.
+    """
 
     key: ClassKey
     need: Need
     is_held: bool = False
+    held_at: int = 0
     strands: dict[tuple[int, str, str], Strand] = field(default_factory=dict)
     parked: list[Strand] = field(default_factory=list)
 
@@ -112,6 +116,7 @@ class ReadyQueue:
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
     needs: dict[tuple[Demands, str, bool, bool], Need] = field(default_factory=dict)
     held: dict[ClassKey, TaskClass] = field(default_factory=dict)
+    to_ask: dict[ClassKey, TaskClass] = field(default_factory=dict)
     urgent: dict[str, Task] = field(default_factory=dict)
     levels: list[Lane] = field(default_factory=lambda: [Lane(str(level), None) for level in range(PRIORITIES)])
     active: int = 0
@@ -143,8 +148,6 @@ class ReadyQueue:
         if task.spec.priority == PRIORITIES - 1:
             self.urgent[task.id] = task
         need = group.need
-        if need.may_be_held and self.held:
-            self.ask_again()
         need.waiting += 1
         if need.waiting == 1 and need.is_awake:
             self.active += 1
@@ -206,21 +209,24 @@ class ReadyQueue:
             return
         need.is_awake = True
         self.active += need.waiting > 0
-        if need.may_be_held and self.held:
-            self.ask_again()
         parked, need.parked = need.parked, []
         for strand in parked:
             self._relist(strand)
 
-    def hold(self, group: TaskClass) -> None:
-        """A task of this class must wait for something that is not an agent."""
-        group.is_held = True
+    def hold(self, group: TaskClass, priority: int) -> None:
+        """A task of this class and priority must wait for something that is not an agent."""
+        group.is_held, group.held_at = True, priority
         self.held[group.key] = group
 
     def ask_again(self) -> None:
-        """What was held may go now, or its place in line counts against one that may have come or woken up."""
-        held, self.held = self.held, {}
-        for group in held.values():
+        """What is held now may go, or its place in line has changed: `let_go` lists it again, some at a time."""
+        self.to_ask.update(self.held)
+        self.held = {}
+
+    def let_go(self, most: int) -> None:
+        """List the first few classes that are to be asked again."""
+        for key in list(islice(self.to_ask, most)):
+            group = self.to_ask.pop(key)
             group.is_held = False
             parked, group.parked = group.parked, []
             for strand in parked:
@@ -335,6 +341,7 @@ class ReadyQueue:
             return
         del self.classes[group.key]
         self.held.pop(group.key, None)
+        self.to_ask.pop(group.key, None)
         need = group.need
         need.classes -= 1
         if need.classes == 0:

@@ -143,6 +143,8 @@ class PutAgent(NamedTuple):
     session_start_us: int
     boot_id: str
     first_fence: int
+    is_quarantined: bool
+    drain_us: int
 
 
 class DeleteAgent(NamedTuple):
@@ -203,6 +205,12 @@ class DeleteLimit(NamedTuple):
 
     namespace: str
     key: str
+
+
+class PutEpoch(NamedTuple):
+    """The coordinator has gone on as a later start of the store than the store knew."""
+
+    epoch: int
 
 
 class PutSchedule(NamedTuple):
@@ -287,6 +295,7 @@ Write = (
     | PutBreaker
     | DeleteBreaker
     | PutOutbox
+    | PutEpoch
     | PutLimit
     | DeleteLimit
     | PutSchedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider_coordinator.core import breaker, caps, deadlines, slots
+from outrider_coordinator.core import breaker, caps, deadlines, drain, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, resume_answered, watch
@@ -78,7 +78,7 @@ def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
     if is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
-        if task.spec.exclusive:
+        if not task.is_plain:
             return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
@@ -115,6 +115,7 @@ def _link(state: State, effects: Effects, task: Task) -> None:
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
+    drain.watch(state, agent)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:
         suspect(state, effects, agent, state.now_us + state.settings.startup_hold_us)
         effects.agents[agent.id] = agent

@@ -59,6 +59,8 @@ def _is(attempt: Attempt, agent: Agent, report: Report) -> bool:
 
 
 def _refusal(attempt: Attempt | None, task: Task | None, report: Report) -> str:
+    if report.kind == ReportKind.QUARANTINED:
+        return "has stopped the coordinator twice"
     if attempt is None or task is None or task.state in TERMINAL:
         return "no open attempt"
     if attempt.fence != report.ref.fence:

@@ -256,5 +256,9 @@ def _decide(
     again_at_once = reason in INFRASTRUCTURE and task.worker_deaths == 0
     wait_us = 0 if again_at_once else backoff_us(task.spec, task.attempts_counted)
     task.ready_us = max(state.now_us + wait_us, task.ready_us)
+    if reason is Reason.AGENT_LOST:
+        task.ready_us = max(task.ready_us, state.watch.alarm_until_us)
+    if reason is not Reason.AGENT_LOST or not state.retries.is_exempt(attempt.agent_id, state.now_us):
+        task.ready_us = state.retries.take(task.id, task.ready_us, state.now_us)
     state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=reason, text=message, body=error)
     make_ready(state, effects, task)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 PAIRS_CACHED_MAX = 65_536
@@ -29,6 +30,16 @@ class Place(NamedTuple):
 
 
 Part = tuple[Place, ...]
+
+
+class Scope(NamedTuple):
+    """A scope taken apart. ``beginning`` are its first parts as they are written, up to the first that is a pattern."""
+
+    repo: str
+    parts: tuple[Part, ...]
+    beginning: tuple[str, ...]
+
+
 _ANY = ((0, ord("/") - 1), (ord("/") + 1, _CHARACTER_MAX))
 #: The part ``**``: any number of parts.
 _PARTS: Part = ()
@@ -47,29 +58,33 @@ def conflict(left: Sequence[str], right: Sequence[str]) -> tuple[str, str] | Non
     return None
 
 
-@lru_cache(PAIRS_CACHED_MAX)
 def overlap(left: str, right: str) -> bool:
     """Whether some path matches both scopes."""
-    left_repo, left_parts = _parsed(left)
-    right_repo, right_parts = _parsed(right)
-    if left_repo != right_repo:
+    one, other = _parsed(left), _parsed(right)
+    if one.repo != other.repo or any(a != b for a, b in zip(one.beginning, other.beginning, strict=False)):
         return False
-    budget = [STATES_MAX]
+    return _overlap(left, right)
+
+
+@lru_cache(PAIRS_CACHED_MAX)
+def _overlap(left: str, right: str) -> bool:
+    one, other, budget = _parsed(left).parts, _parsed(right).parts, [STATES_MAX]
     try:
-        return _is_reachable(len(left_parts), len(right_parts), _over_parts(left_parts, right_parts, budget), budget)
+        return _is_reachable(len(one), len(other), _over_parts(one, other, budget), budget)
     except _Unproven:
         return True
 
 
 @lru_cache(PAIRS_CACHED_MAX)
-def _parsed(scope: str) -> tuple[str, tuple[Part, ...]]:
+def _parsed(scope: str) -> Scope:
     repo, colon, path = scope.partition(":")
     if not colon or any(mark in repo for mark in "/*?["):
         repo, path = "", scope
     if path.endswith("/"):
         path += "**"
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    return repo, tuple(_PARTS if part == "**" else _part(part) for part in parts)
+    beginning = tuple(takewhile(lambda part: not any(mark in part for mark in "*?["), parts))
+    return Scope(repo, tuple(_PARTS if part == "**" else _part(part) for part in parts), beginning)
 
 
 def _part(text: str) -> Part:

@@ -6,7 +6,7 @@ once every report that Hello announced has been applied: the outcome may be amon
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, breaker, caps, lease, limits, liveness, slots, stopping
+from outrider_coordinator.core import blame, breaker, caps, drain, epochs, lease, limits, liveness, slots, stopping
 from outrider_coordinator.core.blockage import push_answer, stray_gone
 from outrider_coordinator.core.effects import (
     VERDICT_CLOSE,
@@ -42,10 +42,12 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
         state.agents[agent.id] = agent
         state.agent_event(effects, EventType.AGENT_ADDED, agent.id)
     elif agent.epoch:
+        _taken_over(state, effects, agent, event)
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
+    history = _history(state, effects, agent, event)
     lease.taken_over(state, agent, event)
-    _register(state, effects, agent, event)
+    _register(state, effects, agent, event, history)
     lease.sent(state, agent)
     struck_by_machine(state, effects, agent, is_dead=agent.has_rebooted)
     agent.facts.is_leaving = False
@@ -57,7 +59,15 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     agent.unlisted = [key for key in agent.attempts if key not in listed]
     nothing_left_to_replay(state, effects, agent)
     _send_again(state, effects, agent)
+    if agent.admin is Admin.DRAINING:
+        drain.push(state, effects, agent)
     state.placement_is_due = True
+
+
+def _taken_over(state: State, effects: Effects, agent: Agent, event: SessionOpened) -> None:
+    is_over = agent.instance_id != event.instance_id and liveness.taken_over(state, effects, agent)
+    if is_over and agent.admin is not Admin.PAUSED:
+        move_admin(agent, Admin.PAUSED)
 
 
 def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None:
@@ -91,6 +101,8 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
         state.agent_event(effects, EventType.AGENT_LEFT, agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
+        if not goodbye:
+            liveness.went_silent(state, effects, agent)
     effects.agents[agent.id] = agent
 
 
@@ -127,6 +139,7 @@ def silence_checked(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
     effects.agents[agent.id] = agent
     suspect(state, effects, agent, state.now_us)
+    liveness.went_silent(state, effects, agent)
 
 
 def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> None:
@@ -140,6 +153,10 @@ def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> No
         return
     if agent.suspect_us + task.spec.disconnect_grace_us > state.now_us:
         return
+    held_until_us = liveness.held_until_us(state, agent)
+    if held_until_us:
+        state.set_timer(liveness.due_us(state, held_until_us), TimerKind.GRACE, task_id, str(number))
+        return
     if lease.keeps(state, agent, task):
         state.set_timer(lease.over_us(state, agent), TimerKind.GRACE, task_id, str(number))
         return
@@ -150,6 +167,10 @@ def grace_ended(state: State, effects: Effects, task_id: str, number: int) -> No
 
 def lost_after(state: State, effects: Effects, agent: Agent) -> None:
     """An agent has been silent for so long that people should see it as lost."""
+    held_until_us = liveness.held_until_us(state, agent)
+    if held_until_us:
+        state.set_timer(liveness.due_us(state, held_until_us), TimerKind.LOST, agent.id)
+        return
     if agent.connectivity is Connectivity.SUSPECT and (agent.suspect_us + state.settings.lost_after_us <= state.now_us):
         move_connectivity(agent, Connectivity.LOST)
         effects.agents[agent.id] = agent
@@ -195,8 +216,8 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
     return None
 
 
-def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened) -> None:
-    came_back = agent.connectivity is not Connectivity.ONLINE
+def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened, history: str) -> None:
+    came_back, had_left = not agent.is_online, agent.connectivity is Connectivity.LEFT
     move_connectivity(agent, Connectivity.ONLINE)
     agent.epoch = state.next_session()
     agent.has_rebooted = bool(agent.boot_id and event.boot_id and agent.boot_id != event.boot_id)
@@ -207,13 +228,32 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.slots, agent.prefetch_credit, agent.parked_max = event.slots, event.prefetch_credit, event.parked_max
     agent.session_start_us = agent.last_heard_us = state.now_us
     agent.heartbeat_us = liveness.heartbeat_us(state)
-    if agent.admin is Admin.DRAINING:
+    if agent.admin is Admin.DRAINING and had_left:
         move_admin(agent, Admin.ACTIVE)
+        agent.drain_us = 0
     effects.agents[agent.id] = agent
     state.fleet.joined(agent, fits)
     _watch_for_silence(state, agent)
+    if came_back or history:
+        state.agent_event(effects, EventType.AGENT_ONLINE, agent.id, text=history)
     if came_back:
-        state.agent_event(effects, EventType.AGENT_ONLINE, agent.id)
+        liveness.heard_again(state, effects)
+
+
+def _history(state: State, effects: Effects, agent: Agent, event: SessionOpened) -> str:
+    """What of an agent's past an operator should know; most have none."""
+    if epochs.has_seen_more(state, agent, event):
+        was = state.epoch
+        epochs.rise_above(state, effects, event.coordinator_epoch)
+        return (
+            f"it knows epoch {event.coordinator_epoch} of this store, which knew {was} as its latest: the store was "
+            f"restored from a backup; going on as epoch {state.epoch}"
+        )
+    if event.store_id in ("", state.store_id) or not state.store_id:
+        return ""
+    return (
+        f"it last worked for another coordinator, with store {event.store_id}; what it holds of that is not wanted here"
+    )
 
 
 def _watch_for_silence(state: State, agent: Agent) -> None:

@@ -43,6 +43,9 @@ class CoreSettings:
     lost_after_us: int = 300 * SECOND_US
     accept_timeout_us: int = 5 * SECOND_US
     startup_hold_us: int = 25 * SECOND_US
+    retry_floor: int = 60
+    alarm_hold_us: int = 60 * SECOND_US
+    alarm_interval_us: int = 600 * SECOND_US
     stop_overdue_us: int = 60 * SECOND_US
     breaker_failures: int = 5
     breaker_rate: float = 0.5

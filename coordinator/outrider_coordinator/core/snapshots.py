@@ -166,6 +166,8 @@ def agent_row(agent: Agent) -> PutAgent:
         agent.session_start_us,
         agent.boot_id,
         agent.first_fence,
+        agent.is_quarantined,
+        agent.drain_us,
     )
 
 

@@ -16,11 +16,13 @@ from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, S
 from outrider_coordinator.core.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.retry_budget import RetryBudget
 from outrider_coordinator.core.samples import Tally
 from outrider_coordinator.core.schedule_book import ScheduleBook
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
+from outrider_coordinator.core.watch import Watch
 
 KINDS_MAX = 10_000
 
@@ -45,6 +47,8 @@ class TimerKind(IntEnum):
     DEADLINE = 9
     LIMIT = 10
     PROBE = 11
+    ALARM = 12
+    DRAIN = 13
     WAIT_BUDGET = 20
     SCHEDULE = 30
     DEADLOCK = 21
@@ -73,11 +77,14 @@ class State:
     now_us: int
     requests: RequestIndex
     random: Chance
+    store_id: str = ""
     tasks: dict[str, Task] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     queue: ReadyQueue = field(default_factory=ReadyQueue)
     fleet: Fleet = field(default_factory=Fleet)
+    watch: Watch = field(default_factory=Watch)
+    retries: RetryBudget = field(init=False)
     limits: LimitBook = field(default_factory=LimitBook)
     capped: dict[Cap, int] = field(default_factory=dict)
     schedules: ScheduleBook = field(default_factory=ScheduleBook)
@@ -100,6 +107,9 @@ class State:
     placement_is_due: bool = False
     has_caps: bool = False
     opened_waits: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.retries = RetryBudget(self.settings.retry_floor)
 
     def count(self, task_state: TaskState) -> int:
         """Tasks in memory in this state."""
@@ -163,6 +173,8 @@ class State:
         elif to is _QUEUED:
             self.queue.push(task)
             self.placement_is_due = True
+            if self.queue.held and task.strand.group.is_held and task.spec.priority > task.strand.group.held_at:
+                self.limits.is_changed = True  # it may go before those for whom something is kept
         effects.tasks[task.id] = task
 
     def event(

@@ -9,8 +9,11 @@ from outrider_coordinator.core import (
     control,
     deadlines,
     deadlock,
+    drain,
+    epochs,
     lease,
     limits,
+    liveness,
     reports,
     schedules,
     sessions,
@@ -32,6 +35,7 @@ from outrider_coordinator.core.events import (
     HeartbeatReceived,
     LimitDefined,
     OutcomesLoaded,
+    PauseNoticed,
     ReportsReceived,
     RunSubmitted,
     SessionEnded,
@@ -49,16 +53,13 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
 
-#: Fences and session epochs of one start of the coordinator stand below those of the next.
-_NUMBERS_PER_EPOCH = 1 << 40
-
 
 def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, seed: int = 0) -> State:
     """An empty state. ``coordinator_epoch`` rises with every start and makes fences and sessions unique for ever.
 
     ``seed`` is all the chance there is in the core's decisions.
     """
-    first = coordinator_epoch * _NUMBERS_PER_EPOCH + 1
+    first = epochs.first_number(coordinator_epoch)
     return State(
         settings=settings,
         epoch=coordinator_epoch,
@@ -91,6 +92,7 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         place(state, effects)
     if state.opened_waits:
         deadlock.look(state, effects)
+    state.retries.sample(state.now_us)
     effects.sends.extend(effects.acks.values())
     if state.schedules.waited_for:
         schedules.works_ended(state, effects)
@@ -145,6 +147,8 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
             blockage.outcomes_loaded(state, effects, event.states)
+        case PauseNoticed():
+            liveness.pause_noticed(state)
         case Ticked():
             pass
 
@@ -183,6 +187,10 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
             waits.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
+        case TimerKind.DRAIN if agent:
+            drain.deadline_passed(state, effects, agent)
+        case TimerKind.ALARM:
+            liveness.alarm_ended(state, effects)
         case TimerKind.LOST if agent:
             sessions.lost_after(state, effects, agent)
         case TimerKind.BREAKER:

@@ -209,6 +209,8 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         runners=tuple(hello.runners),
         boot_id=hello.boot_id,
         previous_instance_id=hello.previous_instance_id,
+        store_id=hello.store_id,
+        coordinator_epoch=hello.coordinator_epoch,
         reply=reply,  # type: ignore[arg-type]  # a callable of one value
     )
 

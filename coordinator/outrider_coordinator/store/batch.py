@@ -149,6 +149,8 @@ _triple = itemgetter(0, 1, 2)
 _task_id_of = itemgetter(records.InsertEvent._fields.index("task_id"))
 _run_id_of = itemgetter(records.InsertEvent._fields.index("run_id"))
 
+#: What `sqlite` keeps of the file itself: the highest epoch of this store.
+_PUT_EPOCH = queries.Writing("INSERT OR REPLACE INTO meta (key, value)", 2)
 #: Records known by namespace and name that can be forgotten.
 _DELETABLE: tuple[tuple[type, type], ...] = (
     (records.PutLimit, records.DeleteLimit),
@@ -169,6 +171,7 @@ _WRITES: tuple[_Write, ...] = (
     (records.PutOutbox, (queries.PUT_OUTBOX,), None, _pair),
     (records.DeleteLimit, (queries.DELETE_LIMIT,), None, None),
     (records.PutLimit, (queries.PUT_LIMIT,), None, _pair),
+    (records.PutEpoch, (_PUT_EPOCH,), lambda record: ("epoch", str(record.epoch)), lambda record: "epoch"),
     (records.DeleteSchedule, (queries.DELETE_SCHEDULE,), None, None),
     (records.PutSchedule, (queries.PUT_SCHEDULE,), None, _pair),
     (records.InsertLog, (queries.INSERT_LOG,), None, None),

@@ -171,6 +171,8 @@ def _agent(row: records.PutAgent) -> Agent:
         session_start_us=row.session_start_us,
         boot_id=row.boot_id,
         first_fence=row.first_fence,
+        is_quarantined=bool(row.is_quarantined),
+        drain_us=row.drain_us,
     )
 
 

@@ -34,6 +34,7 @@ KINDS: tuple[type, ...] = (
     records.InsertLog,
     records.InsertEvidence,
     records.InsertEvent,
+    records.PutEpoch,
 )
 _TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
 _SHAPES = [(kind.__name__, *kind._fields) for kind in KINDS]  # type: ignore[attr-defined]  # NamedTuple classes

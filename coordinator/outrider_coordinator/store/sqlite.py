@@ -85,7 +85,8 @@ class SqliteStore:
         meta: dict[str, Any] = dict(_pairs(connection.execute("SELECT key, value FROM meta").fetchall()))
         left, number = self._left_in_journal(meta)
         self.store_id = str(meta.get("store_id") or secrets.token_hex(16))
-        self.coordinator_epoch = int(meta.get("epoch", 0)) + 1
+        raised = max((row.epoch for row in left if isinstance(row, records.PutEpoch)), default=0)
+        self.coordinator_epoch = max(int(meta.get("epoch", 0)), raised) + 1
         salt = secrets.token_bytes(SALT_BYTES)
         with connection:
             for statement, bindings in batch.statements(left):

@@ -1,0 +1,38 @@
+"""Numbers that are never given twice: fences and sessions of one start of the coordinator stand above those before.
+
+A coordinator whose store was restored from a backup has forgotten starts that its agents have seen. Each Hello says the
+highest one; whoever has seen more than we know raises us above it, durably, before anything is promised under a number.
+"""
+
+from __future__ import annotations
+
+from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.events import SessionOpened
+from outrider_coordinator.core.model import Agent
+from outrider_coordinator.core.state import State
+
+_NUMBERS_PER_EPOCH = 1 << 40
+#: No store is started so often: an agent that says more is out of its mind, and nothing is believed.
+EPOCH_MAX = 1 << 22
+
+
+def first_number(epoch: int) -> int:
+    """The first fence and session of a start."""
+    return epoch * _NUMBERS_PER_EPOCH + 1
+
+
+def has_seen_more(state: State, agent: Agent, event: SessionOpened) -> bool:
+    """Whether an agent that says hello knows a start of this store that the store does not know.
+
+    Before its first Hello in this start it cannot know this start either: then it is another one of the same number.
+    """
+    if event.store_id != state.store_id or not event.store_id or event.coordinator_epoch >= EPOCH_MAX:
+        return False
+    known = state.epoch + (agent.session_start_us >= state.started_us)
+    return event.coordinator_epoch >= known
+
+
+def rise_above(state: State, effects: Effects, seen: int) -> None:
+    """Go on above everything that the fleet has seen."""
+    state.epoch = effects.epoch = seen + 1
+    state.fence_next = state.session_next = first_number(state.epoch)
