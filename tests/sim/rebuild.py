@@ -74,7 +74,6 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Attempt", "state"): "Accepted is not made durable",
     ("Attempt", "holds_slot"): "who is promoted from the line is found again",
     ("Attempt", "last_number"): "the outbox's seq says what is applied",
-    ("Attempt", "is_doubted"): "the next Hello says what became of it",
     ("Attempt", "revoke_sent"): "asking again is harmless",
     ("Agent", "connectivity"): "every agent is suspect until it says hello",
     ("Agent", "epoch"): "a session ends with the coordinator",

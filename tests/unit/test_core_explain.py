@@ -114,6 +114,7 @@ def test_suggestions_are_tried_on_copies() -> None:
         ({"admin": Admin.PAUSED}, "outrider agent resume a"),
         ({"admin": Admin.DRAINING}, "outrider agent resume a"),
         ({"connectivity": Connectivity.LOST}, "agent a online again"),
+        ({"is_quarantined": True}, "outrider agent resume a"),
     ],
 )
 def test_what_closes_an_agent_has_a_remedy(change: dict[str, Any], hint: str) -> None:
