@@ -87,6 +87,10 @@ mutate: $(STAMP) ## Put small faults into the decision core and see whether test
 bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)
 
+.PHONY: bench-runs
+bench-runs: $(STAMP) ## Measure the longest step of the decisions under runs of 10,000 tasks
+	@$(BIN)/python benchmarks/runs.py $(ARGS)
+
 .PHONY: interop
 interop: $(STAMP) ## Drive a coordinator from Node, by reflection and by the protos
 	@$(BIN)/python -m pytest -q tests/interop $(ARGS)

@@ -20,14 +20,14 @@ from outrider.channel import TlsFiles
 from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
 from outrider.schedule_client import AsyncSchedules
-from outrider.transport import operations
+from outrider.transport import operations, runs
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
 from outrider.transport.tickets import Ticket
 from outrider.v1 import run_service_pb2
 from outrider.work import Options, Seconds, command_spec, function_name, seconds
 
-__all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
+__all__ = ["Client", "RunAddition", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
 
 CONNECT_TIMEOUT_S = 10.0
 FLUSH_TIMEOUT_S = 10.0
@@ -141,6 +141,10 @@ class TaskHandle(Generic[Value]):
         """End what it waits for without it; the task is told why. The key resolved."""
         return await operations.answer(self._connection, await self.accepted(), text, key, refuse=True)
 
+    async def retry(self) -> TaskHandle[Value]:
+        """Submit its work again as a new task, with the results it had as inputs; it must have ended."""
+        return TaskHandle(self._connection, await runs.retry_task(self._connection, await self.accepted()))
+
     async def explain(self) -> views.Explanation:
         """Why it is where it is, agent by agent."""
         return await operations.explain(self._connection, await self.accepted())
@@ -174,6 +178,41 @@ class RunHandle:
     async def cancel(self, message: str = "") -> int:
         """Cancel what has not ended; how many tasks that decides."""
         return await operations.cancel_run(self._connection, self.id, message)
+
+    async def progress(self) -> views.RunProgress:
+        """How far it is; ``str()`` of it is made for people."""
+        return await runs.progress(self._connection, self.id)
+
+    async def retry(self) -> RunHandle:
+        """Do again what did not succeed, as a new run; results that are there are inputs as before.
+
+        Raises `IllegalTransition` when it is not over, or all of it succeeded.
+        """
+        return RunHandle(self._connection, *(await runs.retry(self._connection, self.id)))
+
+    def more(self) -> RunAddition:
+        """Begin an addition: tasks that may come after any that are there, also ended ones."""
+        return RunAddition(self)
+
+
+class RunAddition(GraphBuilder):
+    """Tasks to be added to a run: `add` and `command` them, then `submit` all of them or none."""
+
+    def __init__(self, run: RunHandle) -> None:
+        super().__init__()
+        self._run = run
+        self._request_id = run._connection.request_id()
+
+    async def submit(self) -> RunHandle:
+        """Accept them; the handle of the run, with handles of theirs. Submitted again, they are the same tasks.
+
+        Raises `InvalidRequest`, `GraphCycle`, `QueueFull`, `TooLarge`, and `IllegalTransition` when the run is over.
+        """
+        run = self._run
+        adding = runs.add(run._connection, run.id, self.spec.tasks, self._request_id)
+        for key, ticket in await adding:
+            run.tasks[key] = TaskHandle(run._connection, ticket)
+        return run
 
 
 class Submitter:
@@ -281,16 +320,24 @@ class Client(Submitter):
         await self._connection.attach(ticket)
         return TaskHandle(self._connection, ticket)
 
-    def run(self, title: str = "", description: str = "") -> RunBuilder:
-        """Begin a graph of tasks."""
-        return RunBuilder(self._connection, title, description)
+    async def find_run(self, run_id: str) -> RunHandle:
+        """A handle for a run that somebody submitted, by id or unique prefix. Raises `NotFound`."""
+        return RunHandle(self._connection, *(await runs.find(self._connection, run_id)))
+
+    def run(self, title: str = "", description: str = "", **policies: Any) -> RunBuilder:
+        """Begin a graph of tasks.
+
+        ``fail_fast=True``: the first failure cancels what has not ended. ``max_parallel=N``: so many at once at most.
+        ``sequential=True``: one after the other in the order added, whatever the end of the one before.
+        """
+        return RunBuilder(self._connection, title, description, **policies)
 
 
 class RunBuilder(GraphBuilder):
     """A graph in the making: `add` and `command` its tasks, then `submit` it whole."""
 
-    def __init__(self, connection: Connection, title: str, description: str) -> None:
-        super().__init__(title, description)
+    def __init__(self, connection: Connection, title: str, description: str, **policies: Any) -> None:
+        super().__init__(title, description, **policies)
         self._connection = connection
         self._request_id = connection.request_id()
 

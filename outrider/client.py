@@ -26,7 +26,7 @@ from outrider.channel import TlsFiles
 from outrider.errors import OutriderError, Unreachable
 from outrider.graph import GraphBuilder
 from outrider.schedule_client import Schedules
-from outrider.transport import operations
+from outrider.transport import operations, runs
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
 from outrider.transport.loop_thread import LoopThread
@@ -34,7 +34,7 @@ from outrider.transport.tickets import Ticket
 from outrider.v1 import run_service_pb2, task_pb2
 from outrider.work import Options, Seconds, command_spec, function_name, seconds
 
-__all__ = ["Client", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
+__all__ = ["Client", "RunAddition", "RunBuilder", "RunHandle", "Submitter", "TaskHandle", "as_completed"]
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +201,10 @@ class TaskHandle(Generic[Value]):
         """End what it waits for without it; the task is told why. The key resolved."""
         return self._link.thread.run(operations.answer(self._link.connection, self.id, text, key, refuse=True))
 
+    def retry(self) -> TaskHandle[Value]:
+        """Submit its work again as a new task, with the results it had as inputs; it must have ended."""
+        return TaskHandle(self._link, self._link.thread.run(runs.retry_task(self._link.connection, self.id)))
+
     def explain(self) -> views.Explanation:
         """Why it is where it is, agent by agent."""
         return self._link.thread.run(operations.explain(self._link.connection, self.id))
@@ -233,6 +237,41 @@ class RunHandle:
     def cancel(self, message: str = "") -> int:
         """Cancel what has not ended; how many tasks that decides."""
         return self._link.thread.run(operations.cancel_run(self._link.connection, self.id, message))
+
+    def progress(self) -> views.RunProgress:
+        """How far it is; ``str()`` of it is made for people."""
+        return self._link.thread.run(runs.progress(self._link.connection, self.id))
+
+    def retry(self) -> RunHandle:
+        """Do again what did not succeed, as a new run; results that are there are inputs as before.
+
+        Raises `IllegalTransition` when it is not over, or all of it succeeded.
+        """
+        return RunHandle(self._link, *self._link.thread.run(runs.retry(self._link.connection, self.id)))
+
+    def more(self) -> RunAddition:
+        """Begin an addition: tasks that may come after any that are there, also ended ones."""
+        return RunAddition(self)
+
+
+class RunAddition(GraphBuilder):
+    """Tasks to be added to a run: `add` and `command` them, then `submit` all of them or none."""
+
+    def __init__(self, run: RunHandle) -> None:
+        super().__init__()
+        self._run = run
+        self._request_id = run._link.connection.request_id()
+
+    def submit(self) -> RunHandle:
+        """Accept them; the handle of the run, with handles of theirs. Submitted again, they are the same tasks.
+
+        Raises `InvalidRequest`, `GraphCycle`, `QueueFull`, `TooLarge`, and `IllegalTransition` when the run is over.
+        """
+        run = self._run
+        adding = runs.add(run._link.connection, run.id, self.spec.tasks, self._request_id)
+        for key, ticket in run._link.thread.run(adding):
+            run.tasks[key] = TaskHandle(run._link, ticket)
+        return run
 
 
 class Submitter:
@@ -349,16 +388,24 @@ class Client(Submitter):
         thread.run(connection.attach(ticket))
         return TaskHandle(self._link, ticket)
 
-    def run(self, title: str = "", description: str = "") -> RunBuilder:
-        """Begin a graph of tasks."""
-        return RunBuilder(self._link, title, description)
+    def find_run(self, run_id: str) -> RunHandle:
+        """A handle for a run that somebody submitted, by id or unique prefix. Raises `NotFound`."""
+        return RunHandle(self._link, *self._link.thread.run(runs.find(self._link.connection, run_id)))
+
+    def run(self, title: str = "", description: str = "", **policies: Any) -> RunBuilder:
+        """Begin a graph of tasks.
+
+        ``fail_fast=True``: the first failure cancels what has not ended. ``max_parallel=N``: so many at once at most.
+        ``sequential=True``: one after the other in the order added, whatever the end of the one before.
+        """
+        return RunBuilder(self._link, title, description, **policies)
 
 
 class RunBuilder(GraphBuilder):
     """A graph in the making: `add` and `command` its tasks, then `submit` it whole."""
 
-    def __init__(self, link: _Link, title: str, description: str) -> None:
-        super().__init__(title, description)
+    def __init__(self, link: _Link, title: str, description: str, **policies: Any) -> None:
+        super().__init__(title, description, **policies)
         self._link = link
         self._request_id = link.connection.request_id()
 

@@ -12,9 +12,9 @@ import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from outrider import errors
-from outrider.v1 import event_pb2, task_pb2, task_service_pb2
+from outrider.v1 import event_pb2, run_service_pb2, task_pb2, task_service_pb2
 
-__all__ = ["Explanation", "Progress", "TaskEvent", "TaskState", "Verdict", "Wait"]
+__all__ = ["Explanation", "Milestone", "Progress", "RunProgress", "TaskEvent", "TaskState", "Verdict", "Wait"]
 
 
 class TaskState(StrEnum):
@@ -158,6 +158,72 @@ class Explanation:
         lines += [f"  {one.agent}: {one.text or 'could take it now'}" for one in self.agents]
         lines += [f"  hint: {text}" for text in self.suggestions]
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Milestone:
+    """A named point of a run; ``reach_time`` None before it is reached."""
+
+    name: str
+    task_count: int
+    succeeded_count: int
+    reach_time: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is. ``fraction`` is 0 to 1, by weight; ``speedup`` how long tasks ran per second since the start.
+
+    ``estimated_end`` is None while nothing is known of how long its work takes, and once it is over.
+    """
+
+    total: int
+    fraction: float
+    completed: int
+    in_progress: int
+    pending: int
+    blocked: int
+    agents_active: int
+    estimated_end: dt.datetime | None
+    speedup: float
+    milestones: tuple[Milestone, ...]
+    is_over: bool
+
+    @classmethod
+    def read(cls, run: run_service_pb2.Run) -> RunProgress:
+        """From a run on the wire that has its progress."""
+        message = run.progress
+        return cls(
+            run.task_count,
+            message.fraction,
+            message.completed_count,
+            message.in_progress_count,
+            message.pending_count,
+            message.blocked_count,
+            message.agents_active,
+            read_time(message.estimated_end_time) if message.HasField("estimated_end_time") else None,
+            message.speedup,
+            tuple(
+                Milestone(
+                    one.name,
+                    one.task_count,
+                    one.succeeded_count,
+                    read_time(one.reach_time) if one.HasField("reach_time") else None,
+                )
+                for one in message.milestones
+            ),
+            run.HasField("end_time"),
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{self.completed}/{self.total} done ({self.fraction:.0%})", f"{self.in_progress} in progress"]
+        parts += [f"{self.pending} pending", f"{self.blocked} blocked", f"{self.agents_active} agents active"]
+        if self.estimated_end is not None:
+            left_s = max(0.0, (self.estimated_end - dt.datetime.now(dt.UTC)).total_seconds())
+            parts.append(f"about {dt.timedelta(seconds=round(left_s))} left")
+        if self.speedup:
+            parts.append(f"speedup {self.speedup:.1f}x")
+        return ", ".join(parts)
 
 
 def state_of(number: int) -> TaskState:

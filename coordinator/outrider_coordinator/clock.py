@@ -5,7 +5,23 @@ A step of the wall clock while the daemon runs moves nothing, and time spent sus
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
+from collections.abc import Callable
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+#: How often the wall clock is looked at, and how far it must have been stepped to matter.
+WATCH_INTERVAL_S, STEP_MIN_US = 5.0, 500_000
+
+
+class HasWall(Protocol):
+    """A line of time that knows how far the wall clock is from it."""
+
+    def wall_offset_us(self) -> int:
+        """By how much the wall clock is ahead."""
 
 
 class Clock:
@@ -25,3 +41,15 @@ class Clock:
 
 def _boottime_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+async def watch_wall(clock: HasWall, moved: Callable[[int], object], *, interval_s: float = WATCH_INTERVAL_S) -> None:
+    """Until cancelled, say by how much the wall clock is ahead of the line whenever it was stepped."""
+    told_us = 0
+    while True:
+        await asyncio.sleep(interval_s)
+        offset_us = clock.wall_offset_us()
+        if abs(offset_us - told_us) >= STEP_MIN_US:
+            logger.warning("the wall clock was stepped by %.1f s", (offset_us - told_us) / 1e6)
+            told_us = offset_us
+            moved(offset_us)

@@ -44,7 +44,7 @@ from outrider.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
-from outrider_coordinator.clock import Clock
+from outrider_coordinator.clock import Clock, watch_wall
 from outrider_coordinator.core.schedule_events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
@@ -72,8 +72,6 @@ EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
 ADDRESSES_FILE, SUSPECTS_FILE = "addresses.json", "suspects.json"
 #: How long a stopping coordinator waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
-#: How often the wall clock is looked at, and how far it must have been stepped to matter.
-CLOCK_WATCH_S, CLOCK_STEP_MIN_US = 5.0, 500_000
 #: A stopping coordinator has answered everything when for so long nothing arrived.
 QUIET_S = 0.05
 
@@ -172,7 +170,10 @@ class _Daemon:
         await server.start()
         collector.calm()
         self._announce(addresses)
-        beside = [asyncio.create_task(self._watchdog()), asyncio.create_task(self._watch_clock(engine))]
+        beside = [
+            asyncio.create_task(self._watchdog()),
+            asyncio.create_task(watch_wall(engine.clock, lambda offset_us: engine.post(WallClockMoved(offset_us)))),
+        ]
         await self._stop.wait()
         for task in beside:
             task.cancel()
@@ -280,18 +281,6 @@ class _Daemon:
             while interval_s:
                 notify("WATCHDOG=1")
                 await asyncio.sleep(interval_s)
-
-    async def _watch_clock(self, engine: Engine) -> None:
-        """Tell the core when the wall clock was stepped: calendars follow it, nothing else does."""
-        told_us = 0
-        with contextlib.suppress(asyncio.CancelledError):
-            while True:
-                await asyncio.sleep(CLOCK_WATCH_S)
-                offset_us = engine.clock.wall_offset_us()
-                if abs(offset_us - told_us) >= CLOCK_STEP_MIN_US:
-                    logger.warning("the wall clock was stepped by %.1f s", (offset_us - told_us) / 1e6)
-                    told_us = offset_us
-                    engine.post(WallClockMoved(offset_us))
 
 
 class _Drain:

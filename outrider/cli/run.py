@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
+import json
+import secrets
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from outrider.cli import follow, output
+from outrider.cli import follow, output, run_watch
 from outrider.cli.help import Commands, epilog
 from outrider.cli.options import (
     EXIT_CODES,
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_STOPPED,
     JsonFlag,
     LastFlag,
     RunId,
     session_of,
 )
 from outrider.cli.session import Session
+from outrider.errors import InvalidRequest
+
+RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="TOML, or JSON when it ends in .json.")]
+RequestId = Annotated[str, typer.Option(metavar="TEXT", help="Doing it again under the same id changes nothing.")]
 
 app = Commands(
-    help="Look at runs (graphs of tasks), watch and cancel them.",
-    epilog=epilog(["outrider run list", "outrider run watch --last"]),
+    help="Submit runs (graphs of tasks), watch, extend, cancel and retry them.",
+    epilog=epilog(["outrider run submit nightly.toml --wait", "outrider run list", "outrider run watch --last"]),
 )
 
 
@@ -45,24 +47,19 @@ def list_runs(
             output.emit(run)
         return
     if not runs:
-        output.say("no run yet; programs submit them: see docs/sdk.md")
+        output.say("no run yet; submit one with `outrider run submit FILE`: see docs/runs.md")
         return
     rows = [
-        [output.short(run.id), output.styled(_state(run)), run.title, _counts(run), output.age(run.create_time)]
+        [
+            output.short(run.id),
+            output.styled(run_watch.state_name(run)),
+            run.title,
+            run_watch.counts(run),
+            output.age(run.create_time),
+        ]
         for run in runs
     ]
     output.table(("ID", "STATE", "TITLE", "TASKS", "AGE"), rows)
-
-
-def _state(run: Any) -> str:
-    from outrider.v1 import run_service_pb2
-
-    return run_service_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
-
-
-def _counts(run: Any) -> str:
-    parts = [f"{entry.count} {follow.state_name(entry.state).lower()}" for entry in run.counts]
-    return f"{run.task_count}: {', '.join(parts)}"
 
 
 def _run(session: Session, given: str, last: bool) -> Any:
@@ -76,6 +73,7 @@ def _run(session: Session, given: str, last: bool) -> Any:
 def show(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
     """One run with its tasks."""
     from outrider.v1 import task_service_pb2
+    from outrider.views import RunProgress
 
     session = session_of(context)
     run = _run(session, run_id, last)
@@ -87,8 +85,12 @@ def show(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_
             ("id", run.id),
             ("title", run.title),
             ("description", run.description),
-            ("state", output.styled(_state(run))),
-            ("tasks", _counts(run)),
+            ("state", output.styled(run_watch.state_name(run))),
+            ("tasks", run_watch.counts(run)),
+            ("progress", str(RunProgress.read(run)) if not run.HasField("end_time") else ""),
+            ("milestones", ", ".join(_milestone(one) for one in run.progress.milestones)),
+            ("policy", _policy(run)),
+            ("retry of", output.short(run.retry_of_run_id)),
             ("submitted", f"{output.time_of(run.create_time):%Y-%m-%d %H:%M:%S}"),
             ("took", output.took(run.create_time, run.end_time)),
         ]
@@ -106,60 +108,131 @@ def show(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_
         output.say(f"{len(run.task_ids) - len(rows)} more: outrider task list --all --run {output.short(run.id)}")
 
 
-@app.command(examples=["outrider run watch --last"], notes=[EXIT_CODES])
-def watch(context: typer.Context, run_id: RunId = "", last: LastFlag = False, as_json: JsonFlag = False) -> None:
-    """How a run goes, until its end: a live line on a terminal, an event a line in a pipe."""
+def _milestone(one: Any) -> str:
+    reached = f" at {output.time_of(one.reach_time):%H:%M:%S}" if one.HasField("reach_time") else ""
+    return f"{one.name} {one.succeeded_count}/{one.task_count}{reached}"
+
+
+def _policy(run: Any) -> str:
+    from outrider.v1 import run_service_pb2
+
+    parts = ["fails fast"] if run.failure_policy == run_service_pb2.RUN_FAILURE_POLICY_FAIL_FAST else []
+    return ", ".join([*parts, f"at most {run.max_parallel} at once"] if run.max_parallel else parts)
+
+
+@app.command(
+    examples=["outrider run submit nightly.toml", "outrider run submit nightly.toml --wait"],
+    notes=[
+        "The form of the file: docs/runs.md. The same file under the same --request-id is the same run.",
+        EXIT_CODES,
+    ],
+)
+def submit(
+    context: typer.Context,
+    file: RunFile,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch it until its end.")] = False,
+    request_id: RequestId = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit the run that a TOML or JSON file describes, all or nothing; prints its id."""
+    from outrider.run_file import read
+    from outrider.tracing import current_traceparent
+    from outrider.v1 import run_service_pb2
+
+    session, spec = session_of(context), read(file).spec
+    request = run_service_pb2.SubmitRunRequest(
+        namespace=session.namespace, run=spec, request_id=request_id or _request_id()
+    )
+    request.trace.traceparent = current_traceparent()
+    run = session.call(session.runs.SubmitRun, request).run
+    if not wait:
+        print(json.dumps(_ids(run)) if as_json else run.id)
+        return
+    output.say(f"run {output.short(run.id)}: {run.task_count} tasks")
+    raise typer.Exit(run_watch.watch(session, run.id, as_json=as_json))
+
+
+@app.command(examples=["outrider run add 01a1fd16 more.toml"])
+def add(
+    context: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Run id, or the beginning of it.")],
+    file: RunFile,
+    request_id: RequestId = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Add the tasks of a file to a run that is not over; they may come after any that are there."""
+    import os
+
+    from outrider.run_file import read
+    from outrider.v1 import run_service_pb2
+
+    session, spec = session_of(context), read(file).spec
+    if spec.failure_policy or spec.max_parallel or spec.sequential:
+        raise InvalidRequest(f"{file}: how a run goes is decided with its submit; leave fail_fast and the like out")
+    full_id = _run(session, run_id, False).id
+    is_member = os.environ.get("OUTRIDER_RUN_ID", "") == full_id
+    request = run_service_pb2.AddTasksRequest(
+        namespace=session.namespace,
+        run_id=full_id,
+        tasks=spec.tasks,
+        request_id=request_id or _request_id(),
+        parent_task_id=os.environ.get("OUTRIDER_TASK_ID", "") if is_member else "",
+    )
+    reply = session.call(session.runs.AddTasks, request)
+    if as_json:
+        print(json.dumps({"run_id": full_id, "tasks": {one.key: one.task_id for one in reply.task_ids}}))
+        return
+    output.table(("KEY", "ID"), [[one.key, one.task_id] for one in reply.task_ids])
+
+
+@app.command(examples=["outrider run retry --last --wait"], notes=[EXIT_CODES])
+def retry(
+    context: typer.Context,
+    run_id: RunId = "",
+    last: LastFlag = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch the new run until its end.")] = False,
+    request_id: RequestId = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Do again what did not succeed of a run that is over, as a new run; prints its id."""
     from outrider.v1 import run_service_pb2
 
     session = session_of(context)
+    given = session.run_id(run_id, last)
+    request = run_service_pb2.RetryRunRequest(
+        namespace=session.namespace, run_id=given, request_id=request_id or _request_id()
+    )
+    run = session.call(session.runs.RetryRun, request).run
+    if not wait:
+        print(json.dumps(_ids(run)) if as_json else run.id)
+        return
+    output.say(f"run {output.short(run.id)}: {run.task_count} tasks again")
+    raise typer.Exit(run_watch.watch(session, run.id, as_json=as_json))
+
+
+def _request_id() -> str:
+    return f"cli-{secrets.token_hex(12)}"
+
+
+def _ids(run: Any) -> dict[str, Any]:
+    return {"run_id": run.id, "tasks": {one.key: one.task_id for one in run.task_ids}}
+
+
+@app.command(
+    examples=["outrider run watch --last"],
+    notes=["On a terminal one line that is drawn again; in a pipe a line whenever something has changed.", EXIT_CODES],
+)
+def watch(
+    context: typer.Context,
+    run_id: RunId = "",
+    last: LastFlag = False,
+    events: Annotated[bool, typer.Option("--events", help="An event a line instead of how far it is.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """How far a run is, until its end: what is done, under way and waiting, when it may end, the speedup so far."""
+    session = session_of(context)
     run = _run(session, run_id, last)
-    request = run_service_pb2.WatchRunRequest(namespace=session.namespace, run_id=run.id)
-    tally = _Tally(run.task_count)
-    try:
-        with contextlib.ExitStack() as stack:
-            status = stack.enter_context(output.err.status(tally.text())) if output.is_live() else None
-            for response in session.stream(session.runs.WatchRun, request):
-                for event in response.events.events:
-                    tally.take(event)
-                    if as_json:
-                        output.emit(event)
-                    elif status is None and event.task_id:
-                        output.line(f"{output.short(event.task_id)} {follow.describe(event)}")
-                if status is not None:
-                    status.update(tally.text())
-    except KeyboardInterrupt:
-        output.say(f"the run goes on; stop it with: outrider run cancel {output.short(run.id)}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    ended = _run(session, run.id, False)
-    output.say(f"{_state(ended)}: {_counts(ended)}")
-    codes = {"SUCCEEDED": 0, "CANCELLED": EXIT_STOPPED}
-    raise typer.Exit(codes.get(_state(ended), EXIT_FAILED))
-
-
-class _Tally:
-    """How many tasks of a run are where, from its events."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._states: dict[str, str] = {}
-
-    def take(self, event: Any) -> None:
-        """Count one event."""
-        from outrider.v1 import event_pb2
-
-        name = event_pb2.EventType.Name(event.type).removeprefix("EVENT_TYPE_TASK_")
-        names = {"STARTED": "running", "UNBLOCKED": "running", "BLOCKED": "blocked", "ASSIGNED": "assigned"}
-        names |= dict.fromkeys(("SUBMITTED", "QUEUED", "RETRYING"), "waiting")
-        names |= {end: end.lower() for end in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "SKIPPED")}
-        if event.task_id and name in names:
-            self._states[event.task_id] = names[name]
-
-    def text(self) -> str:
-        """One line."""
-        counts = Counter(self._states.values())
-        done = sum(counts[name] for name in ("succeeded", "failed", "cancelled", "expired", "skipped"))
-        parts = [f"{count} {name}" for name, count in sorted(counts.items())]
-        return f"{done}/{self._total} done: {', '.join(parts)}"
+    raise typer.Exit(run_watch.watch(session, run.id, as_json=as_json, events=events))
 
 
 @app.command(examples=["outrider run cancel 01a1fd16"])

@@ -122,6 +122,7 @@ def _show(task: task_pb2.Task) -> None:
             ("work", _work(task)),
             ("priority", str(task.spec.priority) if task.spec.HasField("priority") else ""),
             ("run", f"{output.short(task.run_id)} ({task.run_key})" if task.run_id else ""),
+            ("retry of", output.short(task.retry_of_task_id)),
             ("after", " ".join(output.short(one) for one in task.dependency_ids)),
             ("submitted", f"{output.time_of(task.create_time):%Y-%m-%d %H:%M:%S}"),
             ("took", output.took(task.start_time, task.end_time)),
@@ -259,6 +260,30 @@ def _print_result(task: task_pb2.Task, *, as_json: bool) -> None:
         output.raw(json.loads(task.result.data)["output"].encode())
     else:
         print(task.result.data.decode(errors="replace"))
+
+
+@app.command(examples=["outrider task retry 01a1fd16"])
+def retry(
+    context: typer.Context,
+    task_id: TaskId = "",
+    last: LastFlag = False,
+    request_id: Annotated[
+        str, typer.Option(metavar="TEXT", help="Doing it again under the same id gives the same task.")
+    ] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit the work of an ended task again, with the results it had as inputs; prints the new task's id."""
+    import secrets
+
+    from outrider.v1 import task_service_pb2
+
+    session = session_of(context)
+    given = session.task_id(task_id, last)
+    request = task_service_pb2.RetryRequest(
+        namespace=session.namespace, task_id=given, request_id=request_id or f"cli-{secrets.token_hex(12)}"
+    )
+    made = session.call(session.tasks.Retry, request).task_id
+    print(json.dumps({"task_id": made, "retry_of_task_id": session.task(given).id}) if as_json else made)
 
 
 @app.command(examples=["outrider task cancel 01a1fd16 --message 'wrong branch'"])

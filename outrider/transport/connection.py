@@ -165,17 +165,18 @@ class Connection:
         self._tracer.end(span, str(ticket.failure) if ticket.failure else "")
 
     def _accepted(self, submission: Submission, task_id: str, created: bool) -> None:
-        self._adopt(submission.ticket, task_id)
+        self.adopt(submission.ticket, task_id)
         if not created and not self._is_own(submission.request_id):
             # Somebody submitted it before, perhaps another client: its end may be past, or not be on our watch.
             self._foreign.add(task_id)
-            self.start(self._look_at_each([task_id]))
+            self.start(self.look_at_each([task_id]))
             self.start(self._watch_one(submission.ticket))
 
     def _is_own(self, request_id: str) -> bool:
         return request_id.startswith(self.client_id)
 
-    def _adopt(self, ticket: Ticket, task_id: str) -> None:
+    def adopt(self, ticket: Ticket, task_id: str) -> None:
+        """A ticket stands for this task from now on."""
         first = self._open_tickets.setdefault(task_id, ticket)
         if first is not ticket:
             first.when_ended(functools.partial(ticket.end_as, first))
@@ -196,9 +197,9 @@ class Connection:
             run = response.run
             tickets = [Ticket(self.lock) for _ in run.task_ids]
             for ticket, member in zip(tickets, run.task_ids, strict=True):
-                self._adopt(ticket, member.task_id)
+                self.adopt(ticket, member.task_id)
             if not response.created:
-                self.start(self._look_at_each([member.task_id for member in run.task_ids]))
+                self.start(self.look_at_each([member.task_id for member in run.task_ids]))
             if span is not None:
                 span.attributes["outrider.run.id"] = run.id
         finally:
@@ -258,7 +259,7 @@ class Connection:
                 if not self._ready.is_set():
                     raise
                 after, self._cursor = None, 0
-                self.start(self._look_at_each(list(self._open_tickets)))
+                self.start(self.look_at_each(list(self._open_tickets)))
             await backoff.wait()
 
     def _take(self, frame: task_service_pb2.WatchResponse) -> None:
@@ -270,10 +271,10 @@ class Connection:
             self._cursor = max(self._cursor, frame.caught_up.cursor)
             self._ready.set()
         elif frame.HasField("gap"):
-            self.start(self._look_at_each(list(self._open_tickets)))
+            self.start(self.look_at_each(list(self._open_tickets)))
 
-    async def _look_at_each(self, task_ids: list[str]) -> None:
-        """Their ends may have been missed: ask, for as long as it takes."""
+    async def look_at_each(self, task_ids: list[str]) -> None:
+        """The ends of these tasks may have been missed: ask, for as long as it takes."""
         backoff = Backoff()
         for task_id in task_ids:
             while task_id in self._open_tickets:
@@ -300,10 +301,24 @@ class Connection:
     async def attach(self, ticket: Ticket) -> None:
         """Hear of the end of a task that somebody else submitted."""
         self._foreign.add(ticket.task_id)
-        self._adopt(ticket, ticket.task_id)
+        self.adopt(ticket, ticket.task_id)
         await self._look_at(ticket.task_id)
         if not ticket.is_ended:
             self.start(self._watch_one(ticket))
+
+    async def attach_run(self, run: run_service_pb2.Run) -> list[Ticket]:
+        """Hear of the ends of the tasks of a run that somebody else may have submitted; their tickets, in order."""
+        tickets = [Ticket(self.lock) for _ in run.task_ids]
+        for ticket, member in zip(tickets, run.task_ids, strict=True):
+            self._foreign.add(member.task_id)
+            self.adopt(ticket, member.task_id)
+        self.start(self._watch_run(run.id))
+        return tickets
+
+    async def _watch_run(self, run_id: str) -> None:
+        async for event in self.run_events(run_id):
+            if event.type in TERMINAL_TYPES:
+                self._ended(event)
 
     async def _watch_one(self, ticket: Ticket) -> None:
         watching = self.start(self._first_end(ticket.task_id))

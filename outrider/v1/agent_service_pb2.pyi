@@ -701,7 +701,7 @@ class TaskInput(_message.Message):
     """Full id of the task that returned it."""
     @_builtins.property
     def result(self) -> _task_pb2.Payload:
-        """What it returned."""
+        """What it returned; absent when it did not succeed."""
 
     def __init__(
         self,

@@ -57,9 +57,9 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_ACTIVE: _RunState.ValueType  # 1
     """At least one task is not terminal."""
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 2
-    """Every task SUCCEEDED."""
+    """Every task SUCCEEDED, or was SKIPPED because its condition was not met."""
     RUN_STATE_FAILED: _RunState.ValueType  # 3
-    """Every task is terminal and one FAILED, EXPIRED or was SKIPPED."""
+    """Every task is terminal and one FAILED, EXPIRED or was SKIPPED because one before it did."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 4
     """Every task is terminal, none failed of itself, and one was CANCELLED."""
 
@@ -71,9 +71,9 @@ RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
 RUN_STATE_ACTIVE: RunState.ValueType  # 1
 """At least one task is not terminal."""
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 2
-"""Every task SUCCEEDED."""
+"""Every task SUCCEEDED, or was SKIPPED because its condition was not met."""
 RUN_STATE_FAILED: RunState.ValueType  # 3
-"""Every task is terminal and one FAILED, EXPIRED or was SKIPPED."""
+"""Every task is terminal and one FAILED, EXPIRED or was SKIPPED because one before it did."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 4
 """Every task is terminal, none failed of itself, and one was CANCELLED."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
@@ -93,7 +93,9 @@ class RunTask(_message.Message):
     key: _builtins.str
     """Unique within the run, 1 to 128 characters."""
     phase: _builtins.int
-    """Tasks of a phase start once every task of all lower phases has ended. Absent means phase 0."""
+    """Tasks of a phase start once every task of all lower phases has ended. Absent means phase 0. In an addition, a phase
+    that is over means the one that is on.
+    """
     milestone: _builtins.str
     """Reached when this task and all others with the same milestone have succeeded; empty means none."""
     @_builtins.property

@@ -94,7 +94,9 @@ class _DependencyConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_D
     DEPENDENCY_CONDITION_UNSPECIFIED: _DependencyCondition.ValueType  # 0
     """As SUCCESS."""
     DEPENDENCY_CONDITION_SUCCESS: _DependencyCondition.ValueType  # 1
-    """It SUCCEEDED; otherwise the task is SKIPPED with UPSTREAM_FAILED."""
+    """It SUCCEEDED; otherwise the task is SKIPPED with UPSTREAM_FAILED, or with CONDITION_NOT_MET when the dependency was
+    itself SKIPPED with that: nothing failed.
+    """
     DEPENDENCY_CONDITION_FAILURE: _DependencyCondition.ValueType  # 2
     """It ended otherwise; when it SUCCEEDED the task is SKIPPED with CONDITION_NOT_MET."""
     DEPENDENCY_CONDITION_ALWAYS: _DependencyCondition.ValueType  # 3
@@ -106,7 +108,9 @@ class DependencyCondition(_DependencyCondition, metaclass=_DependencyConditionEn
 DEPENDENCY_CONDITION_UNSPECIFIED: DependencyCondition.ValueType  # 0
 """As SUCCESS."""
 DEPENDENCY_CONDITION_SUCCESS: DependencyCondition.ValueType  # 1
-"""It SUCCEEDED; otherwise the task is SKIPPED with UPSTREAM_FAILED."""
+"""It SUCCEEDED; otherwise the task is SKIPPED with UPSTREAM_FAILED, or with CONDITION_NOT_MET when the dependency was
+itself SKIPPED with that: nothing failed.
+"""
 DEPENDENCY_CONDITION_FAILURE: DependencyCondition.ValueType  # 2
 """It ended otherwise; when it SUCCEEDED the task is SKIPPED with CONDITION_NOT_MET."""
 DEPENDENCY_CONDITION_ALWAYS: DependencyCondition.ValueType  # 3
@@ -1385,6 +1389,7 @@ class Task(_message.Message):
     RETRY_OF_TASK_ID_FIELD_NUMBER: _builtins.int
     SUBMITTER_FIELD_NUMBER: _builtins.int
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    DEPENDENCY_CONDITIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Time-ordered id, 32 hexadecimal digits, set by the coordinator."""
     namespace: _builtins.str
@@ -1411,7 +1416,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def dependency_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the tasks whose success it waits or waited for."""
+        """Ids of the tasks whose end it waits or waited for."""
 
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
@@ -1453,6 +1458,10 @@ class Task(_message.Message):
     def remaining_issues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the worker says is left to do; empty when nothing."""
 
+    @_builtins.property
+    def dependency_conditions(self) -> _containers.RepeatedScalarFieldContainer[Global___DependencyCondition.ValueType]:
+        """How each of dependency_ids must end, beside them; empty means that all must succeed."""
+
     def __init__(
         self,
         *,
@@ -1478,10 +1487,11 @@ class Task(_message.Message):
         retry_of_task_id: _builtins.str = ...,
         submitter: _builtins.str = ...,
         schedule_id: _builtins.str = ...,
+        dependency_conditions: _abc.Iterable[Global___DependencyCondition.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "progress", b"progress", "result", b"result", "spec", b"spec", "start_time", b"start_time", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "dependency_ids", b"dependency_ids", "end_time", b"end_time", "error", b"error", "id", b"id", "namespace", b"namespace", "open_waits", b"open_waits", "progress", b"progress", "reason", b"reason", "remaining_issues", b"remaining_issues", "result", b"result", "retry_of_task_id", b"retry_of_task_id", "run_id", b"run_id", "run_key", b"run_key", "schedule_id", b"schedule_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "summary", b"summary", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "dependency_conditions", b"dependency_conditions", "dependency_ids", b"dependency_ids", "end_time", b"end_time", "error", b"error", "id", b"id", "namespace", b"namespace", "open_waits", b"open_waits", "progress", b"progress", "reason", b"reason", "remaining_issues", b"remaining_issues", "result", b"result", "retry_of_task_id", b"retry_of_task_id", "run_id", b"run_id", "run_key", b"run_key", "schedule_id", b"schedule_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "summary", b"summary", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ READS: dict[type, Callable[[Reader, Any], Any]] = {
     records.PutAttempt: lambda reader, row: next(part for part in reader.open_attempts() if part.number == row.number),
     records.PutWait: lambda reader, row: next(part for part in reader.open_waits() if part.key == row.key),
     records.PutRun: lambda reader, row: getattr(reader.run(row.namespace, row.id), "run", None),
+    records.InsertRunPart: lambda reader, row: reader.run_part(row.run_id, row.number),
     records.PutAgent: lambda reader, row: next(part for part in reader.agents() if part.id == row.id),
     records.PutBreaker: lambda reader, row: next(part for part in reader.breakers() if part[:3] == row[:3]),
     records.PutOutbox: lambda reader, row: next(part for part in reader.outboxes() if part[:2] == row[:2]),
@@ -57,8 +58,8 @@ def test_every_record_comes_back_as_it_was_written(store: SqliteStore, record: t
     @on_one_store
     @given(drawn(record, **FIELDS.get(record, {})))
     def check(row: Any) -> None:
-        key = row.cursor if record is records.InsertEvent else row[0]
-        if record in (records.InsertTask, records.InsertEvent) and key in seen:
+        key = row[:2] if record is records.InsertRunPart else row[0]
+        if record in (records.InsertTask, records.InsertEvent, records.InsertRunPart) and key in seen:
             return
         seen.add(key)
         store.commit([row])
@@ -292,8 +293,42 @@ def test_request_ids_are_found_in_their_namespace(store: SqliteStore) -> None:
     assert store.reader.request("default", "one") == ("t", b"t")
     assert store.reader.request("n", "one") is None
     assert store.reader.request("default", "") is None
-    assert store.reader.request("n", "two", of_run=True) == ("r", b"r")
+    assert store.reader.request("n", "two", "run") == ("r", b"r")
     assert store.reader.request("n", "two") is None
+
+
+def test_parts_of_runs_are_found(store: SqliteStore) -> None:
+    """A run comes with its parts in order; an addition is found by its request id, a submit is not taken for one."""
+    run = example(records.PutRun, id="r", namespace="n", ended_us=0)
+    parts = [
+        example(records.InsertRunPart, run_id="r", number=number, namespace="n", request_id=request_id, digest=b"d")
+        for number, request_id in ((1, "more"), (0, ""))
+    ]
+    store.commit([run, *parts])
+    found = store.reader.run("n", "r")
+    assert found is not None
+    assert found.parts == parts[::-1]
+    assert list(store.reader.open_run_parts()) == parts[::-1]
+    assert store.reader.request("n", "more", "part") == ("r/1", b"d")
+    assert store.reader.request("n", "", "part") is None
+    assert store.reader.request("n", "more", "run") is None
+
+
+def test_runs_count_their_tasks(store: SqliteStore) -> None:
+    """A run knows its tasks by state, those whose condition was not met, and how long the ended ones ran."""
+    rows = [
+        task("a", run_id="r", state=7, reason=0, start_us=10, end_us=30),
+        task("b", run_id="r", state=11, reason=19, start_us=0, end_us=30),
+        task("c", run_id="r", state=11, reason=7, start_us=0, end_us=30),
+        task("d", run_id="r", state=4, reason=0, start_us=20, end_us=0),
+    ]
+    store.commit([example(records.PutRun, id="r", namespace="n"), *rows])
+    found = store.reader.run("n", "r")
+    assert found is not None
+    assert dict(found.counts) == {4: 1, 7: 1, 11: 2}
+    assert (found.unmet_count, found.busy_us, found.start_us) == (1, 20, 10)
+    assert sorted(row.id for row in store.reader.run_tasks("r")) == ["a", "b", "c", "d"]
+    assert store.reader.task_ends(["a", "b", "d", "none"]) == {"a": (7, 0), "b": (11, 19)}
 
 
 def test_outcomes_and_states_of_tasks(store: SqliteStore) -> None:

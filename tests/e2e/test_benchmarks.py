@@ -10,6 +10,16 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+def test_the_benchmark_of_large_runs_prints_its_stages(tmp_path: Path) -> None:
+    """One round over small runs measures every stage of every shape and writes every figure."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(BENCHMARKS / "runs.py"), "--rounds", "1", "--tasks", "300", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "longest step ms" in done.stdout
+    assert {"fan, submit", "chain, cancel", "layers, skip", "phases, fail fast"} <= json.loads(file.read_text()).keys()
+
+
 def test_the_throughput_benchmark_prints_its_ratios(tmp_path: Path) -> None:
     """One short round measures the bare pipeline and a real cluster, prints the ratios and writes every figure."""
     file = tmp_path / "figures.json"

@@ -245,7 +245,7 @@ def test_explain_of_what_nobody_can_take(cli: CommandLine) -> None:
 def test_run_list_show_watch(cli: CommandLine) -> None:
     """A run is listed with its counts, shown with its tasks by key, and watched to its end."""
     run = graph(cli, "true", "exit 3", "true", title="three steps")
-    watched = cli.run("run", "watch", run.id[:20])
+    watched = cli.run("run", "watch", run.id[:20], "--events")
     assert watched.code == 1
     assert "FAILED: 3: " in watched.err
     assert sum("SUCCEEDED" in line for line in watched.out.splitlines()) == 1
@@ -257,7 +257,8 @@ def test_run_list_show_watch(cli: CommandLine) -> None:
     assert cli.run("run", "list", "-n", "1").rows[0][:3] == [run.id[:16], "FAILED", "three steps"]
     assert cli.run("run", "list", "-n", "1", "--json").objects[0]["id"] == run.id
     assert cli.run("run", "show", run.id, "--json").objects[0]["title"] == "three steps"
-    assert cli.run("run", "watch", run.id, "--json").objects[0]["cursor"]
+    assert cli.run("run", "watch", run.id, "--events", "--json").objects[0]["cursor"]
+    assert cli.run("run", "watch", run.id, "--json").objects[-1]["progress"]["completed_count"] == 3
 
 
 def test_run_cancel(cli: CommandLine) -> None:

@@ -187,6 +187,32 @@ async def test_runs(client: aio.Client) -> None:
     assert not await started.wait(TIMEOUT_S)
 
 
+async def test_runs_grow_and_are_done_again(running: Cluster, client: aio.Client, gate: Gate) -> None:
+    """A run found by somebody else tells how far it is, takes more tasks, and is done again where it failed."""
+    run = client.run("grows", sequential=True)
+    run.add("wait", pass_gate, str(gate.path), milestone="passed")
+    run.add("bad", boom, "no", after={"wait": "always"})
+    submitted = await run.submit()
+    async with aio.Client(running.address) as other:
+        found = await other.find_run(submitted.id[:16])
+        assert (await found.progress()).total == 2
+        more = found.more()
+        more.add("late", double, 4, after={"bad": "failure"})
+        assert list((await more.submit()).tasks) == ["wait", "bad", "late"]
+        assert await more.submit() is found
+        gate.open()
+        assert await found.result("late", TIMEOUT_S) == 8
+        assert not await found.wait(TIMEOUT_S)
+        progress = await found.progress()
+        assert (progress.total, progress.completed, progress.milestones[0].name) == (3, 3, "passed")
+        assert str(progress).startswith("3/3 done (100%)")
+        again = await found.retry()
+        assert list(again.tasks) == ["bad"]
+        assert not await again.wait(TIMEOUT_S)
+        repeated = await found.tasks["late"].retry()
+        assert await repeated.result(TIMEOUT_S) == 8
+
+
 @pytest.mark.parametrize(
     ("submit", "expected"),
     [

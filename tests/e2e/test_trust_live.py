@@ -90,6 +90,7 @@ def test_an_outage_holds_everybody_back_and_ends_by_itself(
     eventually(lambda: [system.system for system in systems(running) if system.state == OPEN] == [SYSTEM], 30)
     held = [needs.submit(f"{MODULE}:needs", str(there)) for _ in range(6)]
     listed = eventually(lambda: next((row for row in commands.run("system", "list").rows if row[0] == SYSTEM), None))
+    eventually(lambda: f"system {SYSTEM!r}" in commands.run("task", "explain", held[-1].id).out, 30)
     assert listed[1] in ("open", "half_open")
     there.touch()
     for handle in held:

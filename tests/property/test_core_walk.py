@@ -9,14 +9,15 @@ import pytest
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import Answered, CancelRequested, Ref
-from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.settings import CoreSettings, Preemption
+from outrider_coordinator.core.spec import SECOND_US, Demands, Strategy
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from outrider_coordinator.core.stopping import STOPS, stop_attempt
 from support.core_world import ModelAgent, World
 
 SEEDS = 150
 STEPS = 120
+STRATEGIES = [strategy for strategy in Strategy if strategy]
 REASONS = (Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.WORKER_DIED, Reason.AGENT_STOPPED)
 
 
@@ -25,7 +26,9 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.world = World(CoreSettings(breaker_failures=50))
+        placement, preemption = self.random.choice(STRATEGIES), self.random.choice(list(Preemption))
+        settings = CoreSettings(breaker_failures=50, placement=placement, preemption=preemption, aging_us=SECOND_US)
+        self.world = World(settings)
         self.tasks: list[str] = []
         self.runs = 0
 
@@ -53,12 +56,30 @@ class Walk:
             fields["deadline_us"] = self.random.randint(1, 60) * SECOND_US
         fields["exclusive"] = self.random.random() < 0.1
         fields["at_most_once"] = fields["max_attempts"] < 2 and self.random.random() < 0.1
+        if self.random.random() < 0.5:
+            fields |= self.placing()
         self.tasks += self.world.submit(self.random.randint(1, 3), after=after, **fields)
+
+    def placing(self) -> dict[str, Any]:
+        """Demands and wishes of every kind, and whether it may be stopped for others."""
+        draw = self.random.random
+        demands = Demands(
+            resources=(("gpu", self.random.choice((0.5, 1.0, 2.0))),) if draw() < 0.5 else (),
+            runner="r" if draw() < 0.2 else "",
+            strategy=self.random.choice((Strategy.DEFAULT, *STRATEGIES)),
+            affinities=((self.random.choice("abc"), self.random.choice((-100, -1, 1, 100))),) if draw() < 0.3 else (),
+            avoid_tags=("t",) if draw() < 0.3 else (),
+            spread=draw() < 0.3,
+            sticky=draw() < 0.3,
+        )
+        kind, submitter = self.random.choice(("m:f", "m:g")), self.random.choice(("", "one", "other"))
+        return {"demands": demands, "preemptible": draw() < 0.5, "tags": ("t",), "kind": kind, "submitter": submitter}
 
     def connect(self) -> None:
         """An agent says hello, new or again."""
         name = self.random.choice("abc")
-        self.world.connect(name, 2, prefetch_credit=self.random.choice((0, 3)))
+        offers: dict[str, Any] = {"resources": {"gpu": self.random.choice((0.0, 1.0, 2.0))}, "runners": ("r",)}
+        self.world.connect(name, 2, prefetch_credit=self.random.choice((0, 3)), **offers)
 
     def disconnect(self) -> None:
         """A stream ends; sometimes the agent forgets what it had."""
@@ -140,8 +161,8 @@ class Walk:
         self.world.wait(self.random.choice((0.1, 1, 4, 9)))
 
     def welcome(self, name: str) -> None:
-        """An agent says hello in the end."""
-        self.world.connect(name, 2)
+        """An agent says hello in the end, with everything that anybody asks for."""
+        self.world.connect(name, 2, resources={"gpu": 2.0}, runners=("r",))
 
     def settle(self) -> None:
         """Faults stop: every agent is there and does what it is told, until nothing is left to do."""

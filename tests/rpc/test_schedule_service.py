@@ -117,7 +117,7 @@ def test_the_same_again_is_found_and_another_needs_replace(coordinator: Coordina
         ),
         ("spec.overlap", {"cron": Cron(line="* * * * *"), "overlap": 9}),
         ("spec.missed", {"cron": Cron(line="* * * * *"), "missed": 9}),
-        ("run.tasks", {"cron": Cron(line="* * * * *"), "run": run_service_pb2.RunSpec()}),
+        ("spec.run.tasks", {"cron": Cron(line="* * * * *"), "run": run_service_pb2.RunSpec()}),
     ],
 )
 def test_a_bad_schedule_is_refused_with_the_field(

@@ -161,7 +161,7 @@ class Clients:
         Call(self, lambda process, call: self._submit_run(process, call, data, run))
 
     def _submit_run(self, process: Process, call: Call, data: Mapping[str, Any], run: Any) -> None:
-        members = self._converter.members(run)
+        members = self._converter.members_at_once(run.tasks, "run.tasks")
         refused = graph.check(members)
         if refused is not None:
             cyclic = data.get("cyclic", False)
@@ -190,7 +190,7 @@ class Clients:
         if not isinstance(answer, Accepted):
             self.refusals.append(answer.reason)
             return
-        row = process.store.tables.put["Run"][(answer.id,)]
+        row = process.store.tables.put["RunPart"][answer.id, 0]
         for task, task_id in zip(data["tasks"], row.task_ids, strict=True):
             self.ids[task["number"]] = task_id
             self.witness.task_accepted(task_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from outrider_coordinator.core import records
+from outrider_coordinator.core.states import Reason, TaskState
 from sim.kernel import Kernel
 
 OPEN_MAX = 6
@@ -75,6 +76,8 @@ class Tables:
             for table in _BELONGINGS.get(name[6:], ()):
                 for key in [key for key in self.put[table] if key[0] == row[0]]:
                     del self.put[table][key]
+        elif name == "InsertRunPart":
+            self.put["RunPart"][row[:2]] = row
         elif name == "InsertEvidence":
             self.evidence.append(row)
         else:
@@ -118,6 +121,10 @@ class Tables:
         """Runs that are not over."""
         return (row for row in self.put["Run"].values() if not row.ended_us)
 
+    def open_run_parts(self) -> Iterator[records.InsertRunPart]:
+        """Parts of runs that are not over, those of a run in order."""
+        return (row for key, row in sorted(self.put["RunPart"].items()) if not self.put["Run"][key[:1]].ended_us)
+
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
         return sorted(self.put["Agent"].values())
@@ -131,6 +138,11 @@ class Tables:
     def task_states(self, task_ids: Sequence[str]) -> dict[str, int | None]:
         """State of each task, None for unknown ones."""
         return {task_id: self.tasks[task_id].state if task_id in self.tasks else None for task_id in task_ids}
+
+    def task_ends(self, task_ids: Sequence[str]) -> dict[str, tuple[TaskState, Reason]]:
+        """How those of these tasks that are over ended, and why."""
+        found = (self.tasks[task_id] for task_id in task_ids if task_id in self.tasks)
+        return {row.id: (TaskState(row.state), Reason(row.reason)) for row in found if row.state > OPEN_MAX}
 
     def outcomes(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         """Serialized Completed of each task that succeeded."""

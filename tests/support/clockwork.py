@@ -18,6 +18,8 @@ from outrider_coordinator.core.states import EventType
 from support.core_world import World
 
 HOUR_US = 3600 * SECOND_US
+#: A second after a full hour, some time after the epoch.
+START_US = 24_000 * HOUR_US + SECOND_US
 
 
 def one_task(request_id: str, new_id: Callable[[], str]) -> TasksSubmitted:
@@ -44,6 +46,7 @@ class Clockwork:
 
     def __init__(self, settings: CoreSettings | None = None) -> None:
         self.world = World(settings)
+        self.world.now_us = self.world.state.now_us = START_US
         self.effects: list[Effects] = []
 
     def create(self, times: Times, *, replace: bool = False, **facts: Any) -> Any:
@@ -77,7 +80,8 @@ class Clockwork:
         """One step, and as many more as there is left to do at this time."""
         effects = self.world.do(*events, after_us=after_us)
         self.effects.append(effects)
-        while self.world.state.schedules.due:
+        book = self.world.state.schedules
+        while (first := book.first()) is not None and first.wake_us <= self.world.now_us:
             self.effects.append(self.world.do(Ticked()))
         return effects
 

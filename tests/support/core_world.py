@@ -25,6 +25,7 @@ from outrider_coordinator.core.events import (
     SessionEnded,
     SessionOpened,
     Submission,
+    TasksAdded,
     TasksSubmitted,
     Ticked,
     WaitFacts,
@@ -32,7 +33,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.records import InsertEvent, Write
 from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US, Spec
+from outrider_coordinator.core.spec import SECOND_US, Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.step import new_state, step
@@ -56,6 +57,12 @@ class ModelAgent:
     answers: list[PushAnswer] = field(default_factory=list)
 
 
+def member(key: str, *after: str, **fields: Any) -> RunMember:
+    """A function of a run that comes after others."""
+    spec = Spec(b"", "m:f", True, **{name: fields.pop(name) for name in ("weight", "max_attempts") if name in fields})
+    return RunMember("", key, spec, after, **fields)
+
+
 class World:
     """Core, model agents and everything the core ever wrote or replied."""
 
@@ -69,6 +76,7 @@ class World:
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
         self.sent: list[Any] = []
+        self.assigned: list[PushAssign] = []
         self.rows: list[Any] = []
         self.made = 0
         self.specs: dict[str, Spec] = {}
@@ -91,14 +99,30 @@ class World:
         for send in effects.sends:
             self._deliver(send)
 
-    def submit(self, count: int = 1, *, after: tuple[str, ...] = (), request_id: str = "", **spec: Any) -> list[str]:
+    def submit(
+        self,
+        count: int = 1,
+        *,
+        after: tuple[str, ...] = (),
+        conditions: tuple[Condition, ...] = (),
+        request_id: str = "",
+        submitter: str = "",
+        **spec: Any,
+    ) -> list[str]:
         """Submit functions (or what ``spec`` says) and return their ids."""
         fields: dict[str, Any] = {"body": b"", "kind": "m:f", "is_function": True} | spec
         submissions = []
         for _ in range(count):
             self.made += 1
             submission = Submission(
-                f"t{self.made}", "default", Spec(**fields), request_id, b"digest", dependency_ids=after
+                f"t{self.made}",
+                "default",
+                Spec(**fields),
+                request_id,
+                b"digest",
+                dependency_ids=after,
+                dependency_conditions=conditions,
+                submitter=submitter,
             )
             submissions.append(submission)
             self.specs[submission.task_id] = submission.spec
@@ -107,12 +131,29 @@ class World:
             self.do()
         return [submission.task_id for submission in submissions]
 
-    def submit_run(self, *edges: tuple[str, tuple[str, ...]]) -> dict[str, str]:
+    def submit_run(self, *edges: tuple[str, tuple[str, ...]], run_id: str = "run", **policies: Any) -> dict[str, str]:
         """Submit a graph given as (key, after keys) and return the id of each key."""
-        spec = Spec(b"", "m:f", True)
-        members = [RunMember(f"r-{key}", key, spec, after) for key, after in edges]
-        self.do(RunSubmitted("run", "default", "", "", members, self.replies.append))
-        return {key: f"r-{key}" for key, _ in edges}
+        return self.submit_members(*(member(key, *after) for key, after in edges), run_id=run_id, **policies)
+
+    def submit_members(self, *members: RunMember, run_id: str = "run", **policies: Any) -> dict[str, str]:
+        """Submit a graph, whatever it takes until it is in, and return the id of each key."""
+        made = [one._replace(task_id=f"{run_id[0]}-{one.key}") for one in members]
+        event = RunSubmitted(run_id, "default", "", "", made, self.replies.append, ended=dict(self.ended), **policies)
+        self.do(event)
+        self.settle()
+        return {one.key: one.task_id for one in made}
+
+    def add(self, *members: RunMember, run_id: str = "run", **facts: Any) -> Any:
+        """Add tasks to a run; the reply."""
+        made = [one._replace(task_id=f"{run_id[0]}-{one.key}") for one in members]
+        self.do(TasksAdded(run_id, "default", made, self.replies.append, ended=dict(self.ended), **facts))
+        self.settle()
+        return self.replies[-1]
+
+    def settle(self) -> None:
+        """Step while work is left over."""
+        while self.state.errands:
+            self.do(Ticked())
 
     def connect(self, name: str, slots: int = 1, **hello: Any) -> ModelAgent:
         """Open a session for a new or known agent, holding what it holds."""
@@ -211,6 +252,10 @@ class World:
         """Names of a task's events so far."""
         return [EventType(event.type).name for event in self.log if event.task_id == task_id]
 
+    def of(self, kind: EventType) -> list[InsertEvent]:
+        """Events of one kind so far."""
+        return [event for event in self.log if event.type == kind]
+
     def _welcome(self, agent: ModelAgent, value: Any) -> None:
         agent.epoch = getattr(value, "epoch", 0)
         for task_id, number, fence, verdict in getattr(value, "verdicts", ()):
@@ -231,6 +276,7 @@ class World:
         if agent is None or not agent.epoch or send.epoch != agent.epoch:
             return
         if isinstance(send, PushAssign):
+            self.assigned.append(send)
             agent.held[Ref(send.task_id, send.attempt, send.fence)] = AttemptState.OFFERED
         elif isinstance(send, PushCancel):
             ref = Ref(send.task_id, send.attempt, send.fence)

@@ -23,7 +23,9 @@ _STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, str]: st.dictionaries(TEXTS, TEXTS, max_size=3),
     dict[str, float]: st.dictionaries(TEXTS, st.floats(0, 2**40), max_size=3),
     tuple[str, ...]: st.lists(TEXTS, max_size=3).map(tuple),
-    tuple[tuple[int, int], ...]: st.lists(st.tuples(INTEGERS, INTEGERS), max_size=3).map(tuple),
+    tuple[int, ...]: st.lists(INTEGERS, max_size=3).map(tuple),
+    tuple[float, ...]: st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3).map(tuple),
+    tuple[tuple[str, int], ...]: st.lists(st.tuples(TEXTS, INTEGERS), max_size=3).map(tuple),
 }
 
 
@@ -56,6 +58,8 @@ def _value(name: str, hint: Any, at: int) -> Any:
         dict[str, str]: {name: "value"},
         dict[str, float]: {name: at / 2},
         tuple[str, ...]: (name, "second"),
-        tuple[tuple[int, int], ...]: ((at, 1), (at + 1, 2)),
+        tuple[int, ...]: (at, at + 1),
+        tuple[float, ...]: (at + 0.5, at / 4),
+        tuple[tuple[str, int], ...]: ((name, at), ("second", at + 1)),
     }
     return values[hint]

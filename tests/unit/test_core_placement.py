@@ -292,6 +292,24 @@ def test_what_may_not_start_twice_is_no_victim() -> None:
     assert preempted(world, agent) == []
 
 
+def test_what_has_aged_past_the_urgent_is_not_stopped_for_it() -> None:
+    """Under an endless stream of critical tasks a preemptible one starts in the end, and then runs on."""
+    world = World(CoreSettings(aging_us=10 * SECOND_US, preemption=Preemption.LOWER))
+    agent = world.connect("a", 1)
+    world.submit(1, priority=10)
+    (patient,) = world.submit(1, priority=5, preemptible=True)
+    for _ in range(40):
+        world.submit(1, priority=10)
+        world.wait(4)
+        (ref,) = agent.held
+        if ref.task_id == patient:
+            break
+        finish(world, agent, ref.task_id)
+    assert where(world, patient) == ["a"]
+    world.wait(4)
+    assert preempted(world, agent) == []
+
+
 def test_two_needy_tasks_take_two_victims() -> None:
     """Each CRITICAL task gets a slot of its own."""
     world = World()

@@ -129,7 +129,7 @@ def forget(state: State, effects: Effects, agent: Agent) -> None:
     """An agent is removed from the fleet."""
     for tally in state.tallies.values():
         tally.agents.pop(agent.id, None)
-    for key in [key for key in effects.breakers if key[0] == agent.id]:
+    for key in [key for key in effects.breakers if key[0] == agent.id and not key[2]]:
         del effects.breakers[key]
 
 

@@ -124,7 +124,7 @@ def trip(state: State, effects: Effects, breaker: Breaker, reason: Reason, *, cu
     breaker.opened_fence, breaker.culprit = state.fence_next, culprit
     _move(state, effects, breaker, _OPEN, reason)
     state.set_timer(breaker.reset_us, TimerKind.BREAKER, breaker.agent_id, breaker.kind or breaker.system)
-    agent = state.agents.get(breaker.agent_id)
+    agent = None if breaker.system else state.agents.get(breaker.agent_id)
     if agent is not None and agent.ahead and agent.is_online:
         _take_back(state, effects, breaker, agent)
 
@@ -299,8 +299,9 @@ def _move(state: State, effects: Effects, breaker: Breaker, to: BreakerState, re
 
 def _eased(state: State, breaker: Breaker) -> None:
     """It may let more through than before: whoever it held up is looked at again."""
+    if breaker.system:
+        state.limits.is_changed = True
+        return
     agent = state.agents.get(breaker.agent_id)
     if agent is not None:
         state.fleet.changed(agent)
-    elif breaker.system:
-        state.limits.is_changed = True

@@ -10,7 +10,7 @@ Invariant: counts are the sums over live attempts that are not BLOCKED.
 from __future__ import annotations
 
 from outrider_coordinator.core import limits
-from outrider_coordinator.core.cap_claims import FLEET, RUNNER, TYPE
+from outrider_coordinator.core.cap_claims import FLEET, RUN, RUNNER, TYPE
 from outrider_coordinator.core.model import Attempt, Cap, Task
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.state import State
@@ -59,5 +59,6 @@ def check(state: State) -> None:
 _TEXTS = {
     FLEET: "{most} tasks run, as many as coordinator.running_max allows",
     TYPE: "{most} tasks of type {name} run, as many as coordinator.type_running_max allows",
+    RUN: "{most} tasks of its run are under way, as many as its max_parallel allows",
     RUNNER: "{most} tasks with runner {name} run, as many as coordinator.runner_running_max allows",
 }

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blame, drain, sessions, strategies
+from outrider_coordinator.core import blame, drain, runs, sessions, strategies
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
-from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsAccepted, AttemptsReturned
+from outrider_coordinator.core.events import (
+    AgentOrder,
+    AgentOrdered,
+    AttemptsAccepted,
+    AttemptsReturned,
+    RunCancelRequested,
+)
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.outcome import end_task
@@ -34,6 +40,15 @@ def cancel(state: State, effects: Effects, task_id: str, message: str) -> Cancel
             PushCancel(agent.epoch, agent.id, task.id, attempt.number, attempt.fence, message or "cancel requested")
         )
     return CancelVerdict(task_id, task.state, cancelled=True)
+
+
+def cancel_run(state: State, effects: Effects, event: RunCancelRequested) -> None:
+    """Cancel what is open of a run; nothing when it is over."""
+    run = state.runs.get(event.run_id)
+    if run is None or run.ended_us:
+        effects.sends.append(Reply(event.reply, 0))
+        return
+    runs.stop(state, effects, run, Reason.CANCEL_REQUESTED, event.message, event.reply)
 
 
 def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -> None:

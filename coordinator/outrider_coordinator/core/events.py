@@ -18,7 +18,7 @@ from outrider_coordinator.core.schedule_events import (
     SchedulesAsked,
     WallClockMoved,
 )
-from outrider_coordinator.core.spec import Claim, Spec
+from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
 ReplyTo = Callable[[Any], None]
@@ -36,6 +36,9 @@ class Submission:
     client_id: str = ""
     trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
+    dependency_conditions: tuple[Condition, ...] = ()
+    dependency_keys: tuple[str, ...] = ()
+    retry_of_task_id: str = ""
     submitter: str = ""
 
 
@@ -56,17 +59,28 @@ class TasksSubmitted:
 
 
 class RunMember(NamedTuple):
-    """One task of a graph; ``after_keys`` name others of the same graph."""
+    """One task of a graph. ``conditions`` and ``after_ids`` stand beside ``after_keys``.
+
+    Empty ``conditions`` mean SUCCESS for all. An id in ``after_ids`` names a task by itself, the key is then only what
+    its result is called; where it is empty, the key is one of the same run.
+    """
 
     task_id: str
     key: str
     spec: Spec
     after_keys: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+    after_ids: tuple[str, ...] = ()
+    phase: int = 0
+    milestone: str = ""
 
 
 @dataclass(slots=True)
 class RunSubmitted:
-    """A graph arrived; `graph.check` found its shape right. Reply: Accepted or Refused."""
+    """A graph arrived; `graph.check` found its shape right. Reply: Accepted, Refused or `NeedTasks`.
+
+    ``ended`` gives the states of tasks named in ``after_ids`` that the store knows as terminal.
+    """
 
     run_id: str
     namespace: str
@@ -79,7 +93,36 @@ class RunSubmitted:
     client_id: str = ""
     trace: Trace = NO_TRACE
     known_request: tuple[str, bytes] | None = None
+    fails_fast: bool = False
+    max_parallel: int = 0
+    is_sequential: bool = False
+    retry_of_run_id: str = ""
     submitter: str = ""
+    ended: dict[str, TaskState] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TasksAdded:
+    """Tasks for a run that is not over. Reply: `Accepted` with ``run id/part number``, Refused or `NeedTasks`."""
+
+    run_id: str
+    namespace: str
+    members: list[RunMember]
+    reply: ReplyTo
+    request_id: str = ""
+    digest: bytes = b""
+    parent_task_id: str = ""
+    known_request: tuple[str, bytes] | None = None
+    ended: dict[str, TaskState] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunCancelRequested:
+    """Somebody wants what is open of a run cancelled. Reply: how many tasks that decides."""
+
+    run_id: str
+    message: str
+    reply: ReplyTo
 
 
 @dataclass(slots=True)
@@ -338,6 +381,8 @@ class Ticked:
 Event = (
     TasksSubmitted
     | RunSubmitted
+    | TasksAdded
+    | RunCancelRequested
     | CancelRequested
     | Answered
     | SessionOpened

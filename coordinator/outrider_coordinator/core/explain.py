@@ -15,7 +15,7 @@ from outrider_coordinator.core import caps, foresight, limit_line, position, sys
 from outrider_coordinator.core.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.rules import Rule
-from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.spec import SECOND_US, Condition
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity, TaskState
 from outrider_coordinator.core.stopping import STOPS
@@ -25,6 +25,7 @@ Answer = TypeVar("Answer")
 _SLICE, LINES_MAX = 200, 100
 #: Changes of agents that are suggested.
 _CHANGES_MAX = 3
+_MUST = {Condition.SUCCESS: "succeed", Condition.FAILURE: "end otherwise than well", Condition.ALWAYS: "end"}
 
 
 @dataclass(slots=True)
@@ -113,9 +114,13 @@ def status_word(agent: Agent) -> str:
 
 def _pending(state: State, task: Task, now_us: int) -> Explanation:
     if task.waiting_for:
-        waiting = sorted(task.waiting_for)
-        summary = f"waits for {len(waiting)} of {len(task.dependency_ids)} dependencies to succeed"
-        held = [_dependency(state, dependency_id) for dependency_id in waiting[:LINES_MAX]]
+        waiting = sorted(other for other in task.waiting_for if other != task.run_id)
+        summary = f"waits for {len(waiting)} of {len(task.dependency_ids)} dependencies to end"
+        if not waiting:
+            summary = "waits for the phases of its run before its own"
+        held = [
+            _dependency(state, dependency_id, task.waiting_for[dependency_id]) for dependency_id in waiting[:LINES_MAX]
+        ]
         return Explanation(task.state, summary, waiting_for=waiting, held_back=held)
     seconds = max(0, task.ready_us - now_us) / SECOND_US
     cause = f"attempt {task.attempts_made} failed; the next try" if task.attempts_made else "its start time"
@@ -129,12 +134,13 @@ def _pending(state: State, task: Task, now_us: int) -> Explanation:
     return explanation
 
 
-def _dependency(state: State, dependency_id: str) -> str:
+def _dependency(state: State, dependency_id: str, condition: Condition) -> str:
     dependency = state.tasks.get(dependency_id)
+    must = _MUST[condition]
     if dependency is None:
-        return f"task {dependency_id} must succeed"
+        return f"task {dependency_id} must {must}"
     name = f"task {dependency_id}" + (f" ({dependency.run_key})" if dependency.run_key else "")
-    return f"{name} must succeed; it is {dependency.state.name}"
+    return f"{name} must {must}; it is {dependency.state.name}"
 
 
 def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Explanation]:

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from outrider_coordinator.core.effects import Refused
 from outrider_coordinator.core.events import RunMember
 
 
-def check(members: list[RunMember]) -> Refused | None:
-    """The first thing wrong with a graph, None when it can run. A cycle is named key by key (I18)."""
+def check(members: list[RunMember], *, is_sequential: bool = False, is_whole: bool = True) -> Refused | None:
+    """The first thing wrong with a graph, None when it can run. A cycle is named key by key (I18).
+
+    ``is_whole`` False is for additions: keys that are not among them are looked at where the run is known.
+    """
+    tasks = "run.tasks" if is_whole else "tasks"
     after: dict[str, tuple[str, ...]] = {}
     for position, member in enumerate(members):
         if member.key in after:
-            return Refused("INVALID_REQUEST", f"key {member.key!r} is used twice", f"run.tasks[{position}].key")
+            return Refused("INVALID_REQUEST", f"key {member.key!r} is used twice", f"{tasks}[{position}].key")
         after[member.key] = member.after_keys
     for position, member in enumerate(members):
         for key in member.after_keys:
-            if key not in after:
+            if key not in after and is_whole:
                 message = f"task {member.key!r} comes after {key!r}, which is no key of this run"
-                return Refused("INVALID_REQUEST", message, f"run.tasks[{position}].after_keys")
-    cycle = find_cycle(after)
+                return Refused("INVALID_REQUEST", message, f"{tasks}[{position}].after_keys")
+    if is_sequential:
+        for before, member in pairwise(members):
+            after[member.key] = (*after[member.key], before.key)
+    cycle = find_cycle({key: tuple(other for other in others if other in after) for key, others in after.items()})
     if cycle:
-        return Refused("CYCLE", "the tasks depend on each other in a circle: " + " -> ".join(cycle), "run.tasks")
+        return Refused("CYCLE", "the tasks depend on each other in a circle: " + " -> ".join(cycle), tasks)
+    return _against_phases(members, after, tasks)
+
+
+def _against_phases(members: list[RunMember], after: dict[str, tuple[str, ...]], tasks: str) -> Refused | None:
+    """A task that comes after one of a later phase could never start."""
+    phases = {member.key: member.phase for member in members}
+    if not any(phases.values()):
+        return None
+    for position, member in enumerate(members):
+        for key in after[member.key]:
+            if phases.get(key, 0) > member.phase:
+                message = (
+                    f"task {member.key!r} of phase {member.phase} comes after {key!r} of phase {phases[key]}, "
+                    "which starts once its own phase is over"
+                )
+                return Refused("INVALID_REQUEST", message, f"{tasks}[{position}].phase")
     return None
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, caps, fleet, limits, resources
+from outrider_coordinator.core import breaker, caps, fleet, limits, resources, schedules
 from outrider_coordinator.core.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
 from outrider_coordinator.core.eligibility import fits
-from outrider_coordinator.core.model import Agent, Attempt, Breaker, Task
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
 
@@ -18,6 +18,8 @@ def check(state: State) -> None:
     """Raises AssertionError with the story of the first broken invariant."""
     for task in state.tasks.values():
         _check_task(state, task)
+    for run in state.runs.values():
+        _check_run(state, run)
     for agent in state.agents.values():
         _check_agent(agent)
         for key, attempt in agent.attempts.items():
@@ -30,6 +32,7 @@ def check(state: State) -> None:
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
     limits.check(state)
     caps.check(state)
+    schedules.check(state)
     fleet.check(state.fleet, state.agents, fits)
     _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
@@ -37,6 +40,20 @@ def check(state: State) -> None:
     for task_state in TaskState:
         found = sum(task.state is task_state for task in state.tasks.values())
         assert state.count(task_state) == found, f"{task_state.name}: counted {state.count(task_state)}, are {found}"
+
+
+def _check_run(state: State, run: Run) -> None:
+    story = f"run {run.id}"
+    open_ids = [task_id for task_id in run.members.values() if task_id in state.tasks]
+    assert run.open_count == len(open_ids), f"{story} counts {run.open_count} open tasks, has {len(open_ids)}"
+    assert open_ids, f"{story} has no open task and is still in memory"
+    for task_id in open_ids if run.phases else ():
+        task, phase = state.tasks[task_id], run.phase_of(task_id)
+        if phase > run.phase:
+            assert run.id in (task.waiting_for or ()), f"I9: {story}: {task_id} does not wait for its phase"
+            assert task.attempts_made == 0, f"I9: {story}: {task_id} of phase {phase} began in phase {run.phase}"
+    counted = sum(run.phase_open.values())
+    assert counted == (run.open_count if run.phases or run.phase_open else 0), f"{story} counts {counted} in phases"
 
 
 def _check_queue(state: State) -> None:

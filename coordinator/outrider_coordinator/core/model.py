@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Holding
 from outrider_coordinator.core.samples import Window
-from outrider_coordinator.core.spec import Claim, Spec
+from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
     Admin,
@@ -133,6 +133,10 @@ class Task:
     Most tasks wait for nothing and have one attempt: ``waiting_for`` is made when there is something to wait for, and
     ``strays`` and ``waits`` are replaced when they change.
 
+    ``dependency_conditions`` and ``dependency_keys`` stand beside ``dependency_ids``; empty means SUCCESS for all, and
+    ids as the keys of the results. ``waiting_for`` has the condition of every dependency that has not ended, and the
+    id of its own run while an earlier phase of that is not over.
+
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
     agents on which it failed by what may be a fault of its own, in the order of the failures, each once. ``rank_us``
@@ -155,7 +159,10 @@ class Task:
     digest: bytes = b""
     trace: Trace = NO_TRACE
     dependency_ids: tuple[str, ...] = ()
-    waiting_for: set[str] | None = None
+    dependency_conditions: tuple[Condition, ...] = ()
+    dependency_keys: tuple[str, ...] = ()
+    retry_of_task_id: str = ""
+    waiting_for: dict[str, Condition] | None = None
     ready_us: int = 0
     attempts_made: int = 0
     attempts_counted: int = 0
@@ -206,25 +213,58 @@ class Task:
 
 
 @dataclass(slots=True)
+class Milestone:
+    """A named point of a run, reached once all of its tasks have succeeded; ``reached_us`` 0 before that."""
+
+    task_count: int = 0
+    succeeded_count: int = 0
+    reached_us: int = 0
+
+
+@dataclass(slots=True)
 class Run:
-    """A graph that is not over. ``open_count`` tasks are not terminal yet; ``counts`` holds terminal states seen."""
+    """A graph that is not over. ``members`` maps key to task id in the order added, ended tasks too.
+
+    ``open_count`` tasks are not terminal yet. ``phases`` and ``milestone_of`` name only tasks of a phase above 0 and of
+    a milestone; ``phase_open`` counts open tasks per phase once there is a second phase. ``part_count`` is how many
+    times tasks were added, the submit included. A ``stop_reason`` means that every open task is being cancelled.
+    """
 
     id: str
     namespace: str
     title: str
     description: str
     created_us: int
-    task_ids: tuple[str, ...]
-    task_keys: tuple[str, ...]
-    open_count: int
+    open_count: int = 0
+    members: dict[str, str] = field(default_factory=dict)
+    part_count: int = 0
     request_id: str = ""
     digest: bytes = b""
     client_id: str = ""
     trace: Trace = NO_TRACE
-    counts: dict[TaskState, int] = field(default_factory=dict)
+    retry_of_run_id: str = ""
+    fails_fast: bool = False
+    max_parallel: int = 0
+    is_sequential: bool = False
+    stop_reason: Reason = Reason.NONE
+    stop_message: str = ""
+    phases: dict[str, int] = field(default_factory=dict)
+    phase_open: dict[int, int] = field(default_factory=dict)
+    milestone_of: dict[str, str] = field(default_factory=dict)
+    milestones: dict[str, Milestone] = field(default_factory=dict)
+    weight_total: float = 0.0
+    weight_done: float = 0.0
     ended_us: int = 0
     submitter: str = ""
-    is_stored: bool = False
+
+    @property
+    def phase(self) -> int:
+        """The lowest phase that is not over; 0 in a run without phases."""
+        return min(self.phase_open, default=0)
+
+    def phase_of(self, task_id: str) -> int:
+        """The phase of a task."""
+        return self.phases.get(task_id, 0)
 
 
 @dataclass(slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import blockage, slots, wishes
+from outrider_coordinator.core import blockage, runs, slots, wishes
 from outrider_coordinator.core.effects import Effects, PushCancel
+from outrider_coordinator.core.errands import Consequence
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import Attempt, Run, Task
+from outrider_coordinator.core.model import Attempt, Task
+from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import TERMINAL, AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
@@ -30,39 +32,74 @@ def end_task(
     error: bytes = b"",
     attempt: Attempt | None = None,
 ) -> None:
-    """Decide a task, and every task that this decides in turn (I1, I15, I18).
+    """Decide a task (I1, I15). What this decides in turn follows in `slices`, in this step where it is little (I18).
 
     Attempts still running are fenced. Dependents become ready or are skipped, in the order they were submitted.
     """
-    _end_one(state, effects, task, to, reason, outcome, error, attempt)
-    if task.id in state.dependents:
-        if attempt is not None:
-            wishes.remember(state, task, attempt.agent_id)
-        _decide_dependents(state, effects, task)
+    state.move(task, to, effects, reason)
+    if to is TaskState.CANCELLED:
+        error = error or task.error  # what the cancel said
+    task.outcome, task.error, task.end_us = outcome, error, state.now_us
+    if task.attempt is not None or task.strays:
+        _fence_others(state, effects, task, attempt, to)
+    if task.waits:
+        blockage.close_all(state, effects, task)
+    state.ended_count += 1
+    state.event(effects, _EVENTS[to], task, attempt, reason=reason, body=error, outcome=outcome)
+    if task.id in state.waiters:
+        _wake_waiters(state, effects, task)
+    if task.run_id:
+        runs.member_ended(state, effects, task)
+    dependent_ids = state.dependents.pop(task.id, None)
+    if dependent_ids is not None and task.run_id and runs.is_stopping(state, task):
+        dependent_ids = runs.outsiders(state, task, dependent_ids)
+    if dependent_ids:
+        agent_id = attempt.agent_id if attempt is not None else ""
+        state.errands.append(Consequence(task.id, task.run_key or task.id, to, reason, dependent_ids, agent_id))
 
 
-def _decide_dependents(state: State, effects: Effects, task: Task) -> None:
-    ended = [task]
-    while ended:
-        done = ended.pop()
-        for dependent_id in state.dependents.pop(done.id, ()):
-            dependent = state.tasks.get(dependent_id)
-            if dependent is None or dependent.is_terminal:
-                continue
-            if done.state is TaskState.SUCCEEDED:
-                if dependent.waiting_for:
-                    dependent.waiting_for.discard(done.id)
-                if not dependent.waiting_for:
-                    make_ready(state, effects, dependent)
-            else:
-                message = f"dependency {done.run_key or done.id} ended {done.state.name}"
-                skipped = encode_error(Reason.UPSTREAM_FAILED, message)
-                _end_one(state, effects, dependent, TaskState.SKIPPED, Reason.UPSTREAM_FAILED, b"", skipped, None)
-                ended.append(dependent)
+def dependency_ended(state: State, effects: Effects, task: Task, cause: Consequence) -> None:
+    """Something that an open task waited for has ended: it is skipped, or goes on waiting, or is ready."""
+    assert task.waiting_for is not None, f"task {task.id} does not wait for {cause.ended_id}"
+    condition = task.waiting_for.pop(cause.ended_id)
+    if cause.agent_id:
+        wishes.remember(task, cause.ended_id, cause.agent_id)
+    if runs.is_stopping(state, task):
+        return
+    against = unmet(condition, cause.state, cause.reason)
+    if against:
+        skip(state, effects, task, against, cause.label, cause.state)
+    elif not task.waiting_for:
+        make_ready(state, effects, task)
+
+
+def unmet(condition: Condition, ended: TaskState, reason: Reason) -> Reason:
+    """Why a dependency that ended so lets no task with this condition start; NONE when it does."""
+    if condition is Condition.ALWAYS or (condition is Condition.SUCCESS) == (ended is TaskState.SUCCEEDED):
+        return Reason.NONE
+    if condition is Condition.FAILURE or reason is Reason.CONDITION_NOT_MET:
+        return Reason.CONDITION_NOT_MET
+    return Reason.UPSTREAM_FAILED
+
+
+def skip(state: State, effects: Effects, task: Task, reason: Reason, label: str, ended: TaskState) -> None:
+    """End a task because a dependency ended otherwise than it asks."""
+    error = encode_error(reason, f"dependency {label} ended {ended.name}")
+    end_task(state, effects, task, TaskState.SKIPPED, reason=reason, error=error)
+
+
+def give_up(state: State, effects: Effects, task: Task) -> None:
+    """End a task that nobody runs, because its run stops."""
+    run = state.runs[task.run_id]
+    error = encode_error(run.stop_reason, run.stop_message) if run.stop_message else b""
+    end_task(state, effects, task, TaskState.CANCELLED, reason=run.stop_reason, error=error)
 
 
 def make_ready(state: State, effects: Effects, task: Task) -> None:
-    """A task's dependencies hold: queue it, or let it wait for its time."""
+    """A task's dependencies hold: queue it, or let it wait for its time. What its run has given up is cancelled."""
+    if task.run_id and runs.is_stopping(state, task):
+        give_up(state, effects, task)
+        return
     if task.ready_us > state.now_us:
         state.move(task, TaskState.PENDING, effects)
         state.set_timer(task.ready_us, TimerKind.READY, task.id)
@@ -86,32 +123,6 @@ def fence(state: State, effects: Effects, attempt: Attempt, message: str) -> Non
     state.placement_is_due = True
 
 
-def _end_one(
-    state: State,
-    effects: Effects,
-    task: Task,
-    to: TaskState,
-    reason: Reason,
-    outcome: bytes,
-    error: bytes,
-    attempt: Attempt | None,
-) -> None:
-    state.move(task, to, effects, reason)
-    if to is TaskState.CANCELLED:
-        error = error or task.error  # what the cancel said
-    task.outcome, task.error, task.end_us = outcome, error, state.now_us
-    if task.attempt is not None or task.strays:
-        _fence_others(state, effects, task, attempt, to)
-    if task.waits:
-        blockage.close_all(state, effects, task)
-    state.ended_count += 1
-    state.event(effects, _EVENTS[to], task, attempt, reason=reason, body=error, outcome=outcome)
-    if task.id in state.waiters:
-        _wake_waiters(state, effects, task)
-    if task.run_id:
-        _count_in_run(state, effects, state.runs.get(task.run_id), to)
-
-
 def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt | None, to: TaskState) -> None:
     """Tries that are still out decide nothing any more."""
     for live in (task.attempt, *task.strays):
@@ -123,17 +134,6 @@ def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt |
 def _wake_waiters(state: State, effects: Effects, task: Task) -> None:
     for waiter_id, key in state.waiters.pop(task.id, ()):
         blockage.dependency_ended(state, effects, waiter_id, key, task.state)
-
-
-def _count_in_run(state: State, effects: Effects, run: Run | None, to: TaskState) -> None:
-    if run is None:
-        return
-    run.counts[to] = run.counts.get(to, 0) + 1
-    run.open_count -= 1
-    if run.open_count == 0:
-        run.ended_us = state.now_us
-        state.run_event(effects, EventType.RUN_ENDED, run)
-        effects.runs[run.id] = run
 
 
 def forget_ended(state: State, effects: Effects) -> None:

@@ -149,7 +149,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 number,
                 fence,
                 spec.body,
-                _inputs(state, task) if task.dependency_ids else (),
+                _inputs(task) if task.dependency_ids else (),
                 prefetched,
                 task.namespace,
                 task.run_id,
@@ -165,12 +165,9 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     )
 
 
-def _inputs(state: State, task: Task) -> tuple[tuple[str, str], ...]:
-    run = state.runs.get(task.run_id) if task.run_id and task.dependency_ids else None
-    if run is None:
-        return tuple((dependency_id, dependency_id) for dependency_id in task.dependency_ids)
-    keys = dict(zip(run.task_ids, run.task_keys, strict=True))
-    return tuple((keys.get(dependency_id, dependency_id), dependency_id) for dependency_id in task.dependency_ids)
+def _inputs(task: Task) -> tuple[tuple[str, str], ...]:
+    """(key, task id) of everything whose result the task gets."""
+    return tuple(zip(task.dependency_keys or task.dependency_ids, task.dependency_ids, strict=True))
 
 
 def _rebalance(state: State, effects: Effects) -> None:

@@ -4,6 +4,9 @@ By policy: `PREEMPTIBLE` stops only tasks that say they may be stopped, `LOWER` 
 The victim is the youngest attempt of the lowest priority whose end would let the task run: least is lost. It is queued
 again and uses up no try. One victim for each needy task, and not another while that one is being stopped. What may not
 be started twice is no victim, nor is what waits in a line or is parked: that holds no slot.
+
+A task that was passed over for so long that it would start first is no victim either, and one that is stopped ages anew
+from then on. Otherwise the two could stop each other for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from outrider_coordinator.core import breaker, limits
+from outrider_coordinator.core import breaker, caps, limits, systems
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import is_open
 from outrider_coordinator.core.model import Agent, Attempt, Task
@@ -31,9 +34,9 @@ NEEDY_MAX, LOOKED_AT_MAX = 16, 64
 def is_victim(state: State, spec: Spec) -> bool:
     """Whether attempts of such a task may be stopped for a more urgent one."""
     policy = state.settings.preemption
-    if policy is Preemption.NEVER or spec.priority >= CRITICAL or spec.at_most_once:
+    if not spec.preemptible and policy is not Preemption.LOWER:
         return False
-    return spec.preemptible or policy is Preemption.LOWER
+    return policy is not Preemption.NEVER and spec.priority < CRITICAL and not spec.at_most_once
 
 
 def make_room(state: State, effects: Effects) -> None:
@@ -43,7 +46,7 @@ def make_room(state: State, effects: Effects) -> None:
     for task in list(islice(state.queue.urgent.values(), NEEDY_MAX)):
         group = task.strand.group
         need: Need = group.need
-        if need.is_awake or group.is_held or _is_served(state, task) or not limits.may_take(state, task):
+        if need.is_awake or group.is_held or _is_served(state, task) or _must_wait_anyway(state, task):
             continue
         attempt = next(_victims(state, need, task), None)
         if attempt is not None:
@@ -51,6 +54,14 @@ def make_room(state: State, effects: Effects) -> None:
             text = f"task {task.id} of priority {task.spec.priority} takes its slot"
             if stop_attempt(state, effects, victim, attempt, Intent.PREEMPT, text):
                 task.victim_key = attempt.key
+                victim.rank_us = None
+
+
+def _must_wait_anyway(state: State, task: Task) -> bool:
+    """Whether an agent would not help: a limit, a cap or an outside system keeps the task waiting."""
+    if state.systems and systems.held_back(state, task.spec.demands) is not None:
+        return True
+    return bool(task.caps and caps.held_back(state, task) is not None) or not limits.may_take(state, task)
 
 
 def _is_served(state: State, task: Task) -> bool:
@@ -72,7 +83,8 @@ def _victims(state: State, need: Need, task: Task) -> Iterator[Attempt]:
         for attempt in islice(reversed(of_priority.values()), left):
             left -= 1
             agent = state.agents.get(attempt.agent_id)
-            if agent is not None and _would_fit(need, agent, attempt, task):
+            is_later = (state.tasks[attempt.task_id].rank_us or 0) > (task.rank_us or 0)
+            if agent is not None and is_later and _would_fit(need, agent, attempt, task):
                 yield attempt
 
 

@@ -45,7 +45,7 @@ class Need:
     """What agents see of tasks: they can all go to the same ones. ``may_be_held``: they wait for limits or systems too.
 
     ``waiting`` counts queued tasks, ``classes`` those that belong to it. ``parked`` are strands that came up while it
-    slept. ``reach`` and ``index`` are filled in by who looks for agents.
+    slept. ``has_wishes``, ``reach`` and ``index`` are filled in by who looks for agents.
     """
 
     demands: Demands
@@ -56,6 +56,7 @@ class Need:
     waiting: int = 0
     classes: int = 0
     parked: list[Strand] = field(default_factory=list)
+    has_wishes: bool = False
     reach: Reach | None = None
     index: Index | None = None
 
@@ -180,17 +181,17 @@ class ReadyQueue:
     def next(self) -> Strand | None:
         """Whose first task is to be looked at next, None when no task can go: its entry is ``known``."""
         best: Strand | None = None
-        best_rank = 0
-        lowest = PRIORITIES
-        for priority, level in enumerate(self.levels):
+        for level in self.levels:
             if level.heap and (strand := self._champion(level)) is not None:
-                assert strand.known is not None
-                rank = self.tasks[strand.known[2]].rank_us or 0
-                lowest = min(lowest, priority)
-                if best is None or rank <= best_rank:
-                    best, best_rank = strand, rank
-        self.lowest = lowest
+                if best is None:
+                    best, self.lowest = strand, strand.place[0]
+                elif self._rank_us(strand) <= self._rank_us(best):
+                    best = strand
         return best
+
+    def _rank_us(self, strand: Strand) -> int:
+        assert strand.known is not None
+        return self.tasks[strand.known[2]].rank_us or 0
 
     def started(self, strand: Strand, priority: int) -> None:
         """The first task of a strand was placed: its submitter and namespace have had their turn."""

@@ -23,6 +23,9 @@ class InsertTask(NamedTuple):
     trace_parent: str
     trace_state: str
     dependency_ids: tuple[str, ...]
+    dependency_conditions: tuple[int, ...]
+    dependency_keys: tuple[str, ...]
+    retry_of_task_id: str
     created_us: int
     submitter: str
     state: int
@@ -103,7 +106,7 @@ class PutWait(NamedTuple):
 
 
 class PutRun(NamedTuple):
-    """A run, new or changed. ``counts`` are (state, count) of terminal tasks; ``ended_us`` 0 while it is open."""
+    """A run, new or changed. ``milestones`` are (name, time reached); ``ended_us`` 0 while it is open."""
 
     id: str
     namespace: str
@@ -111,14 +114,39 @@ class PutRun(NamedTuple):
     description: str
     created_us: int
     ended_us: int
-    task_ids: tuple[str, ...]
-    task_keys: tuple[str, ...]
-    counts: tuple[tuple[int, int], ...]
+    milestones: tuple[tuple[str, int], ...]
     request_id: str
     digest: bytes
     client_id: str
     trace_parent: str
     trace_state: str
+    retry_of_run_id: str
+    fails_fast: bool
+    max_parallel: int
+    is_sequential: bool
+    stop_reason: int
+    stop_message: str
+
+
+class InsertRunPart(NamedTuple):
+    """Tasks that entered a run together, in order: part 0 with its submit, later ones added.
+
+    ``phases``, ``milestones`` and ``weights`` stand beside ``task_ids``; empty means phase 0, none, and weight 1.
+    ``request_id`` and ``digest`` are those of an addition.
+    """
+
+    run_id: str
+    number: int
+    namespace: str
+    task_ids: tuple[str, ...]
+    task_keys: tuple[str, ...]
+    phases: tuple[int, ...]
+    milestones: tuple[str, ...]
+    weights: tuple[float, ...]
+    parent_task_id: str
+    request_id: str
+    digest: bytes
+    created_us: int
 
 
 class PutAgent(NamedTuple):
@@ -290,6 +318,7 @@ Write = (
     | PutAttempt
     | PutWait
     | PutRun
+    | InsertRunPart
     | PutAgent
     | DeleteAgent
     | PutBreaker

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 
-from outrider_coordinator.core import breaker, caps, deadlines, drain, slots
+from outrider_coordinator.core import breaker, caps, deadlines, drain, outcome, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
 from outrider_coordinator.core.blockage import forget, is_remembered, resume_answered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import fits
+from outrider_coordinator.core.errands import Decision
 from outrider_coordinator.core.limit_book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.preemption import is_victim
+from outrider_coordinator.core.runs import hold, stopping
 from outrider_coordinator.core.schedule_book import Schedule
 from outrider_coordinator.core.sessions import suspect
+from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, TaskState
+from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, Reason, TaskState
+
+#: How tasks ended, and why.
+Ends = Mapping[str, tuple[TaskState, Reason]]
+
+
+def _nothing_ended_badly(task_ids: list[str]) -> Ends:
+    """What a store says that has no ended tasks."""
+    return {}
 
 
 def restore(
@@ -29,9 +41,13 @@ def restore(
     agents: Iterable[Agent],
     breakers: Iterable[Breaker] = (),
     limits: Iterable[tuple[LimitKey, Pool]] = (),
+    ended: Callable[[list[str]], Ends] = _nothing_ended_badly,
     schedules: Iterable[Schedule] = (),
 ) -> Effects:
     """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
+
+    ``runs`` come with `runs.enter` done for all their members; ``ended`` is asked once how tasks that are not open
+    ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
 
     Every agent that holds something is suspect from ``startup_hold_us`` on: it gets that long to say hello before its
     graces begin. Returns effects with the events this made; nothing is offered before the first step.
@@ -52,14 +68,13 @@ def restore(
     for attempt in attempts:
         _attach(state, effects, attempt)
     named_limits.restored(state)
+    known_ends = ended(_asked_for(state))
+    for run in state.runs.values():
+        _run(state, run, known_ends)
     for task in state.tasks.values():
-        _link(state, effects, task)
+        _link(state, effects, task, known_ends)
     for known in breakers:
         breaker.restored(state, known)
-    for run in state.runs.values():
-        open_ids = [task_id for task_id in run.task_ids if task_id in state.tasks]
-        run.open_count = len(open_ids)
-        run.submitter = state.tasks[open_ids[0]].submitter if open_ids else ""
     for agent in state.agents.values():
         _agent(state, effects, agent)
     schedule_times.restore(state, schedules)
@@ -94,14 +109,61 @@ def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
         slots.give_back(state, effects, agent, attempt)
 
 
-def _link(state: State, effects: Effects, task: Task) -> None:
+def _asked_for(state: State) -> list[str]:
+    """Tasks that are over and whose end still matters: for those that depend on them, and for milestones."""
+    pending = (task for task in state.tasks.values() if task.state is TaskState.PENDING)
+    wanted = {other: None for task in pending for other in task.dependency_ids if other not in state.tasks}
+    for run in state.runs.values():
+        wanted |= {task_id: None for task_id in run.milestone_of if task_id not in state.tasks}
+    return list(wanted)
+
+
+def _run(state: State, run: Run, ended: Ends) -> None:
+    """Count what is over, and go on with what was under way."""
+    run.open_count = 0
+    run.phase_open = {}
+    for task_id in run.members.values():
+        task = state.tasks.get(task_id)
+        if task is not None:
+            run.open_count += 1
+            run.submitter = task.submitter
+            run.weight_done -= task.spec.weight
+            if run.phases:
+                phase = run.phase_of(task_id)
+                run.phase_open[phase] = run.phase_open.get(phase, 0) + 1
+    run.weight_done += run.weight_total
+    for task_id, name in run.milestone_of.items():
+        run.milestones[name].succeeded_count += task_id in ended and ended[task_id][0] is TaskState.SUCCEEDED
+    if run.stop_reason:
+        state.errands.append(stopping(state, run, run.stop_reason, run.stop_message))
+
+
+def _link_pending(state: State, task: Task, ended: Ends) -> None:
+    """Wait for what is open. What decides against it ended before its consequences were written: they come now."""
+    conditions = task.dependency_conditions or repeat(Condition.SUCCESS)
+    labels = task.dependency_keys or task.dependency_ids
+    waiting_for: dict[str, Condition] = {}
+    for dependency_id, condition, label in zip(task.dependency_ids, conditions, labels, strict=False):
+        if dependency_id in state.tasks:
+            waiting_for[dependency_id] = condition
+            state.dependents.setdefault(dependency_id, []).append(task.id)
+            continue
+        end, reason = ended.get(dependency_id, (TaskState.SUCCEEDED, Reason.NONE))
+        against = outcome.unmet(condition, end, reason)
+        if against:
+            waiting_for[dependency_id] = condition
+            state.errands.append(Decision([task.id], {task.id: (label, end, against)}))
+    task.waiting_for = waiting_for or None
+    run = state.runs.get(task.run_id)
+    if run is not None and run.phase_of(task.id) > run.phase:
+        hold(run, task)
+    if not task.waiting_for:
+        state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
+
+
+def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
     if task.state is TaskState.PENDING:
-        task.waiting_for = {other for other in task.dependency_ids if other in state.tasks}
-        for dependency_id in task.dependency_ids:
-            if dependency_id in task.waiting_for:
-                state.dependents.setdefault(dependency_id, []).append(task.id)
-        if not task.waiting_for:
-            state.set_timer(max(task.ready_us, state.now_us), TimerKind.READY, task.id)
+        _link_pending(state, task, ended)
     elif task.state is TaskState.QUEUED:
         state.queue.push(task)
     deadlines.watch(state, task)

@@ -10,7 +10,7 @@ microseconds.
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -85,7 +85,7 @@ class Schedule:
     run submitted last, at ``last_us``. ``queued_us`` is a time that waits for ``last_id`` to end (QUEUE).
 
     Not durable: ``seen_us``, up to where passed times were judged; ``offset_us``, by how much the wall clock was ahead
-    of the line when it was last looked at; ``is_due``, whether it stands in line to be looked at.
+    of the line when it was last looked at; ``wake_us``, when it is to be looked at next, on the line, 0 for never.
     """
 
     namespace: str
@@ -106,7 +106,7 @@ class Schedule:
     skipped_count: int = 0
     seen_us: int = 0
     offset_us: int = 0
-    is_due: bool = False
+    wake_us: int = 0
 
     @property
     def key(self) -> ScheduleKey:
@@ -116,23 +116,45 @@ class Schedule:
 
 @dataclass(slots=True)
 class ScheduleBook:
-    """All schedules. ``due`` are those to look at in this step or a later one, each once.
+    """All schedules. ``wakes`` are the times on the line when they are to be looked at, the first one first.
 
-    ``waited_for`` maps the task or run that a queued time waits for to its schedule. ``wall_offset_us`` is by how much
-    the wall clock is ahead of the coordinator's line of time.
+    ``timer_us`` is when a timer comes for the first of them, 0 for none; ``is_awake`` once it has come. ``waited_for``
+    maps the task or run that a queued time waits for to its schedule. ``wall_offset_us`` is by how much the wall clock
+    is ahead of the coordinator's line of time.
     """
 
     schedules: dict[ScheduleKey, Schedule] = field(default_factory=dict)
-    due: deque[ScheduleKey] = field(default_factory=deque)
+    wakes: list[tuple[int, ScheduleKey]] = field(default_factory=list)
+    timer_us: int = 0
+    is_awake: bool = False
     waited_for: dict[str, ScheduleKey] = field(default_factory=dict)
     wall_offset_us: int = 0
     ids_made: int = 0
 
-    def look_at(self, schedule: Schedule) -> None:
-        """Let `schedules.fire` deal with it."""
-        if not schedule.is_due:
-            schedule.is_due = True
-            self.due.append(schedule.key)
+    def wake(self, schedule: Schedule, line_us: int) -> None:
+        """Have it looked at then, and not at the time that was meant before."""
+        if schedule.wake_us != line_us:
+            schedule.wake_us = line_us
+            heapq.heappush(self.wakes, (line_us, schedule.key))
+
+    def take(self, line_us: int) -> Schedule | None:
+        """The next schedule to be looked at by now; it has no time any more."""
+        schedule = self.first()
+        if schedule is None or schedule.wake_us > line_us:
+            return None
+        heapq.heappop(self.wakes)
+        schedule.wake_us = 0
+        return schedule
+
+    def first(self) -> Schedule | None:
+        """The schedule to be looked at next; times that were given up are dropped."""
+        while self.wakes:
+            line_us, key = self.wakes[0]
+            schedule = self.schedules.get(key)
+            if schedule is not None and schedule.wake_us == line_us:
+                return schedule
+            heapq.heappop(self.wakes)
+        return None
 
     def now_us(self, schedule: Schedule, line_us: int) -> int:
         """Now, on the schedule's line of time; ``line_us`` is now on the coordinator's."""

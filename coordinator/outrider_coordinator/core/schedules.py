@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider_coordinator.core import control, submission
+from outrider_coordinator.core import admission, control, runs, submission
 from outrider_coordinator.core.effects import Effects, Refused, Reply
 from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
 from outrider_coordinator.core.records import DeleteSchedule, InsertEvent
@@ -26,7 +26,7 @@ from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleO
 from outrider_coordinator.core.snapshots import schedule_row
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import EventType
+from outrider_coordinator.core.states import EventType, Reason
 
 #: Times that one step deals with: submitting takes 50 us each, a calendar as much.
 TIMES_PER_STEP = 32
@@ -84,14 +84,13 @@ def wall_clock_moved(state: State, offset_us: int) -> None:
     book.wall_offset_us = offset_us
     for schedule in book.schedules.values():
         if schedule.times.is_wall:
-            book.look_at(schedule)
+            book.wake(schedule, state.now_us)
+    _set_timer(state)
 
 
-def timer_fired(state: State, namespace: str, name: str) -> None:
-    """A schedule's next time may have come."""
-    schedule = state.schedules.schedules.get((namespace, name))
-    if schedule is not None:
-        state.schedules.look_at(schedule)
+def timer_fired(state: State) -> None:
+    """Some schedule's next time may have come."""
+    state.schedules.is_awake = True
 
 
 def asked(state: State, effects: Effects, event: SchedulesAsked) -> None:
@@ -109,20 +108,18 @@ def works_ended(state: State, effects: Effects) -> None:
     book = state.schedules
     for work_id in (*effects.tasks, *effects.runs):
         if work_id in book.waited_for and not _is_open(state, work_id):
-            state.set_timer(state.now_us, TimerKind.SCHEDULE, *book.waited_for.pop(work_id))
+            book.wake(book.schedules[book.waited_for.pop(work_id)], state.now_us)
+    _set_timer(state)
 
 
 def fire(state: State, effects: Effects) -> None:
     """Deal with schedules that are due, as many as fit into a step."""
     book = state.schedules
     left = TIMES_PER_STEP
-    while book.due and left > 0:
-        schedule = book.schedules.get(book.due.popleft())
-        if schedule is not None and schedule.is_due:
-            schedule.is_due = False
-            left -= _look(state, effects, schedule)
-    if book.due:
-        state.set_timer(state.now_us, TimerKind.SCHEDULE, "", "")
+    while left > 0 and (schedule := book.take(state.now_us)) is not None:
+        left -= _look(state, effects, schedule)
+    book.is_awake, book.timer_us = False, 0
+    _set_timer(state)
 
 
 def restore(state: State, schedules: Iterable[Schedule]) -> None:
@@ -136,9 +133,29 @@ def restore(state: State, schedules: Iterable[Schedule]) -> None:
             schedule.next_us = following
         if schedule.queued_us and _is_open(state, schedule.last_id):
             book.waited_for[schedule.last_id] = schedule.key
-        book.look_at(schedule)
-    if book.due:
-        state.set_timer(state.now_us, TimerKind.SCHEDULE, "", "")
+        book.wake(schedule, state.now_us)
+    _set_timer(state)
+
+
+def check(state: State) -> None:
+    """Raises AssertionError when a schedule would sleep through its time, or a queued one waits for nothing."""
+    book = state.schedules
+    for schedule in book.schedules.values():
+        story = f"schedule {schedule.name}"
+        wake_us = schedule.wake_us
+        if schedule.queued_us:
+            assert not schedule.is_paused, f"{story} is paused and queues {schedule.queued_us}"
+            waits = book.waited_for.get(schedule.last_id) == schedule.key
+            assert waits == _is_open(state, schedule.last_id), f"{story} does not wait for {schedule.last_id}"
+            assert waits or wake_us, f"{story} sleeps with a time in its queue"
+        if schedule.next_us and not schedule.is_paused:
+            latest_us = max(book.line_us(schedule, schedule.next_us), state.now_us + RETRY_US)
+            assert wake_us, f"{story} sleeps through {schedule.next_us}"
+            assert wake_us <= latest_us, f"{story} wakes at {wake_us}, its time is {schedule.next_us}"
+    for work_id, key in book.waited_for.items():
+        assert book.schedules[key].last_id == work_id, f"schedule {key} waits for {work_id}, which is not its last"
+    first = book.first()
+    assert first is None or 0 < book.timer_us <= first.wake_us, f"no timer wakes schedule {first and first.name}"
 
 
 def _look(state: State, effects: Effects, schedule: Schedule) -> int:
@@ -150,10 +167,8 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
     if schedule.is_paused:
         return 1
     if schedule.queued_us and not _is_open(state, schedule.last_id):
-        if _submit(state, effects, schedule, schedule.queued_us):
-            book.look_at(schedule)
-        else:
-            _try_again(state, schedule)
+        is_in = _submit(state, effects, schedule, schedule.queued_us)
+        book.wake(schedule, state.now_us if is_in else state.now_us + RETRY_US)
         return 1
     if not schedule.next_us or schedule.next_us > now_us:
         _arm(state, schedule)
@@ -163,11 +178,11 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
     if now_us - due_us > LATE_US and schedule.missed is Missed.SKIP:
         _skip(state, effects, schedule, "its time was missed")
     elif not _meet(state, effects, schedule, due_us):
-        _try_again(state, schedule)
+        book.wake(schedule, state.now_us + RETRY_US)
         return count
     schedule.next_us = schedule.times.following(due_us) or 0
     effects.schedules[schedule.key] = schedule
-    book.look_at(schedule)
+    book.wake(schedule, state.now_us)
     return count
 
 
@@ -233,7 +248,7 @@ def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int) -> 
 
 def _enter(state: State, effects: Effects, work: TasksSubmitted | RunSubmitted) -> str:
     if isinstance(work, RunSubmitted):
-        submission.run_submitted(state, effects, work)
+        admission.submitted_at_once(state, effects, work)
         return work.run_id
     submission.tasks_submitted(state, effects, work)
     return work.submissions[0].task_id
@@ -241,8 +256,10 @@ def _enter(state: State, effects: Effects, work: TasksSubmitted | RunSubmitted) 
 
 def _cancel(state: State, effects: Effects, work_id: str, message: str) -> None:
     run = state.runs.get(work_id)
-    for task_id in reversed(run.task_ids) if run is not None else (work_id,):
-        control.cancel(state, effects, task_id, message)
+    if run is None:
+        control.cancel(state, effects, work_id, message)
+    else:
+        runs.stop(state, effects, run, Reason.CANCEL_REQUESTED, message)
 
 
 def _skip(state: State, effects: Effects, schedule: Schedule, why: str) -> None:
@@ -266,12 +283,16 @@ def _follow_clock(state: State, effects: Effects, schedule: Schedule) -> None:
 
 def _arm(state: State, schedule: Schedule) -> None:
     if schedule.next_us:
-        line_us = state.schedules.line_us(schedule, schedule.next_us)
-        state.set_timer(line_us, TimerKind.SCHEDULE, *schedule.key)
+        state.schedules.wake(schedule, state.schedules.line_us(schedule, schedule.next_us))
 
 
-def _try_again(state: State, schedule: Schedule) -> None:
-    state.set_timer(state.now_us + RETRY_US, TimerKind.SCHEDULE, *schedule.key)
+def _set_timer(state: State) -> None:
+    """See to it that a timer comes when the first schedule is to be looked at."""
+    book = state.schedules
+    first = book.first()
+    if first is not None and not (book.timer_us and book.timer_us <= first.wake_us):
+        book.timer_us = first.wake_us
+        state.set_timer(first.wake_us, TimerKind.SCHEDULE, "")
 
 
 def _unknown(name: str) -> Refused:
@@ -282,6 +303,7 @@ def _changed(state: State, effects: Effects, schedule: Schedule) -> None:
     effects.schedules[schedule.key] = schedule
     if not schedule.is_paused:
         _arm(state, schedule)
+        _set_timer(state)
 
 
 def _forget(state: State, effects: Effects, schedule: Schedule) -> None:

@@ -29,6 +29,11 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
         return UpdateTask._make((task.id, *_changing(task)))
+    return inserted(task)
+
+
+def inserted(task: Task) -> InsertTask:
+    """The row of a new task."""
     task.is_stored = True
     spec = task.spec
     return InsertTask._make(
@@ -48,6 +53,9 @@ def task_row(task: Task) -> InsertTask | UpdateTask:
             task.trace.parent,
             task.trace.state,
             task.dependency_ids,
+            task.dependency_conditions,
+            task.dependency_keys,
+            task.retry_of_task_id,
             task.created_us,
             task.submitter,
             *_changing(task),
@@ -133,14 +141,18 @@ def run_row(run: Run) -> PutRun:
         run.description,
         run.created_us,
         run.ended_us,
-        run.task_ids,
-        run.task_keys,
-        tuple(sorted((int(state), count) for state, count in run.counts.items())),
+        tuple((name, milestone.reached_us) for name, milestone in run.milestones.items()),
         run.request_id,
         run.digest,
         run.client_id,
         run.trace.parent,
         run.trace.state,
+        run.retry_of_run_id,
+        run.fails_fast,
+        run.max_parallel,
+        run.is_sequential,
+        int(run.stop_reason),
+        run.stop_message,
     )
 
 

@@ -10,6 +10,7 @@ from enum import IntEnum
 from outrider_coordinator.core.cap_claims import claims_of
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
+from outrider_coordinator.core.errands import Errand
 from outrider_coordinator.core.fleet import Fleet
 from outrider_coordinator.core.limit_book import LimitBook
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, System, Task
@@ -34,7 +35,7 @@ class TimerKind(IntEnum):
     """What a timer is for.
 
     Its two keys are a task id and an attempt number or wait key, or an agent id; those of BREAKER are an agent id (none
-    for an outside system) and the kind of work or the system, those of LIMIT and SCHEDULE a namespace and a name.
+    for an outside system) and the kind of work or the system, those of LIMIT a namespace and a name. SCHEDULE has none.
     """
 
     READY = 1
@@ -92,6 +93,7 @@ class State:
     waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     system_waiters: dict[str, dict[tuple[str, str], None]] = field(default_factory=dict)
     durations_us: dict[str, float] = field(default_factory=dict)
+    errands: deque[Errand] = field(default_factory=deque)
     timers: list[Timer] = field(default_factory=list)
     systems: dict[str, System] = field(default_factory=dict)
     probes: dict[tuple[str, int], list[Breaker]] = field(default_factory=dict)
@@ -154,8 +156,13 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
-        if self.has_caps:
-            task.caps = claims_of(self.settings, task)
+        self.give_caps(task, self.runs.get(task.run_id) if task.run_id else None)
+
+    def give_caps(self, task: Task, run: Run | None) -> None:
+        """Let a task that comes in count against the caps there are, and its run's own."""
+        run_max = run.max_parallel if run is not None else 0
+        if self.has_caps or run_max:
+            task.caps = claims_of(self.settings, task, run_max)
 
     def move(self, task: Task, to: TaskState, effects: Effects, reason: Reason = Reason.NONE) -> None:
         """Take a task to another state, keeping counts and queue true."""
@@ -213,11 +220,10 @@ class State:
             )
         )
 
-    def run_event(self, effects: Effects, kind: EventType, run: Run) -> None:
+    def run_event(self, effects: Effects, kind: EventType, run: Run, text: str = "", task_id: str = "") -> None:
         """Append an event about a run."""
-        effects.events.append(
-            InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, run_id=run.id, client_id=run.client_id)
-        )
+        event = InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, task_id, run.id, run.client_id)
+        effects.events.append(event._replace(text=text) if text else event)
         self.cursor_next += 1
 
     def agent_event(

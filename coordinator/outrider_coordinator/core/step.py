@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core import (
+    admission,
     blame,
     blockage,
     breaker,
@@ -17,6 +18,7 @@ from outrider_coordinator.core import (
     reports,
     schedules,
     sessions,
+    slices,
     strategies,
     submission,
     systems,
@@ -37,9 +39,11 @@ from outrider_coordinator.core.events import (
     OutcomesLoaded,
     PauseNoticed,
     ReportsReceived,
+    RunCancelRequested,
     RunSubmitted,
     SessionEnded,
     SessionOpened,
+    TasksAdded,
     TasksSubmitted,
     Ticked,
 )
@@ -84,8 +88,10 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
         _fire(state, effects, timer)
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
-    if state.schedules.due:
+    if state.schedules.is_awake:
         schedules.fire(state, effects)
+    if state.errands:
+        slices.work(state, effects)
     if state.systems:
         systems.settle(state, effects)
     if state.placement_is_due:
@@ -101,8 +107,8 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
 
 
 def next_due_us(state: State) -> int | None:
-    """When the next step is due without an event: by a timer, or at once when placing goes on; None when neither."""
-    if state.placement_is_due:
+    """When the next step is due without an event: by a timer, or at once when work is left over; None when neither."""
+    if state.errands or state.placement_is_due:
         return state.now_us
     dues = [queue[0][0] for queue in (state.timers, state.offers) if queue]
     return min(dues, default=None)
@@ -121,7 +127,11 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
         case AttemptsReturned():
             control.attempts_returned(state, effects, event)
         case RunSubmitted():
-            submission.run_submitted(state, effects, event)
+            admission.run_submitted(state, effects, event)
+        case TasksAdded():
+            admission.tasks_added(state, effects, event)
+        case RunCancelRequested():
+            control.cancel_run(state, effects, event)
         case CancelRequested():
             verdicts = [control.cancel(state, effects, task_id, event.message) for task_id in event.task_ids]
             effects.sends.append(Reply(event.reply, verdicts))
@@ -198,7 +208,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.SCHEDULE:
-            schedules.timer_fired(state, key, key2)
+            schedules.timer_fired(state)
         case TimerKind.DEADLOCK:
             deadlock.look_again(state)
         case TimerKind.LIMIT:

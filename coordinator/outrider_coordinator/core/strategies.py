@@ -48,7 +48,7 @@ def choose(state: State, need: Need, task: Task) -> tuple[Agent, bool] | None:
 
 
 def _with_a_slot(state: State, need: Need, index: Index, task: Task) -> Agent | None:
-    if wishes.has_any(need.demands):
+    if need.has_wishes:
         return wishes.best(state, need.demands, task, _candidates(state, need, index, task))
     if isinstance(index, Ranking):
         return _first(state, index, need)
@@ -99,6 +99,7 @@ def _prepare(state: State, need: Need) -> Index:
     hard = hard_of(need.demands)
     reach = need.reach = state.fleet.reach(hard, state.agents, fits)
     reach.needs += 1
+    need.has_wishes = wishes.has_any(need.demands)
     strategy = _strategy(state, need)
     key_of = slot_key_of(hard.resources)
     if strategy is Strategy.PERFORMANCE:

@@ -1,13 +1,15 @@
-"""New tasks and runs: known request ids, dependencies, bounds; accepted whole or not at all where asked."""
+"""New tasks: known request ids, dependencies, bounds; accepted whole or not at all where asked."""
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from outrider_coordinator.core import deadlines
 from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
-from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted
-from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import Run, Task
-from outrider_coordinator.core.outcome import end_task, make_ready
+from outrider_coordinator.core.events import Submission, TasksSubmitted
+from outrider_coordinator.core.model import Task
+from outrider_coordinator.core.outcome import make_ready, skip, unmet
+from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import EventType, Reason, TaskState
 
@@ -28,9 +30,9 @@ def _answer(state: State, effects: Effects, event: TasksSubmitted, submission: S
     """Take one task, unless it is known or there is no room."""
     known = _known(state, event, submission) if submission.request_id else None
     if known is not None:
-        return _again(known, submission.digest, submission.request_id)
+        return again(known, submission.digest, submission.request_id)
     if len(state.tasks) >= state.settings.queue_depth_max:
-        return _full(state)
+        return full(state)
     _accept(state, effects, submission, event.ended)
     return Accepted(submission.task_id)
 
@@ -43,51 +45,14 @@ def _refusals(state: State, event: TasksSubmitted) -> list[Refused | None]:
     for submission in event.submissions:
         key = (submission.namespace, submission.request_id)
         known = (_known(state, event, submission) or seen.get(key)) if submission.request_id else None
-        answer = _again(known, submission.digest, submission.request_id) if known is not None else None
+        answer = again(known, submission.digest, submission.request_id) if known is not None else None
         if known is None and room <= 0:
-            answer = _full(state)
+            answer = full(state)
         elif known is None:
             room -= 1
             seen[key] = (submission.task_id, submission.digest)
         refusals.append(answer if isinstance(answer, Refused) else None)
     return refusals
-
-
-def run_submitted(state: State, effects: Effects, event: RunSubmitted) -> None:
-    """Accept a graph whole or refuse it whole."""
-    known = event.known_request or state.requests.find(event.namespace, event.request_id)
-    if event.request_id and known is not None:
-        effects.sends.append(Reply(event.reply, _again(known, event.digest, event.request_id)))
-        return
-    if len(state.tasks) + len(event.members) > state.settings.queue_depth_max:
-        effects.sends.append(Reply(event.reply, _full(state)))
-        return
-    run = Run(
-        event.run_id,
-        event.namespace,
-        event.title,
-        event.description,
-        state.now_us,
-        tuple(member.task_id for member in event.members),
-        tuple(member.key for member in event.members),
-        len(event.members),
-        event.request_id,
-        event.digest,
-        event.client_id,
-        event.trace,
-        submitter=event.submitter,
-    )
-    state.runs[run.id] = run
-    effects.runs[run.id] = run
-    state.requests.add(run.namespace, run.request_id, run.id, run.digest)
-    state.run_event(effects, EventType.RUN_SUBMITTED, run)
-    ids = {member.key: member.task_id for member in event.members}
-    tasks = [_member_task(state, run, member, ids) for member in event.members]
-    for task in tasks:
-        _enter(state, effects, task)
-    for task in tasks:
-        _link(state, effects, task, {})
-    effects.sends.append(Reply(event.reply, Accepted(run.id)))
 
 
 def _missing(state: State, event: TasksSubmitted) -> tuple[str, ...]:
@@ -108,7 +73,8 @@ def _known(state: State, event: TasksSubmitted, submission: Submission) -> tuple
     return known
 
 
-def _again(known: tuple[str, bytes], digest: bytes, request_id: str) -> Accepted | Refused:
+def again(known: tuple[str, bytes], digest: bytes, request_id: str) -> Accepted | Refused:
+    """The answer to a request id that was used before."""
     if known[1] == digest:
         return Accepted(known[0], created=False)
     return Refused(
@@ -117,7 +83,8 @@ def _again(known: tuple[str, bytes], digest: bytes, request_id: str) -> Accepted
     )
 
 
-def _full(state: State) -> Refused:
+def full(state: State) -> Refused:
+    """The answer when there is no room."""
     return Refused("QUEUE_FULL", f"{state.settings.queue_depth_max} tasks are open; try again when some have ended")
 
 
@@ -135,32 +102,15 @@ def _accept(state: State, effects: Effects, submission: Submission, ended: dict[
         digest=submission.digest,
         trace=submission.trace,
         dependency_ids=submission.dependency_ids,
+        dependency_conditions=submission.dependency_conditions,
+        dependency_keys=submission.dependency_keys,
+        retry_of_task_id=submission.retry_of_task_id,
         ready_us=submission.spec.not_before_us,
     )
     state.order_next += 1
     state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     _enter(state, effects, task)
     _link(state, effects, task, ended)
-
-
-def _member_task(state: State, run: Run, member: RunMember, ids: dict[str, str]) -> Task:
-    task = Task(
-        member.task_id,
-        run.namespace,
-        member.spec,
-        state.order_next,
-        state.now_us,
-        TaskState.PENDING,
-        run_id=run.id,
-        run_key=member.key,
-        client_id=run.client_id,
-        submitter=run.submitter,
-        trace=run.trace,
-        dependency_ids=tuple(ids[key] for key in member.after_keys),
-        ready_us=member.spec.not_before_us,
-    )
-    state.order_next += 1
-    return task
 
 
 def _enter(state: State, effects: Effects, task: Task) -> None:
@@ -172,22 +122,23 @@ def _enter(state: State, effects: Effects, task: Task) -> None:
 
 
 def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState]) -> None:
-    """Wait for open dependencies; one that ended without success decides the task at once.
+    """Wait for open dependencies; one that ended otherwise than asked decides the task at once.
 
     A dependency that ended earlier in this step is still in memory, and nobody will hear of its end again.
     """
-    for dependency_id in task.dependency_ids:
+    conditions = task.dependency_conditions or repeat(Condition.SUCCESS)
+    for dependency_id, condition in zip(task.dependency_ids, conditions, strict=False):
         dependency = state.tasks.get(dependency_id)
         if dependency is not None and not dependency.is_terminal:
             if task.waiting_for is None:
-                task.waiting_for = set()
-            task.waiting_for.add(dependency_id)
+                task.waiting_for = {}
+            task.waiting_for[dependency_id] = condition
             state.dependents.setdefault(dependency_id, []).append(task.id)
             continue
         end = dependency.state if dependency is not None else ended[dependency_id]
-        if end is not TaskState.SUCCEEDED:
-            error = encode_error(Reason.UPSTREAM_FAILED, f"dependency {dependency_id} had ended {end.name}")
-            end_task(state, effects, task, TaskState.SKIPPED, reason=Reason.UPSTREAM_FAILED, error=error)
+        against = unmet(condition, end, dependency.reason if dependency is not None else Reason.NONE)
+        if against:
+            skip(state, effects, task, against, dependency_id, end)
             return
     if not task.waiting_for:
         make_ready(state, effects, task)

@@ -64,9 +64,7 @@ def is_kin(task: Task, other: Task) -> bool:
     return not other.run_id and other.spec.kind == task.spec.kind
 
 
-def remember(state: State, ended: Task, agent_id: str) -> None:
-    """A task ended on an agent: those that want to be near their first dependency keep it in mind."""
-    for dependent_id in state.dependents.get(ended.id, ()):
-        dependent = state.tasks.get(dependent_id)
-        if dependent is not None and dependent.spec.demands.sticky and dependent.dependency_ids[0] == ended.id:
-            dependent.near_agent_id = agent_id
+def remember(task: Task, ended_id: str, agent_id: str) -> None:
+    """A task ended on an agent: one that waits for it and wants to be near its first dependency keeps it in mind."""
+    if task.spec.demands.sticky and task.dependency_ids[0] == ended_id:
+        task.near_agent_id = agent_id

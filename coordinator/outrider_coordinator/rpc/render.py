@@ -16,12 +16,17 @@ from outrider.v1 import (
 from outrider_coordinator.core import blame, explain, systems
 from outrider_coordinator.core.explain_agent import AgentExplanation
 from outrider_coordinator.core.model import Agent, Breaker
-from outrider_coordinator.core.records import PutAttempt, PutWait
+from outrider_coordinator.core.records import InsertRunPart, PutAttempt, PutWait
 from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import BreakerState, TaskState
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
+
+_FAIL_FAST, _CONTINUE = (
+    run_service_pb2.RUN_FAILURE_POLICY_FAIL_FAST,
+    run_service_pb2.RUN_FAILURE_POLICY_CONTINUE,
+)
 
 
 def timestamp(us: int) -> Timestamp:
@@ -53,6 +58,8 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
         run_key=row.run_key,
         submitter=row.submitter,
         dependency_ids=row.dependency_ids,
+        dependency_conditions=[task_pb2.DependencyCondition.ValueType(one) for one in row.dependency_conditions],
+        retry_of_task_id=row.retry_of_task_id,
         attempts=[attempt(item) for item in record.attempts],
         open_waits=[open_wait(wait) for wait in record.waits],
         create_time=timestamp(row.created_us),
@@ -123,9 +130,12 @@ def run(record: RunRecord, *, with_tasks: bool) -> run_service_pb2.Run:
         namespace=row.namespace,
         title=row.title or row.id,
         description=row.description,
-        state=_run_state(dict(record.counts)),
-        task_count=len(row.task_ids),
+        state=_run_state(record),
+        task_count=sum(count for _, count in record.counts),
         create_time=timestamp(row.created_us),
+        retry_of_run_id=row.retry_of_run_id,
+        failure_policy=_FAIL_FAST if row.fails_fast else _CONTINUE,
+        max_parallel=row.max_parallel,
         schedule_id=schedule_of(row.request_id),
     )
     for state, count in record.counts:
@@ -133,19 +143,28 @@ def run(record: RunRecord, *, with_tasks: bool) -> run_service_pb2.Run:
     if row.ended_us:
         message.end_time.CopyFrom(timestamp(row.ended_us))
     if with_tasks:
-        for key, task_id in zip(row.task_keys, row.task_ids, strict=True):
-            message.task_ids.add(key=key, task_id=task_id)
+        for item in record.parts:
+            message.task_ids.extend(part(item))
     return message
 
 
-def _run_state(counts: dict[int, int]) -> run_service_pb2.RunState.ValueType:
+def part(row: InsertRunPart) -> list[run_service_pb2.RunTaskId]:
+    """Key and id of the tasks that entered a run together."""
+    pairs = zip(row.task_keys, row.task_ids, strict=True)
+    return [run_service_pb2.RunTaskId(key=key, task_id=task_id) for key, task_id in pairs]
+
+
+def _run_state(record: RunRecord) -> run_service_pb2.RunState.ValueType:
+    counts = dict(record.counts)
     if any(state < TaskState.SUCCEEDED for state in counts):
         return run_service_pb2.RUN_STATE_ACTIVE
     if TaskState.FAILED in counts or TaskState.EXPIRED in counts:
         return run_service_pb2.RUN_STATE_FAILED
     if TaskState.CANCELLED in counts:
         return run_service_pb2.RUN_STATE_CANCELLED
-    return run_service_pb2.RUN_STATE_FAILED if TaskState.SKIPPED in counts else run_service_pb2.RUN_STATE_SUCCEEDED
+    if counts.get(TaskState.SKIPPED, 0) > record.unmet_count:
+        return run_service_pb2.RUN_STATE_FAILED
+    return run_service_pb2.RUN_STATE_SUCCEEDED
 
 
 def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Agent:

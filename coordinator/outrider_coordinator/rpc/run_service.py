@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from outrider import errors
 from outrider.v1 import run_service_pb2, run_service_pb2_grpc
 from outrider_coordinator.core import graph
-from outrider_coordinator.core.events import CancelRequested, RunSubmitted
+from outrider_coordinator.core.effects import Accepted, NeedTasks
+from outrider_coordinator.core.events import RunCancelRequested, RunMember, RunSubmitted, TasksAdded
 from outrider_coordinator.core.model import Trace
 from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
 from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import client_frames, render
+from outrider_coordinator.rpc import client_frames, render, run_progress, run_retry
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
-from outrider_coordinator.rpc.convert import Converter, submitter
+from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import invalid
-from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, watched
+from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_states, watched
 from outrider_coordinator.store.filters import EventFilter
-from outrider_coordinator.store.reader import RunRecord
+from outrider_coordinator.store.reader import Accepts, RunRecord
+
+#: A graph up to this size is checked at once.
+_CHECKED_AT_ONCE = 500
 
 
 class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
@@ -31,63 +38,97 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         self._converter = converter
 
     @unary
-    async def RetryRun(
-        self, request: run_service_pb2.RetryRunRequest, context: Context
-    ) -> run_service_pb2.RetryRunResponse:
-        """Not there yet."""
-        raise NotImplementedError
-
-    @unary
-    async def AddTasks(
-        self, request: run_service_pb2.AddTasksRequest, context: Context
-    ) -> run_service_pb2.AddTasksResponse:
-        """Not there yet."""
-        raise NotImplementedError
-
-    @unary
     async def SubmitRun(
         self, request: run_service_pb2.SubmitRunRequest, context: Context
     ) -> run_service_pb2.SubmitRunResponse:
         """Accept a graph in one transaction."""
         self.check_open()
-        namespace = request.namespace or "default"
-        if request.request_id.startswith(REQUEST_ID_MARK):
-            raise invalid("request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
-        members = self._converter.members(request.run)
-        refused = graph.check(members)
-        if refused is not None:
-            raise raised(refused)
-        digest = hashlib.blake2b(request.run.SerializeToString(deterministic=True), digest_size=16).digest()
-        run_id = self._converter.ids.next()
-        await self._engine.admit()
-        known = await self._known(namespace, request.request_id)
-        accepted = await asked(
-            self._engine,
-            lambda reply: RunSubmitted(
-                run_id,
-                namespace,
-                request.run.title,
-                request.run.description,
-                members,
-                reply,
-                request.request_id,
-                digest,
-                request.client_id,
-                Trace(request.trace.traceparent, request.trace.tracestate),
-                known,
-                submitter(request.submitter),
-            ),
+        spec = request.run
+        how = policies(spec, "run")
+        members = await self._converter.members(spec.tasks, "run.tasks")
+        await self._check(members, is_sequential=spec.sequential)
+        event = RunSubmitted(
+            self._converter.ids.next(),
+            request.namespace or "default",
+            spec.title,
+            spec.description,
+            members,
+            _nobody,
+            request.request_id,
+            _digest(spec.SerializeToString(deterministic=True)),
+            request.client_id,
+            Trace(request.trace.traceparent, request.trace.tracestate),
+            **how,
+            submitter=submitter(request.submitter),
         )
-        record = await self._record(namespace, accepted.id)
+        accepted = await self._accepted(event, "run")
+        record = await self._record(event.namespace, accepted.id)
         return run_service_pb2.SubmitRunResponse(run=render.run(record, with_tasks=True), created=accepted.created)
 
-    async def _known(self, namespace: str, request_id: str) -> tuple[str, bytes] | None:
+    @unary
+    async def RetryRun(
+        self, request: run_service_pb2.RetryRunRequest, context: Context
+    ) -> run_service_pb2.RetryRunResponse:
+        """Do again what did not succeed of a run that is over, as a new run."""
+        self.check_open()
+        namespace = request.namespace or "default"
+        record = await self._record(namespace, request.run_id)
+        if not record.run.ended_us:
+            raise errors.IllegalTransition(f"run {record.run.id} is not over; cancel it first, or wait for its end")
+        reader = self._engine.store.reader
+        tasks = await self._engine.read(lambda: reader.run_tasks(record.run.id))
+        event = run_retry.again(record, tasks, self._converter.ids, _nobody)
+        event.request_id, event.digest = request.request_id, _digest(b"retry" + record.run.id.encode())
+        accepted = await self._accepted(event, "run")
+        made = await self._record(namespace, accepted.id)
+        return run_service_pb2.RetryRunResponse(run=render.run(made, with_tasks=True), created=accepted.created)
+
+    @unary
+    async def AddTasks(
+        self, request: run_service_pb2.AddTasksRequest, context: Context
+    ) -> run_service_pb2.AddTasksResponse:
+        """Add tasks to a run that is not over, in one transaction."""
+        self.check_open()
+        namespace = request.namespace or "default"
+        run_id = await run_id_of(self._engine, namespace, request.run_id)
+        members = await self._converter.members(request.tasks, "tasks")
+        await self._check(members, is_whole=False)
+        tasks = b"".join(task.SerializeToString(deterministic=True) for task in request.tasks)
+        digest = _digest(run_id.encode() + tasks)
+        event = TasksAdded(run_id, namespace, members, _nobody, request.request_id, digest, request.parent_task_id)
+        accepted = await self._accepted(event, "part")
+        number = int(accepted.id.partition("/")[2])
+        part = await self._engine.read(lambda: self._engine.store.reader.run_part(run_id, number))
+        return run_service_pb2.AddTasksResponse(task_ids=render.part(part), created=accepted.created)
+
+    async def _check(self, members: list[RunMember], *, is_sequential: bool = False, is_whole: bool = True) -> None:
+        """Refuse a graph that cannot run; a large one is looked at beside the loop."""
+        check = functools.partial(graph.check, members, is_sequential=is_sequential, is_whole=is_whole)
+        refused = check() if len(members) <= _CHECKED_AT_ONCE else await asyncio.to_thread(check)
+        if refused is not None:
+            raise raised(refused)
+
+    async def _accepted(self, event: RunSubmitted | TasksAdded, kind: Accepts) -> Accepted:
+        """Give a graph to the core; what it depends on and the core does not have is looked up first."""
+        if event.request_id.startswith(REQUEST_ID_MARK):
+            raise invalid("request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
+        await self._engine.admit()
+        event.known_request = await self._known(event.namespace, event.request_id, kind)
+        while True:
+            ended = dict(event.ended)
+            answer = await asked(self._engine, lambda reply, ended=ended: replace(event, reply=reply, ended=ended))  # type: ignore[misc]  # bound now
+            if not isinstance(answer, NeedTasks):
+                accepted: Accepted = answer
+                return accepted
+            event.ended |= await ended_states(self._engine, answer.task_ids)
+
+    async def _known(self, namespace: str, request_id: str, kind: Accepts) -> tuple[str, bytes] | None:
         """What the store has under a request id that memory no longer knows."""
         requests = self._engine.state.requests
         if not request_id or requests.is_complete or requests.find(namespace, request_id):
             return None
         reader = self._engine.store.reader
-        return await self._engine.read(lambda: reader.request(namespace, request_id, of_run=True), at_once=True)
+        return await self._engine.read(lambda: reader.request(namespace, request_id, kind), at_once=True)
 
     async def _record(self, namespace: str, prefix: str) -> RunRecord:
         run_id = await run_id_of(self._engine, namespace, prefix)
@@ -100,7 +141,9 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
     async def GetRun(self, request: run_service_pb2.GetRunRequest, context: Context) -> run_service_pb2.GetRunResponse:
         """One run as committed."""
         record = await self._record(request.namespace or "default", request.run_id)
-        return run_service_pb2.GetRunResponse(run=render.run(record, with_tasks=True))
+        run = render.run(record, with_tasks=True)
+        run.progress.CopyFrom(await run_progress.of(self._engine, record))
+        return run_service_pb2.GetRunResponse(run=run)
 
     @unary
     async def ListRuns(
@@ -141,8 +184,15 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
     async def CancelRun(
         self, request: run_service_pb2.CancelRunRequest, context: Context
     ) -> run_service_pb2.CancelRunResponse:
-        """Cancel every task of a run that is not terminal, last ones first, so that none is skipped meanwhile."""
-        record = await self._record(request.namespace or "default", request.run_id)
-        task_ids = list(reversed(record.run.task_ids))
-        verdicts = await asked(self._engine, lambda reply: CancelRequested(task_ids, request.message, reply))
-        return run_service_pb2.CancelRunResponse(cancelled_count=sum(verdict.cancelled for verdict in verdicts))
+        """Cancel every task of a run that is not terminal, last ones first."""
+        run_id = await run_id_of(self._engine, request.namespace or "default", request.run_id)
+        cancelled = await asked(self._engine, lambda reply: RunCancelRequested(run_id, request.message, reply))
+        return run_service_pb2.CancelRunResponse(cancelled_count=cancelled)
+
+
+def _nobody(value: object) -> None:
+    """The reply of an event that is not asked yet."""
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()

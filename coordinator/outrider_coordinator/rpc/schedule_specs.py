@@ -20,7 +20,7 @@ from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, T
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.cron import BadLine, BadZone, cron_times
 from outrider_coordinator.rpc.calls import raised
-from outrider_coordinator.rpc.convert import Converter, submitter
+from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import at_most, duration_us, invalid, time_us, word
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
@@ -78,8 +78,8 @@ class ScheduleReader:
         for position, task in enumerate(run.tasks):
             if task.spec.HasField("not_before"):
                 raise _says_when(f"spec.run.tasks[{position}].spec.not_before")
-        members = self.converter.members(run)
-        refused = graph.check(members)
+        members, how = self.converter.members_at_once(run.tasks, "spec.run.tasks"), policies(run, "spec.run")
+        refused = graph.check(members, is_sequential=run.sequential)
         if refused is not None:
             raise raised(refused)
 
@@ -94,6 +94,7 @@ class ScheduleReader:
                 request_id,
                 digest,
                 submitter=on_behalf_of,
+                **how,
             )
 
         return work

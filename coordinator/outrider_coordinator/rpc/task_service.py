@@ -14,7 +14,7 @@ from outrider_coordinator.core.events import CancelRequested, Submission, TasksS
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import answers, client_frames, render
+from outrider_coordinator.rpc import answers, client_frames, render, run_retry
 from outrider_coordinator.rpc.calls import (
     Context,
     Service,
@@ -48,11 +48,6 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         self._converter = converter
 
     @unary
-    async def Retry(self, request: task_service_pb2.RetryRequest, context: Context) -> task_service_pb2.RetryResponse:
-        """Not there yet."""
-        raise NotImplementedError
-
-    @unary
     async def Submit(
         self, request: task_service_pb2.SubmitRequest, context: Context
     ) -> task_service_pb2.SubmitResponse:
@@ -77,6 +72,18 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         if refused is not None:
             raise refused
         return task_service_pb2.SubmitBatchResponse(tasks=[_accepted(answer) for answer in answers])
+
+    @unary
+    async def Retry(self, request: task_service_pb2.RetryRequest, context: Context) -> task_service_pb2.RetryResponse:
+        """Submit the work of an ended task again."""
+        record = await self._record(request.namespace or "default", request.task_id)
+        if record.task.state not in TERMINAL:
+            raise errors.IllegalTransition(f"task {record.task.id} has not ended; cancel it first, or wait for its end")
+        ends = await self._engine.read(lambda: self._engine.store.reader.task_ends(record.task.dependency_ids))
+        submission = run_retry.task_again(record.task, ends, self._converter.ids.next(), request.request_id)
+        (answer,) = await self.accept([submission])
+        accepted = _accepted(answer)
+        return task_service_pb2.RetryResponse(task_id=accepted.task_id, created=accepted.created)
 
     @encoded
     @streaming
@@ -134,7 +141,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             )
             if not isinstance(answer, NeedTasks):
                 return [raised(item) if isinstance(item, Refused) else item for item in answer]
-            ended |= await self._ended(answer.task_ids)
+            ended |= await ended_states(self._engine, answer.task_ids)
 
     async def _known_requests(self, submissions: list[Submission]) -> dict[tuple[str, str], tuple[str, bytes]]:
         """Request ids that only the store knows: those of before this start, and those that memory let go."""
@@ -152,13 +159,6 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             return {key: value for key, value in found.items() if value is not None}
 
         return await self._engine.read(read, at_once=True) if wanted else {}
-
-    async def _ended(self, task_ids: tuple[str, ...]) -> dict[str, TaskState]:
-        states = await self._engine.read(lambda: self._engine.store.reader.task_states(task_ids))
-        for task_id, state in states.items():
-            if state is None:
-                raise invalid("dependency_ids", f"there is no task {task_id!r}")
-        return {task_id: TaskState(state) for task_id, state in states.items() if state in TERMINAL}
 
     @unary
     async def Get(self, request: task_service_pb2.GetRequest, context: Context) -> task_service_pb2.GetResponse:
@@ -295,6 +295,15 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             ]
             after = rows[-1][0]
             yield chunks, after
+
+
+async def ended_states(engine: Engine, task_ids: tuple[str, ...]) -> dict[str, TaskState]:
+    """States of those of these tasks that are terminal. Raises InvalidRequest for one that is not there."""
+    states = await engine.read(lambda: engine.store.reader.task_states(task_ids))
+    for task_id, state in states.items():
+        if state is None:
+            raise invalid("dependency_ids", f"there is no task {task_id!r}")
+    return {task_id: TaskState(state) for task_id, state in states.items() if state in TERMINAL}
 
 
 async def watched(engine: Engine, wanted: EventFilter, after: int | None) -> AsyncIterator[list[InsertEvent] | int]:

@@ -57,10 +57,10 @@ def _tasks(inserts: list[records.InsertTask], updates: list[records.UpdateTask])
     latest: dict[str, Row] = {row[0]: row for row in updates}
     rows: list[Row] = []
     for insert in inserts:
-        dependency_ids = json.dumps(insert[14]) if insert[14] else "[]"
+        lists = [json.dumps(part) if part else "[]" for part in insert[14:17]]
         update = latest.pop(insert[0], None)
         changes = insert[_FIXED:] if update is None else update[1:]
-        rows.append((*insert[:14], dependency_ids, *insert[15:_FIXED], *changes))
+        rows.append((*insert[:14], *lists, *insert[17:_FIXED], *changes))
     return rows, list(latest.values())
 
 
@@ -133,8 +133,12 @@ def _last_words(rows: Sequence[records.Write], put: type, delete: type) -> tuple
 
 def _run_row(record: Any) -> Row:
     values = list(record)
-    values[6:9] = (json.dumps(record.task_ids), json.dumps(record.task_keys), json.dumps(record.counts))
+    values[6] = json.dumps(record.milestones)
     return tuple(values)
+
+
+def _part_row(record: Any) -> Row:
+    return (*record[:3], *(json.dumps(part) if part else "[]" for part in record[3:8]), *record[8:])
 
 
 def _agent_row(record: Any) -> Row:
@@ -164,6 +168,7 @@ _WRITES: tuple[_Write, ...] = (
     (records.PutAttempt, (queries.PUT_ATTEMPT,), None, _pair),
     (records.PutWait, (queries.PUT_WAIT,), None, _pair),
     (records.PutRun, (queries.PUT_RUN,), _run_row, _id),
+    (records.InsertRunPart, (queries.INSERT_RUN_PART,), _part_row, None),
     (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES, queries.DELETE_BREAKERS), None, None),
     (records.PutAgent, (queries.PUT_AGENT,), _agent_row, _id),
     (records.DeleteBreaker, (queries.DELETE_BREAKER,), None, None),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 
 from outrider_coordinator.core import effects, records, recovery
+from outrider_coordinator.core import runs as run_book
 from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
-from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
+from outrider_coordinator.core.model import Agent, Attempt, Breaker, Milestone, Run, Task, Trace, Wait
 from outrider_coordinator.core.schedule_book import Schedule
-from outrider_coordinator.core.spec import Claim, Spec
+from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import (
     Admin,
@@ -40,7 +42,8 @@ def restore(
         tasks=(_task(row, read_spec) for row in reader.open_tasks()),
         attempts=(_attempt(row) for row in reader.open_attempts()),
         waits=((row.task_id, _wait(row)) for row in reader.open_waits()),
-        runs=(_run(row) for row in reader.open_runs()),
+        runs=_runs(reader),
+        ended=reader.task_ends,
         agents=_agents(reader),
         breakers=(_breaker(row) for row in reader.breakers()),
         limits=(((row.namespace, row.key), _limit(row)) for row in reader.limits()),
@@ -65,6 +68,9 @@ def _task(row: records.InsertTask, read_spec: ReadSpec) -> Task:
         digest=row.digest,
         trace=Trace(row.trace_parent, row.trace_state),
         dependency_ids=row.dependency_ids,
+        dependency_conditions=tuple(map(Condition, row.dependency_conditions)),
+        dependency_keys=row.dependency_keys,
+        retry_of_task_id=row.retry_of_task_id,
         ready_us=row.ready_us,
         attempts_made=row.attempts_made,
         attempts_counted=row.attempts_counted,
@@ -119,6 +125,18 @@ def _wait(row: records.PutWait) -> Wait:
     )
 
 
+def _runs(reader: Reader) -> list[Run]:
+    found = {row.id: _run(row) for row in reader.open_runs()}
+    for part in reader.open_run_parts():
+        run = found[part.run_id]
+        facts = (part.phases or repeat(0), part.milestones or repeat(""), part.weights or repeat(1.0))
+        for task_id, phase, milestone, weight in zip(part.task_ids, *facts, strict=False):
+            run_book.enter(run, task_id, phase, milestone, weight)
+        run.members.update(zip(part.task_keys, part.task_ids, strict=True))
+        run.part_count += 1
+    return list(found.values())
+
+
 def _run(row: records.PutRun) -> Run:
     return Run(
         id=row.id,
@@ -126,14 +144,17 @@ def _run(row: records.PutRun) -> Run:
         title=row.title,
         description=row.description,
         created_us=row.created_us,
-        task_ids=row.task_ids,
-        task_keys=row.task_keys,
-        open_count=len(row.task_ids),
         request_id=row.request_id,
         digest=row.digest,
         client_id=row.client_id,
         trace=Trace(row.trace_parent, row.trace_state),
-        is_stored=True,
+        retry_of_run_id=row.retry_of_run_id,
+        fails_fast=bool(row.fails_fast),
+        max_parallel=row.max_parallel,
+        is_sequential=bool(row.is_sequential),
+        stop_reason=Reason(row.stop_reason),
+        stop_message=row.stop_message,
+        milestones={name: Milestone(reached_us=reached_us) for name, reached_us in row.milestones},
     )
 
 

@@ -51,6 +51,7 @@ TASK_COLUMNS = _columns(records.InsertTask)
 ATTEMPT_COLUMNS = _columns(records.PutAttempt)
 WAIT_COLUMNS = _columns(records.PutWait)
 RUN_COLUMNS = _columns(records.PutRun)
+RUN_PART_COLUMNS = _columns(records.InsertRunPart)
 AGENT_COLUMNS = _columns(records.PutAgent)
 BREAKER_COLUMNS = _columns(records.PutBreaker)
 
@@ -69,6 +70,8 @@ PUT_ATTEMPT = _insert("attempts", ATTEMPT_COLUMNS, "INSERT OR REPLACE")
 PUT_WAIT = _insert("waits", WAIT_COLUMNS, "INSERT OR REPLACE")
 #: A run, new or changed.
 PUT_RUN = _insert("runs", RUN_COLUMNS, "INSERT OR REPLACE")
+#: Tasks that entered a run together.
+INSERT_RUN_PART = _insert("run_parts", RUN_PART_COLUMNS)
 #: An agent, new or changed.
 PUT_AGENT = _insert("agents", AGENT_COLUMNS, "INSERT OR REPLACE")
 #: A removed agent.
@@ -106,6 +109,7 @@ _TASKS = f"SELECT {', '.join(f't.{name}' for name in TASK_COLUMNS)} FROM tasks t
 _ATTEMPTS = f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM attempts a"
 _WAITS = f"SELECT {', '.join(f'w.{name}' for name in WAIT_COLUMNS)} FROM waits w"
 _RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+_RUN_PARTS = f"SELECT {', '.join(f'p.{name}' for name in RUN_PART_COLUMNS)} FROM run_parts p"
 
 #: One task.
 TASK = f"{_TASKS} WHERE t.id = ? AND t.namespace = ?"
@@ -125,8 +129,18 @@ ATTEMPTS_OF_TASK = f"{_ATTEMPTS} WHERE a.task_id = ? ORDER BY a.number"
 OPEN_WAITS_OF_TASK = f"{_WAITS} WHERE w.task_id = ? AND w.is_open = 1 ORDER BY w.key"
 #: One run.
 RUN = f"{_RUNS} WHERE id = ? AND namespace = ?"
-#: How many tasks of a run are in each state.
-RUN_COUNTS = "SELECT state, count(*) FROM tasks WHERE run_id = ? AND run_id <> '' GROUP BY state ORDER BY state"
+#: The parts of a run, in order.
+PARTS_OF_RUN = f"{_RUN_PARTS} WHERE p.run_id = ? ORDER BY p.number"
+#: One part of a run.
+RUN_PART = f"{_RUN_PARTS} WHERE p.run_id = ? AND p.number = ?"
+#: How many tasks of a run are in each state for each reason, how long the ended ones ran, when the first one began.
+RUN_COUNTS = (
+    "SELECT state, reason, count(*), sum(CASE WHEN start_us > 0 THEN max(0, end_us - start_us) ELSE 0 END), "
+    "coalesce(min(nullif(start_us, 0)), 0) FROM tasks WHERE run_id = ? AND run_id <> '' "
+    "GROUP BY state, reason ORDER BY state, reason"
+)
+#: All tasks of a run.
+TASKS_OF_RUN = f"{_TASKS} WHERE t.run_id = ? AND t.run_id <> ''"
 #: Runs, newest first, before an id.
 RUNS_PAGE = (
     f"{_RUNS} INDEXED BY runs_by_namespace WHERE namespace = ? AND id < ? AND id >= ? AND id < ? "
@@ -134,12 +148,18 @@ RUNS_PAGE = (
 )
 #: Terminal states of tasks, for dependencies.
 TASK_STATE = "SELECT state FROM tasks WHERE id = ?"
+#: How tasks that are over ended (a JSON list of ids).
+TASK_ENDS = f"SELECT id, state, reason FROM tasks WHERE id IN (SELECT value FROM json_each(?)) AND state > {OPEN}"
 #: Outcome of a task that succeeded, for inputs of others.
 TASK_OUTCOME = "SELECT outcome FROM tasks WHERE id = ? AND state = 7"
 #: Task accepted under a request id.
 TASK_BY_REQUEST = "SELECT id, digest FROM tasks WHERE namespace = ? AND request_id = ? AND request_id <> ''"
 #: Run accepted under a request id.
 RUN_BY_REQUEST = "SELECT id, digest FROM runs WHERE namespace = ? AND request_id = ? AND request_id <> ''"
+#: Addition accepted under a request id.
+PART_BY_REQUEST = (
+    "SELECT run_id || '/' || number, digest FROM run_parts WHERE namespace = ? AND request_id = ? AND request_id <> ''"
+)
 #: Output of one attempt after a message number.
 LOGS = "SELECT number, time_us, body FROM logs WHERE task_id = ? AND attempt = ? AND number > ? ORDER BY number LIMIT ?"
 #: First and last cursor of the event log.
@@ -177,6 +197,11 @@ OPEN_TASKS_WAITS = (
 )
 #: Runs that are not over.
 OPEN_RUNS = f"{_RUNS} WHERE ended_us = 0"
+#: Parts of runs that are not over, in order.
+OPEN_RUN_PARTS = (
+    f"SELECT {', '.join(f'p.{name}' for name in RUN_PART_COLUMNS)} FROM runs r INDEXED BY runs_open "
+    "CROSS JOIN run_parts p ON p.run_id = r.id WHERE r.ended_us = 0 ORDER BY r.id, p.number"
+)
 #: All agents.
 AGENTS = f"SELECT {', '.join(AGENT_COLUMNS)} FROM agents ORDER BY id"
 #: All breakers.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import apsw
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.states import EventType
+from outrider_coordinator.core.states import EventType, Reason, TaskState
 from outrider_coordinator.store import chunks, filters, queries
 from outrider_coordinator.store.errors import StoreFailed
 from outrider_coordinator.store.filters import LAST, EventFilter, TaskFilter
@@ -21,6 +21,15 @@ from outrider_coordinator.store.filters import LAST, EventFilter, TaskFilter
 PAGE_EVENTS_MAX = 500
 #: One page of events ends with the one that passes this.
 PAGE_BYTES_MAX = 1 << 20
+
+_IDS_PER_READ = 1000
+#: What a request id can stand for.
+Accepts = Literal["task", "run", "part"]
+_BY_REQUEST: dict[Accepts, str] = {
+    "task": queries.TASK_BY_REQUEST,
+    "run": queries.RUN_BY_REQUEST,
+    "part": queries.PART_BY_REQUEST,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,18 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run with the number of its tasks in each state, as committed."""
+    """A run with the number of its tasks in each state, as committed.
+
+    ``unmet_count`` of the SKIPPED ones had a condition that was not met: nothing failed. ``busy_us`` is how long ended
+    tasks ran in their last try, ``start_us`` when the first began, 0 before that. ``parts`` only where asked for.
+    """
 
     run: records.PutRun
     counts: list[tuple[int, int]]
+    unmet_count: int
+    busy_us: int
+    start_us: int
+    parts: list[records.InsertRunPart]
 
 
 class EventPage(NamedTuple):
@@ -123,20 +140,48 @@ class Reader:
         return TaskRecord(_task(rows[0]), attempts, waits)
 
     def run(self, namespace: str, run_id: str) -> RunRecord | None:
-        """One run with its counts."""
+        """One run with its counts and parts."""
         with self._snapshot():
             rows = self._rows(queries.RUN, (run_id, namespace))
-            return RunRecord(_run(rows[0]), self._run_counts(run_id)) if rows else None
+            return self._counted(_run(rows[0]), self._parts(run_id)) if rows else None
 
     def runs(self, namespace: str, *, id_prefix: str, before_id: str, limit: int) -> list[RunRecord]:
-        """A page of runs, newest first."""
+        """A page of runs, newest first, without their parts."""
         parameters = (namespace, before_id or LAST, id_prefix, id_prefix + LAST, limit)
         with self._snapshot():
             runs = [_run(row) for row in self._rows(queries.RUNS_PAGE, parameters)]
-            return [RunRecord(run, self._run_counts(run.id)) for run in runs]
+            return [self._counted(run, []) for run in runs]
 
-    def _run_counts(self, run_id: str) -> list[tuple[int, int]]:
-        return [(state, count) for state, count in self._rows(queries.RUN_COUNTS, (run_id,))]
+    def run_tasks(self, run_id: str) -> list[records.InsertTask]:
+        """All tasks of a run, in no order."""
+        return [_task(row) for row in self._rows(queries.TASKS_OF_RUN, (run_id,))]
+
+    def run_part(self, run_id: str, number: int) -> records.InsertRunPart:
+        """One part of a run, which there must be."""
+        return _part(self._rows(queries.RUN_PART, (run_id, number))[0])
+
+    def _parts(self, run_id: str) -> list[records.InsertRunPart]:
+        return [_part(row) for row in self._rows(queries.PARTS_OF_RUN, (run_id,))]
+
+    def _counted(self, run: records.PutRun, parts: list[records.InsertRunPart]) -> RunRecord:
+        counts: dict[int, int] = {}
+        unmet_count = busy_us = start_us = 0
+        for state, reason, number, busy, start in self._rows(queries.RUN_COUNTS, (run.id,)):
+            counts[state] = counts.get(state, 0) + number
+            busy_us += busy
+            start_us = min(start_us or start, start or start_us)
+            if (state, reason) == (TaskState.SKIPPED, Reason.CONDITION_NOT_MET):
+                unmet_count += number
+        return RunRecord(run, list(counts.items()), unmet_count, busy_us, start_us, parts)
+
+    def task_ends(self, task_ids: Sequence[str]) -> dict[str, tuple[TaskState, Reason]]:
+        """How those of these tasks that are over ended, and why."""
+        ends: dict[str, tuple[TaskState, Reason]] = {}
+        for start in range(0, len(task_ids), _IDS_PER_READ):
+            some = json.dumps(task_ids[start : start + _IDS_PER_READ])
+            for task_id, state, reason in self._rows(queries.TASK_ENDS, (some,)):
+                ends[task_id] = (TaskState(state), Reason(reason))
+        return ends
 
     def task_states(self, task_ids: tuple[str, ...]) -> dict[str, int | None]:
         """State of each task, None for unknown ones."""
@@ -155,9 +200,9 @@ class Reader:
                 outcomes[task_id] = rows[0][0]
         return outcomes
 
-    def request(self, namespace: str, request_id: str, *, of_run: bool = False) -> tuple[str, bytes] | None:
-        """Id and digest of what was accepted under a request id."""
-        statement = queries.RUN_BY_REQUEST if of_run else queries.TASK_BY_REQUEST
+    def request(self, namespace: str, request_id: str, of: Accepts = "task") -> tuple[str, bytes] | None:
+        """Id and digest of what was accepted under a request id: task, run or part of one."""
+        statement = _BY_REQUEST[of]
         rows = self._rows(statement, (namespace, request_id))
         return (rows[0][0], rows[0][1]) if rows else None
 
@@ -217,6 +262,10 @@ class Reader:
         """Runs that are not over."""
         return map(_run, self._stream(queries.OPEN_RUNS))
 
+    def open_run_parts(self) -> Iterator[records.InsertRunPart]:
+        """Parts of runs that are not over, those of a run in order."""
+        return map(_part, self._stream(queries.OPEN_RUN_PARTS))
+
     def agents(self) -> list[records.PutAgent]:
         """All agents, by id."""
         return [_agent(row) for row in self._rows(queries.AGENTS)]
@@ -254,7 +303,8 @@ def _one(rows: list[tuple[Any, ...]]) -> str | Ambiguous | None:
 
 
 def _task(row: tuple[Any, ...]) -> records.InsertTask:
-    return records.InsertTask._make((*row[:14], tuple(json.loads(row[14])), *row[15:]))
+    lists = (tuple(json.loads(part)) if part != "[]" else () for part in row[14:17])
+    return records.InsertTask._make((*row[:14], *lists, *row[17:]))
 
 
 def _attempt(row: tuple[Any, ...]) -> records.PutAttempt:
@@ -271,5 +321,10 @@ def _agent(row: tuple[Any, ...]) -> records.PutAgent:
 
 
 def _run(row: tuple[Any, ...]) -> records.PutRun:
-    counts = tuple((state, count) for state, count in json.loads(row[8]))
-    return records.PutRun._make((*row[:6], tuple(json.loads(row[6])), tuple(json.loads(row[7])), counts, *row[9:]))
+    milestones = tuple((name, reached_us) for name, reached_us in json.loads(row[6]))
+    return records.PutRun._make((*row[:6], milestones, *row[7:]))
+
+
+def _part(row: tuple[Any, ...]) -> records.InsertRunPart:
+    lists = (tuple(json.loads(part)) if part != "[]" else () for part in row[3:8])
+    return records.InsertRunPart._make((*row[:3], *lists, *row[8:]))

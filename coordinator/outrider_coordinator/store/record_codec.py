@@ -22,6 +22,7 @@ KINDS: tuple[type, ...] = (
     records.PutAttempt,
     records.PutWait,
     records.PutRun,
+    records.InsertRunPart,
     records.PutAgent,
     records.DeleteAgent,
     records.PutBreaker,
