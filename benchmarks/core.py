@@ -167,7 +167,6 @@ def main() -> None:
         for size, fleet in fleets.items():
             fleet.longest_s = 0.0
             samples[size].append(fleet.life_us(args.tasks, args.batch))
-    gc.enable()
     base = statistics.median(samples[sizes[0]])
     figures: dict[str, float] = {}
     print(f"{'agents':>8} {'queued':>10} {'us per task life':>18} {'ratio':>7} {'spread':>7}")
