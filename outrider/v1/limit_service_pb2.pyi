@@ -116,7 +116,7 @@ class LimitParty(_message.Message):
     task_id: _builtins.str
     """Full id."""
     attempt: _builtins.int
-    """Attempt that holds it; 0 for a queued task."""
+    """Attempt that holds it, or waits for it while it runs; 0 for a queued task."""
     @_builtins.property
     def claim(self) -> _task_pb2.LimitClaim:
         """What it claims."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outrider_coordinator.core.events import CancelRequested
+from outrider_coordinator.core.limit_survey import survey
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.spec import Claim, Demands
 from outrider_coordinator.core.states import EventType, Reason, TaskState
@@ -61,6 +62,19 @@ def test_waits_and_queued_tasks_stand_in_one_line(is_older: bool) -> None:
     finish(world, agent, holder)
     assert bool(got(agent, waiter)) is is_older
     assert (queued in held(world, agent)) is not is_older
+
+
+def test_everybody_who_waits_is_shown_in_order() -> None:
+    """Holders and waiters of a limit, those that run and wait beside those that are queued, as they will get it."""
+    world = World()
+    agent = world.connect("a", 8)
+    holder = start(world, agent, "f")
+    (first,), waiter, (last,) = submit(world, "f"), start(world, agent), submit(world, "f")
+    want(world, agent, waiter, Claim("f", shared=True))
+    (found,) = survey(world.state, "default")
+    assert [(party.task_id, party.attempt) for party in found.holders] == [(holder, 1)]
+    assert [(party.task_id, party.attempt) for party in found.waiters] == [(first, 0), (waiter, 1), (last, 0)]
+    assert survey(world.state, "other") == survey(world.state, "default", "g") == []
 
 
 def test_what_an_attempt_has_already_it_gets_at_once() -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core import limit_line
+from outrider_coordinator.core import limit_line, limits
 from outrider_coordinator.core.effects import Refused
 from outrider_coordinator.core.events import CancelRequested, Ref
+from outrider_coordinator.core.limit_book import Pool
+from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Claim, Demands
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
+from outrider_coordinator.core.step import new_state
 from support.core_world import World
 from support.limit_world import RATE, SEMAPHORE, define, finish, held, submit
 
@@ -165,6 +168,24 @@ def test_a_rate_lets_so_many_start_and_no_more() -> None:
     assert held(world, agent) == tasks[1:3]
     world.wait(0.2)
     assert held(world, agent) == tasks[1:5]
+
+
+def test_a_restart_gives_out_nothing_for_the_time_it_took() -> None:
+    """A rate that was used up is used up after a restart too, however long that took and whatever the clock says."""
+    world = World()
+    world.connect("a", 20)
+    define(world, "api", RATE, 1, 3)
+    submit(world, "api", count=5)
+    before = world.state.limits.pools["default", "api"]
+    assert before.available(world.now_us) == 0
+    for gone_us in (-3_600_000_000, 0, 3_600_000_000):
+        now_us = world.now_us + gone_us
+        state = new_state(CoreSettings(), coordinator_epoch=2, now_us=now_us)
+        pool = Pool(before.definition, is_defined=True, full_us=before.full_us, taken_us=before.taken_us)
+        limits.restore(state, [(("default", "api"), pool)])
+        found = state.limits.pools["default", "api"]
+        assert found.available(now_us) == 0
+        assert found.available(now_us + 2_000_000) == 2
 
 
 def test_a_capacity_that_shrinks_lets_holders_finish() -> None:

@@ -24,6 +24,8 @@ from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState
 
 _NAMED_MAX = 3
+#: Rank, order and id of a task: smaller goes first.
+Place = tuple[int, int, str]
 #: Classes that are asked again in one step, and how soon all are when something stays set aside.
 ASKED_MAX, AGAIN_US = 128, 5_000_000
 
@@ -41,7 +43,7 @@ def begin_pass(state: State) -> None:
         book.reserved_scopes.clear()
         book.last = FIRST
         queue.ask_again()
-        book.line = sorted(((_place(state, state.tasks[task_id]), key) for task_id, key in book.waits), reverse=True)
+        book.line = sorted(((place_of(state, state.tasks[task_id]), key) for task_id, key in book.waits), reverse=True)
     if queue.to_ask:
         queue.let_go(ASKED_MAX)
 
@@ -63,10 +65,10 @@ def held_back(state: State, effects: Effects, task: Task) -> Rule | None:
     if rule is None:
         return None
     book = state.limits
-    if not has_turn and not book.is_asking and _place(state, task) < book.last and limits.may_take(state, task):
+    if not has_turn and not book.is_asking and place_of(state, task) < book.last and limits.may_take(state, task):
         limits.changed(state)  # what it needs is set aside for somebody behind it: all are asked in order
     if has_turn:
-        book.last = max(book.last, _place(state, task))
+        book.last = max(book.last, place_of(state, task))
         for claim in demands.claims:
             book.set_aside((task.namespace, claim.key), claim)
         if demands.scopes:
@@ -121,7 +123,7 @@ def in_the_way(pool: Pool, claim: Claim, of: AttemptKey | None = None) -> list[A
     ]
 
 
-def _place(state: State, task: Task) -> tuple[int, int, str]:
+def place_of(state: State, task: Task) -> Place:
     """Where a task stands in line: by its rank in the queue, which a restart forgets, then first come first served."""
     queue = state.queue
     rank_us = task.rank_us if task.rank_us is not None else queue.clock_us - task.spec.priority * queue.aging_us
@@ -131,7 +133,7 @@ def _place(state: State, task: Task) -> tuple[int, int, str]:
 def _serve_waits(state: State, effects: Effects, before: Task | None = None) -> None:
     """Give running attempts what they wait for, in order; only those that sort before a task when one is given."""
     line = state.limits.line
-    until = None if before is None else _place(state, before)
+    until = None if before is None else place_of(state, before)
     while line and (until is None or line[-1][0] < until):
         (_, _, task_id), key = line.pop()
         task = state.tasks.get(task_id)
@@ -154,7 +156,7 @@ def _serve(state: State, effects: Effects, task: Task, attempt: Attempt, wait: W
         return
     _arm(state, key, pool, claim)
     if _has_turn(state, pool, claim, beside, attempt.key):
-        book.last = max(book.last, _place(state, task))
+        book.last = max(book.last, place_of(state, task))
         book.set_aside(key, claim)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from outrider_coordinator.core.limit_book import LimitKey, LimitKind, Pool
+from outrider_coordinator.core.limit_line import Place, place_of
 from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.state import State
 
@@ -55,11 +56,16 @@ def _survey(state: State, key: LimitKey, waiters: list[Party]) -> Survey:
 
 
 def _waiters(state: State, namespace: str) -> dict[str, list[Party]]:
-    waiters: dict[str, list[Party]] = {}
+    """Queued tasks and running attempts that wait, by limit, in the order of the line."""
+    waiters: dict[str, list[tuple[Place, Party]]] = {}
     for task in state.queue.claimants(PARTIES_MAX):
         if task.namespace == namespace:
             for claim in task.spec.demands.claims:
-                line = waiters.setdefault(claim.key, [])
-                if len(line) < PARTIES_MAX:
-                    line.append(Party(task.id, 0, claim))
-    return waiters
+                waiters.setdefault(claim.key, []).append((place_of(state, task), Party(task.id, 0, claim)))
+    for task_id, key in state.limits.waits:
+        task = state.tasks[task_id]
+        wait = task.wait(key)
+        if task.namespace == namespace and task.attempt is not None and wait is not None and wait.claim is not None:
+            party = Party(task_id, task.attempt.number, wait.claim)
+            waiters.setdefault(wait.claim.key, []).append((place_of(state, task), party))
+    return {name: [party for _, party in sorted(line)[:PARTIES_MAX]] for name, line in waiters.items()}
