@@ -38,7 +38,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.step import new_state, step
+from outrider_coordinator.core.step import new_state, next_due_us, step
 
 SLOTS = 10_000
 #: Agents and queued tasks.
@@ -89,8 +89,8 @@ class Fleet:
         return effects
 
     def settle(self) -> None:
-        """Steps until everything that can be placed is."""
-        while self.state.placement_is_due:
+        """Steps until nothing is left that could be done at once."""
+        while (due_us := next_due_us(self.state)) is not None and due_us <= self.state.now_us + 1:
             self.step([])
 
     def round(self, batch: int) -> None:
@@ -141,8 +141,10 @@ def longest_step_ms(nodes: int) -> float:
     members = [RunMember(f"n{number}", key, SPEC, (keys[0],) if number else ()) for number, key in enumerate(keys[:-1])]
     members.append(RunMember("last", keys[-1], SPEC, tuple(keys[1:-1])))
     fleet.step([RunSubmitted("run", "d", "", "", members, _ignore)])
+    fleet.settle()
     while fleet.state.runs:
         fleet.round(100)
+        fleet.settle()
     return fleet.longest_s * 1e3
 
 
@@ -165,7 +167,6 @@ def main() -> None:
         for size, fleet in fleets.items():
             fleet.longest_s = 0.0
             samples[size].append(fleet.life_us(args.tasks, args.batch))
-    gc.enable()
     base = statistics.median(samples[sizes[0]])
     figures: dict[str, float] = {}
     print(f"{'agents':>8} {'queued':>10} {'us per task life':>18} {'ratio':>7} {'spread':>7}")

@@ -6,7 +6,7 @@ the fault, and a client its submit. Whoever crashed with others in one step is a
 stepped one by one, so that the second crash names the culprit. A report that is condemned is stored raw and
 acknowledged, a submit is refused. Known by names that a replay keeps. It must not know what a step does.
 
-Invariant: what is counted is on disk before the process ends.
+Invariant: what is counted is on disk before the process ends, wherever the disk takes it.
 """
 
 from __future__ import annotations
@@ -77,12 +77,18 @@ class Quarantine:
         return any(self._crashes.get(name, 0) >= CRASHES_MAX for name in _names(event))
 
     def _write(self) -> None:
+        """Keep the counts; a disk that takes nothing must not keep the process from ending."""
         partial = self._path.with_suffix(".tmp")
-        with partial.open("w") as file:
-            json.dump(self._crashes, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        try:
+            with partial.open("w") as file:
+                json.dump(self._crashes, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+        except OSError as error:
+            logger.error(
+                "cannot write %s: %s; the next crash over the same event is counted as the first", partial, error
+            )
 
 
 def _names(event: Event) -> list[str]:

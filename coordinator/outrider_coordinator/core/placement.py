@@ -34,7 +34,7 @@ _assign = PushAssign._make
 
 #: What one step may place: an offer or a need that finds nobody is 1, as are so many agents read for a new reach.
 #: What is left goes on in the next step, which comes at once.
-BUDGET, AGENTS_READ = 256, 16
+BUDGET, AGENTS_READ = 128, 16
 
 
 def place(state: State, effects: Effects) -> None:
