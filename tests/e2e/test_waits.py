@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,22 @@ def test_an_expired_question_moves(client: outrider.Client) -> None:
     agent, answer, expired, answers = asking.result(TIMEOUT_S)
     assert (answer, expired, answers["first"]) == ("moved", ["q"], "yes")
     assert agent != events[-1].agent
+
+
+def test_a_budget_goes_on_while_the_coordinator_is_away(tmp_path: Path) -> None:
+    """A coordinator that is killed and comes back ends the wait at the time that was stored."""
+    with cluster(tmp_path) as started, started.connect() as client:
+        asking = client.with_options(wait_budgets={"clarification": "3s"}).submit(wait_tasks.asks, "which?")
+        blocked(asking)
+        (before,) = asking.waits()
+        started.coordinator.kill()
+        started.coordinator.start()
+        with pytest.raises(outrider.TaskFailed) as caught:
+            asking.result(TIMEOUT_S)
+        assert caught.value.cause == "WAIT_EXPIRED"
+        assert before.expires is not None
+        *_, end = asking.events()
+        assert end.time >= before.expires
 
 
 def _until(handle: outrider.TaskHandle[Any], kind: str) -> Iterator[outrider.views.TaskEvent]:

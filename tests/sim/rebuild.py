@@ -83,6 +83,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Agent", "slots_used"): "derived from attempts; invariants.check counts",
     ("Agent", "parked"): "derived from attempts; invariants.check counts",
     ("Agent", "ahead"): "derived from attempts",
+    ("Agent", "resuming"): "derived from attempts and their waits; invariants.check looks",
     ("Agent", "facts"): "the next heartbeat says it",
     ("Agent", "succeeded_count"): "figures of this start",
     ("Agent", "failed_count"): "figures of this start",

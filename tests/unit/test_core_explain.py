@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outrider_coordinator.core.eligibility import refusal
+from outrider_coordinator.core.eligibility import closed_to_work, is_open, refusal
 from outrider_coordinator.core.explain import Explanation, explain_task, explained
 from outrider_coordinator.core.explain_agent import AgentExplanation, explain_agent
 from outrider_coordinator.core.model import Breaker, HostFacts, System
@@ -114,6 +115,7 @@ def test_suggestions_are_tried_on_copies() -> None:
         ({"admin": Admin.PAUSED}, "outrider agent resume a"),
         ({"admin": Admin.DRAINING}, "outrider agent resume a"),
         ({"connectivity": Connectivity.LOST}, "agent a online again"),
+        ({"is_quarantined": True}, "outrider agent resume a"),
     ],
 )
 def test_what_closes_an_agent_has_a_remedy(change: dict[str, Any], hint: str) -> None:
@@ -125,6 +127,25 @@ def test_what_closes_an_agent_has_a_remedy(change: dict[str, Any], hint: str) ->
     (task,) = world.submit(demands=GPU)
     assert why(world, task).suggestions == ["one more agent with gpu=yes", hint]
     assert why_not(world, "a").suggestions[0] == hint
+
+
+def test_an_agent_is_open_when_no_rule_closes_it() -> None:
+    """What placement asks for every offer and what Explain names are the same (I10)."""
+    world = World()
+    world.connect("a")
+    agent = world.state.agents["a"]
+    closed: list[dict[str, Any]] = [
+        {"connectivity": Connectivity.LOST},
+        {"admin": Admin.PAUSED},
+        {"admin": Admin.DRAINING},
+        {"is_quarantined": True},
+        {"facts": HostFacts(is_leaving=True)},
+        {"breaker": Breaker(state=BreakerState.OPEN)},
+        {},
+    ]
+    for change in closed:
+        one = replace(agent, **change)
+        assert is_open(one) == (closed_to_work(one) is None) == (not change)
 
 
 def test_several_changes_are_told_together() -> None:

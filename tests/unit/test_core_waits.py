@@ -293,3 +293,53 @@ def test_a_wait_whose_answer_is_known_keeps_its_slot() -> None:
     assert (attempt.state, attempt.holds_slot) == (AttemptState.STARTED, True)
     world.unblock(agent, ref, "k")
     assert world.state.agents["a"].slots_used == 1
+
+
+def test_who_was_answered_takes_the_next_slot_before_what_is_new() -> None:
+    """The slot that becomes free is the answered attempt's; what waits in the queue goes on waiting (I11)."""
+    world = World()
+    agent = world.connect("a", 1)
+    first, second, third = world.submit(3)
+    world.start(agent, world.ref(agent, first))
+    world.block(agent, world.ref(agent, first), "k")
+    world.start(agent, world.ref(agent, second))
+    answer(world, first)
+    record = world.state.tasks[first].attempt
+    assert not record.holds_slot
+    world.complete(agent, world.ref(agent, second))
+    assert record.holds_slot
+    assert world.state_of(third) is TaskState.QUEUED
+    world.unblock(agent, world.ref(agent, first), "k")
+    world.complete(agent, world.ref(agent, first))
+    assert world.state_of(third) is TaskState.ASSIGNED
+
+
+def test_who_was_answered_and_waits_again_gives_the_slot_back() -> None:
+    """An answer to one of two waits does not keep a slot that the attempt cannot use."""
+    world, agent, task, ref = waiting()
+    world.block(agent, ref, "second")
+    answer(world, task, key="k")
+    attempt = world.state.tasks[task].attempt
+    assert attempt.holds_slot
+    world.unblock(agent, ref, "k")
+    assert (attempt.holds_slot, world.state_of(task)) == (False, TaskState.BLOCKED)
+
+
+def test_waits_of_one_task_are_bounded() -> None:
+    """An attempt has at most so many open waits, further ones are refused; answers of long ago are forgotten (I16)."""
+    world, agent, task, ref = waiting()
+    for number in range(blockage.OPEN_MAX):
+        world.block(agent, ref, f"k{number}", keeps_running=True)
+    assert resolution(agent).error.reason == task_pb2.TASK_REASON_WAIT_REFUSED
+    world, agent, task, ref = waiting()
+    answer(world, task)
+    world.unblock(agent, ref, "k")
+    last = blockage.REMEMBERED_MAX + 300
+    for number in range(last + 1):
+        world.now_us += 1
+        world.block(agent, ref, f"k{number}")
+        answer(world, task, key=f"k{number}")
+        world.unblock(agent, ref, f"k{number}")
+    waits = world.state.tasks[task].waits
+    assert len(waits) == blockage.REMEMBERED_MAX
+    assert waits[-1].key == f"k{last}"

@@ -3,7 +3,8 @@ outside system or a time, each once.
 
 A wait belongs to the task and its key: a later attempt that asks the same thing gets the same answer. It must not know
 how limits are shared nor which systems are trusted: their modules call `resource_granted`, `deadlocked` and
-`system_recovered` or `system_tried`. Invariants: an open wait has an attempt; what is indexed for a wake is pending.
+`system_recovered` or `system_tried`. Invariants: an open wait has an attempt; what is indexed for a wake is pending; an
+attempt has at most `OPEN_MAX` open waits, and a task remembers at most `REMEMBERED_MAX` (I16).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState, EventType, Intent, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 from outrider_coordinator.core.waits import encode_resolution
+
+#: Open waits of one attempt; a further one is refused. Waits that a task remembers; the oldest are forgotten.
+OPEN_MAX, REMEMBERED_MAX = 256, 1000
 
 # --- opened and closed by the attempt --------------------------------------------------------------------------------
 
@@ -48,6 +52,9 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
         effects.attempts[attempt.key] = attempt
         if task.state is TaskState.BLOCKED:
             state.move(task, TaskState.RUNNING, effects)
+    elif attempt.state is AttemptState.BLOCKED and attempt.holds_slot:
+        slots.park(state, effects, agent, attempt)
+        effects.attempts[attempt.key] = attempt
     state.event(effects, EventType.TASK_UNBLOCKED, task, attempt=attempt, body=report.body)
 
 
@@ -189,6 +196,15 @@ def push_answer(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     )
 
 
+def resume_answered(state: State, effects: Effects, task: Task) -> None:
+    """After a start: an attempt that is parked and was answered takes a slot, as it did before."""
+    attempt = task.attempt
+    agent = state.agents.get(attempt.agent_id) if attempt is not None else None
+    answered = any(wait.is_open and wait.is_resolved and not wait.keeps_running for wait in task.waits)
+    if attempt is not None and agent is not None and answered:
+        slots.resume(state, effects, agent, attempt)
+
+
 def watch(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     """See to it that a pending wait is found by what wakes it."""
     entry = (task.id, wait.key)
@@ -237,16 +253,28 @@ def _open(state: State, task: Task, facts: WaitFacts, body: bytes) -> Wait:
             wait.resolution, wait.claim, wait.held_by = known.resolution, known.claim, known.held_by
     if facts.kind == "complexity" and not wait.is_resolved:
         waits.grant_by_policy(task, wait)
+    if len(task.waits) >= OPEN_MAX:
+        _bound(task, wait)
     task.set_wait(wait)
     return wait
+
+
+def _bound(task: Task, wait: Wait) -> None:
+    """Refuse a wait beside too many open ones, and forget answers of long ago."""
+    forget(task)
+    if sum(other.is_open for other in task.waits) >= OPEN_MAX and not wait.is_resolved:
+        text = f"the attempt has {OPEN_MAX} open waits already; wait for some of them to end"
+        error = encode_error(Reason.WAIT_REFUSED, text)
+        wait.resolution = encode_resolution(wait.key, by="coordinator", error=error)
 
 
 def _stop(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt) -> None:
     if attempt.state is not AttemptState.BLOCKED:
         move_attempt(attempt, AttemptState.BLOCKED)
-        slots.park(state, agent, attempt)
-        effects.attempts[attempt.key] = attempt
         state.placement_is_due = True
+    if attempt.holds_slot or attempt.key in agent.ahead:
+        slots.park(state, effects, agent, attempt)
+    effects.attempts[attempt.key] = attempt
     if not task.cancel_requested and attempt is task.attempt:
         state.move(task, TaskState.BLOCKED, effects)
 
@@ -258,13 +286,17 @@ def _close(state: State, effects: Effects, task: Task, wait: Wait) -> None:
 
 
 def forget(task: Task) -> None:
-    """Keep of the closed waits what matters; of the grants the latest, which names their sum."""
+    """Keep of closed waits what matters; of the grants the latest, which names their sum; of too many the newest."""
     total_us = waits.granted_us(task)
     task.waits = tuple(
         wait
         for wait in task.waits
         if is_remembered(wait) and (wait.is_open or wait.kind != "complexity" or wait.granted_us == total_us)
     )
+    if len(task.waits) > REMEMBERED_MAX:
+        closed = sorted((wait for wait in task.waits if not wait.is_open), key=lambda wait: (wait.opened_us, wait.key))
+        dropped = {wait.key for wait in closed[: len(task.waits) - REMEMBERED_MAX]}
+        task.waits = tuple(wait for wait in task.waits if wait.is_open or wait.key not in dropped)
 
 
 def _unwatch(state: State, task: Task, wait: Wait) -> None:
@@ -295,6 +327,9 @@ def _resolve(state: State, effects: Effects, task: Task, wait: Wait, by: str, *,
 def _resolved(state: State, effects: Effects, task: Task, wait: Wait) -> None:
     _unwatch(state, task, wait)
     effects.waits[task.id, wait.key] = wait
+    attempt = task.attempt
+    if attempt is not None and wait.is_open and not wait.keeps_running and attempt.agent_id in state.agents:
+        slots.resume(state, effects, state.agents[attempt.agent_id], attempt)
     push_answer(state, effects, task, wait)
 
 

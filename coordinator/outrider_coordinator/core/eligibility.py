@@ -26,6 +26,7 @@ def is_open(agent: Agent) -> bool:
         agent.connectivity is _ONLINE
         and agent.admin is _ACTIVE
         and not agent.facts.is_leaving
+        and not agent.is_quarantined
         and breaker.may_pass(agent.breaker)
     )
 

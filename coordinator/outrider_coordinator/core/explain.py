@@ -128,7 +128,10 @@ def _pending(state: State, task: Task, now_us: int) -> Explanation:
         text = f"retries are held to a tenth of all offers, and {state.retries.floor} a minute: others go before it"
         summary = f"{cause} comes in {seconds:.1f} s: {text}"
         return Explanation(task.state, summary, ready_us=task.ready_us, held_back=[f"RETRY_BUDGET: {text}"])
-    return Explanation(task.state, f"{cause} comes in {seconds:.1f} s", ready_us=task.ready_us)
+    explanation = Explanation(task.state, f"{cause} comes in {seconds:.1f} s", ready_us=task.ready_us)
+    if task.id in state.retries.delayed:
+        explanation.held_back.append("the fleet's retry budget is used up: a tenth of what is started, and a floor")
+    return explanation
 
 
 def _dependency(state: State, dependency_id: str, condition: Condition) -> str:

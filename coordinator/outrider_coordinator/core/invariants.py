@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from outrider_coordinator.core import breaker, caps, fleet, limits, resources, schedules
-from outrider_coordinator.core.blockage import is_remembered
+from outrider_coordinator.core.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
 from outrider_coordinator.core.state import State
@@ -101,6 +101,9 @@ def _check_tries(task: Task, story: str) -> None:
 
 
 def _check_waits(state: State, task: Task) -> None:
+    pending = sum(wait.is_pending for wait in task.waits)
+    assert pending <= OPEN_MAX, f"I16: task {task.id} has {pending} open waits"
+    assert len(task.waits) <= REMEMBERED_MAX + OPEN_MAX, f"I16: task {task.id} has {len(task.waits)} waits"
     for wait in task.waits:
         story = f"task {task.id} wait {wait.key!r}"
         assert not wait.is_open or task.attempt or task.strays, f"{story} is open and nobody runs"
@@ -119,6 +122,11 @@ def _check_agent(agent: Agent) -> None:
     parked = sum(
         not attempt.holds_slot and attempt.state is AttemptState.BLOCKED for attempt in agent.attempts.values()
     )
+    for key, attempt in agent.resuming.items():
+        story = f"I11: {key} goes on on agent {agent.id}"
+        assert agent.attempts.get(key) is attempt, f"{story} and is gone"
+        assert not attempt.holds_slot, f"{story} and holds a slot already"
+        assert agent.slots_used >= agent.slots or not agent.is_online, f"{story} while a slot is free"
     assert parked == agent.parked, f"I11: agent {agent.id} parks {parked}, counts {agent.parked}"
     resources.check(agent)
     for key in agent.ahead:

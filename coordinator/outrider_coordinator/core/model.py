@@ -351,7 +351,8 @@ class Agent:
     """An agent that registered once and was not removed. ``epoch`` is its current session, 0 when it has none.
 
     ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too; ``ahead`` holds the
-    prefetched ones among them that hold no slot yet, oldest first. ``applied`` maps outbox id to the last applied
+    prefetched ones among them that hold no slot yet, oldest first, ``resuming`` parked ones that were answered and take
+    the next slots. ``applied`` maps outbox id to the last applied
     seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
     ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
@@ -396,6 +397,7 @@ class Agent:
     facts: HostFacts = field(default_factory=HostFacts)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     ahead: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    resuming: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
     replaying: dict[str, int] = field(default_factory=dict)
     unlisted: list[tuple[str, int]] = field(default_factory=list)

@@ -8,7 +8,7 @@ from itertools import repeat
 from outrider_coordinator.core import breaker, caps, deadlines, drain, outcome, slots
 from outrider_coordinator.core import limits as named_limits
 from outrider_coordinator.core import schedules as schedule_times
-from outrider_coordinator.core.blockage import forget, is_remembered, watch
+from outrider_coordinator.core.blockage import forget, is_remembered, resume_answered, watch
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.eligibility import fits
 from outrider_coordinator.core.errands import Decision
@@ -66,7 +66,7 @@ def restore(
             state.tasks[task_id].set_wait(wait)
     named_limits.restore(state, limits)
     for attempt in attempts:
-        _attach(state, attempt)
+        _attach(state, effects, attempt)
     named_limits.restored(state)
     known_ends = ended(_asked_for(state))
     for run in state.runs.values():
@@ -83,7 +83,7 @@ def restore(
     return effects
 
 
-def _attach(state: State, attempt: Attempt) -> None:
+def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
     task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
     if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
         task.failed_on = (*task.failed_on, attempt.agent_id)
@@ -106,7 +106,7 @@ def _attach(state: State, attempt: Attempt) -> None:
     caps.take(state, task, attempt)
     if attempt.state is AttemptState.BLOCKED and not holds_slot:
         agent.parked += 1
-        slots.give_back(state, agent, attempt)
+        slots.give_back(state, effects, agent, attempt)
 
 
 def _asked_for(state: State) -> list[str]:
@@ -169,6 +169,7 @@ def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
     deadlines.watch(state, task)
     if task.waits:
         forget(task)
+        resume_answered(state, effects, task)
     for wait in task.waits:
         if wait.is_pending:
             watch(state, effects, task, wait)

@@ -1,7 +1,8 @@
 """Which attempts hold a slot of their agent: the one place that counts them (I11).
 
 An attempt holds a slot, or stands ahead of one (prefetched), or is parked (BLOCKED), or is a stray that the
-coordinator no longer counts on.
+coordinator no longer counts on. A parked one that was answered takes the next free slot before anything else does: its
+agent resumes it then, so nothing new must count on that slot.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def release(state: State, effects: Effects, agent: Agent | None, attempt: Attemp
     if attempt.caps:
         caps.leave(state, attempt)
     if agent is not None:
-        _leave(state, agent, attempt)
+        _leave(state, effects, agent, attempt)
 
 
-def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
+def _leave(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
     if agent.attempts.pop(attempt.key, None) is None:
         return
     if attempt.resources:
@@ -56,18 +57,21 @@ def _leave(state: State, agent: Agent, attempt: Attempt) -> None:
     if agent.ahead and agent.ahead.pop(attempt.key, None) is not None:
         state.fleet.changed(agent)
     elif attempt.holds_slot:
-        give_back(state, agent, attempt)
+        give_back(state, effects, agent, attempt)
     elif attempt.state is AttemptState.BLOCKED:
         agent.parked -= 1
+        agent.resuming.pop(attempt.key, None)
         state.fleet.changed(agent)
 
 
-def give_back(state: State, agent: Agent, attempt: Attempt) -> None:
-    """Free the slot of an attempt and let the oldest prefetched one have it."""
+def give_back(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
+    """Free the slot of an attempt; the first that was answered has it, otherwise the oldest prefetched one."""
     attempt.holds_slot = False
     agent.slots_used -= 1
     state.fleet.changed(agent)
-    if agent.ahead and agent.slots_used < agent.slots:
+    if agent.resuming and agent.slots_used < agent.slots:
+        _occupy(state, effects, agent, agent.resuming[next(iter(agent.resuming))])
+    elif agent.ahead and agent.slots_used < agent.slots:
         promoted = agent.ahead.pop(next(iter(agent.ahead)))
         promoted.holds_slot = True
         agent.slots_used += 1
@@ -82,14 +86,32 @@ def started(state: State, agent: Agent, attempt: Attempt) -> None:
         _give_way(state, agent)
 
 
-def park(state: State, agent: Agent, attempt: Attempt) -> None:
+def park(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
     """A BLOCKED attempt gives its slot back, unless the agent parks as many as it may."""
     if attempt.caps:
         caps.leave(state, attempt)
     started(state, agent, attempt)
     if attempt.holds_slot and agent.parked < agent.parked_max:
         agent.parked += 1
-        give_back(state, agent, attempt)
+        give_back(state, effects, agent, attempt)
+
+
+def resume(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
+    """A parked attempt was answered: it goes on in a free slot, or in the next one."""
+    if attempt.holds_slot or attempt.state is not AttemptState.BLOCKED or attempt.key not in agent.attempts:
+        return
+    agent.resuming[attempt.key] = attempt
+    if agent.slots_used < agent.slots:
+        _occupy(state, effects, agent, attempt)
+
+
+def _occupy(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
+    agent.resuming.pop(attempt.key, None)
+    agent.parked -= 1
+    agent.slots_used += 1
+    attempt.holds_slot = True
+    effects.attempts[attempt.key] = attempt
+    state.fleet.changed(agent)
 
 
 def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
@@ -98,6 +120,7 @@ def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
     if task.caps:
         caps.take(state, task, attempt)
     if not attempt.holds_slot:
+        agent.resuming.pop(attempt.key, None)
         agent.parked -= 1
         agent.slots_used += 1
         attempt.holds_slot = True

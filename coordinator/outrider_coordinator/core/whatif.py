@@ -150,6 +150,8 @@ def _mended(agent: Agent, rule: Rule, task: Task | None) -> Changed | None:
     """The agent without this obstacle, and what that takes; None when nobody can do anything about it."""
     if rule.name == "NOT_ONLINE":
         return "agent {} online again", replace(agent, connectivity=Connectivity.ONLINE)
+    if rule.name == "QUARANTINED":
+        return "outrider agent resume {}", replace(agent, is_quarantined=False)
     if rule.name == "PAUSED" or (rule.name == "DRAINING" and not agent.facts.is_leaving):
         return "outrider agent resume {}", replace(agent, admin=Admin.ACTIVE)
     if rule.name == "BREAKER_OPEN":
