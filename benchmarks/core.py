@@ -24,7 +24,6 @@ from pathlib import Path
 
 from outrider_coordinator.core.effects import Effects, PushAssign, rows
 from outrider_coordinator.core.events import (
-    Event,
     Ref,
     Report,
     ReportKind,
@@ -38,7 +37,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.step import new_state, next_due_us, step
+from outrider_coordinator.core.step import Event, new_state, next_due_us, step
 
 SLOTS = 10_000
 #: Agents and queued tasks.

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from outrider_coordinator.core.effects import Effects, PushAssign, rows
 from outrider_coordinator.core.events import (
-    Event,
     Ref,
     Report,
     ReportKind,
@@ -35,7 +34,7 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Reason
-from outrider_coordinator.core.step import new_state, step
+from outrider_coordinator.core.step import Event, new_state, step
 
 Shape = Callable[[int], list[RunMember]]
 _SPEC = Spec(b"x" * 200, "m:f", True)

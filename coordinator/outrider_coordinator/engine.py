@@ -30,11 +30,11 @@ from outrider_coordinator.core.effects import (
     Send,
     rows,
 )
-from outrider_coordinator.core.events import Event, OutcomesLoaded, PauseNoticed, Ticked
+from outrider_coordinator.core.events import OutcomesLoaded, PauseNoticed, Ticked
 from outrider_coordinator.core.records import InsertEvent, InsertLog, Write
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, TaskState
-from outrider_coordinator.core.step import next_due_us, step
+from outrider_coordinator.core.step import Event, next_due_us, step
 from outrider_coordinator.quarantine import Quarantine
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.store.sqlite import SqliteStore

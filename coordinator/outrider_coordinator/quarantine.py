@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from outrider_coordinator.core.effects import Refused
-from outrider_coordinator.core.events import Event, ReportKind, ReportsReceived, TasksSubmitted
+from outrider_coordinator.core.events import ReportKind, ReportsReceived, TasksSubmitted
+from outrider_coordinator.core.step import Event
 
 CRASHES_MAX = 2
 

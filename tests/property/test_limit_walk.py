@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core.effects import Effects, LoadOutcomes
-from outrider_coordinator.core.events import Answered, AttemptsReturned, CancelRequested, Event, OutcomesLoaded, Ref
+from outrider_coordinator.core.events import Answered, AttemptsReturned, CancelRequested, OutcomesLoaded, Ref
 from outrider_coordinator.core.model import Task
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Claim, Demands
 from outrider_coordinator.core.states import AttemptState, EventType, Reason
+from outrider_coordinator.core.step import Event
 from support.core_world import ModelAgent, World
 from support.limit_world import RATE, SEMAPHORE, define
 

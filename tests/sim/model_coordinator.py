@@ -21,13 +21,13 @@ from outrider_coordinator.core.effects import (
     Reply,
     rows,
 )
-from outrider_coordinator.core.events import Event, OutcomesLoaded, Ticked
+from outrider_coordinator.core.events import OutcomesLoaded, Ticked
 from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, TaskState
-from outrider_coordinator.core.step import new_state, next_due_us, step
+from outrider_coordinator.core.step import Event, new_state, next_due_us, step
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.rpc.specs import stored_spec
 from outrider_coordinator.store.load import restore

@@ -12,7 +12,6 @@ from typing import Any
 from outrider_coordinator.core import invariants
 from outrider_coordinator.core.effects import Effects, PushAnswer, PushAssign, PushCancel, Reply, rows
 from outrider_coordinator.core.events import (
-    Event,
     HeartbeatReceived,
     Held,
     OutboxFacts,
@@ -36,7 +35,7 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
-from outrider_coordinator.core.step import new_state, step
+from outrider_coordinator.core.step import Event, new_state, step
 
 
 @dataclass

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from outrider_agent import sweep
+from support.waiting import eventually
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -36,7 +37,8 @@ def test_what_attempts_started_comes_before_the_workers(start: Start) -> None:
     command = start(OUTRIDER_ATTEMPT_KEY=f"{instance}-1")
     second_worker = start(OUTRIDER_KEEPER=instance)
     of_a_function = start(OUTRIDER_KEEPER=instance, OUTRIDER_ATTEMPT_KEY=f"{instance}-2")
-    found = sweep.find(sweep.keeper_markers(instance))
+    # The environment of a process that has just become another program is empty for a moment.
+    found = eventually(lambda: len(pids := sweep.find(sweep.keeper_markers(instance))) == 4 and pids)
     assert set(found[:2]) == {command.pid, of_a_function.pid}
     assert set(found[2:]) == {worker.pid, second_worker.pid}
 

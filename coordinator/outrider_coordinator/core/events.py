@@ -1,4 +1,4 @@
-"""What happened, in the past tense: the only way into the core.
+"""What happened, in the past tense: the only way into the core. Those of schedules stand in `schedule_events`.
 
 ``reply`` is a callable of the shell; the core hands it back in a `Reply` effect, to be called with one value once
 everything that the value rests on is durable.
@@ -12,12 +12,6 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core.limit_book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
-from outrider_coordinator.core.schedule_events import (
-    ScheduleCreated,
-    ScheduleOrdered,
-    SchedulesAsked,
-    WallClockMoved,
-)
 from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
@@ -376,29 +370,3 @@ class PauseNoticed:
 @dataclass(slots=True)
 class Ticked:
     """Time passed; timers that are due fire."""
-
-
-Event = (
-    TasksSubmitted
-    | RunSubmitted
-    | TasksAdded
-    | RunCancelRequested
-    | CancelRequested
-    | Answered
-    | SessionOpened
-    | HeartbeatReceived
-    | AttemptsAccepted
-    | AttemptsReturned
-    | ReportsReceived
-    | SessionEnded
-    | AgentOrdered
-    | BreakerReset
-    | LimitDefined
-    | ScheduleCreated
-    | ScheduleOrdered
-    | SchedulesAsked
-    | WallClockMoved
-    | OutcomesLoaded
-    | PauseNoticed
-    | Ticked
-)

@@ -14,17 +14,16 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
+from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
 
 #: What request ids of firings begin with; the schedule's name and the time follow.
 REQUEST_ID_MARK = "schedule:"
 #: Namespace and name of a schedule.
 ScheduleKey = tuple[str, str]
 #: Makes what is submitted once, of a request id and a source of new ids.
-Work = Callable[[str, Callable[[], str]], "TasksSubmitted | RunSubmitted"]
+Work = Callable[[str, Callable[[], str]], TasksSubmitted | RunSubmitted]
 
 
 class Overlap(IntEnum):

@@ -1,14 +1,11 @@
-"""What happens to schedules and to the wall clock, in the past tense; a part of `events`."""
+"""What happens to schedules and to the wall clock, in the past tense; beside those of `events`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from outrider_coordinator.core.events import ReplyTo
 from outrider_coordinator.core.schedule_book import Schedule
-
-ReplyTo = Callable[[Any], None]
 
 
 @dataclass(slots=True)

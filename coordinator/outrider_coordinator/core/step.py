@@ -33,7 +33,6 @@ from outrider_coordinator.core.events import (
     AttemptsReturned,
     BreakerReset,
     CancelRequested,
-    Event,
     HeartbeatReceived,
     LimitDefined,
     OutcomesLoaded,
@@ -56,6 +55,32 @@ from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleO
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
+
+#: Everything that can happen to the core.
+Event = (
+    TasksSubmitted
+    | RunSubmitted
+    | TasksAdded
+    | RunCancelRequested
+    | CancelRequested
+    | Answered
+    | SessionOpened
+    | HeartbeatReceived
+    | AttemptsAccepted
+    | AttemptsReturned
+    | ReportsReceived
+    | SessionEnded
+    | AgentOrdered
+    | BreakerReset
+    | LimitDefined
+    | ScheduleCreated
+    | ScheduleOrdered
+    | SchedulesAsked
+    | WallClockMoved
+    | OutcomesLoaded
+    | PauseNoticed
+    | Ticked
+)
 
 
 def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, seed: int = 0) -> State:
