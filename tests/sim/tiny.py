@@ -10,7 +10,7 @@ from typing import Any
 from outrider.v1 import task_pb2
 from outrider_coordinator.core import invariants
 from outrider_coordinator.core.effects import Effects, rows
-from outrider_coordinator.core.events import CancelRequested, Event, Ref
+from outrider_coordinator.core.events import CancelRequested, Ref
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.states import AttemptState, Reason
@@ -36,7 +36,7 @@ class Tiny(World):
         self.tables.coordinator_epoch = 1
         self.judge = RecordJudge(Marks(), self.state.settings.probe_time_us, self.state.settings.queue_depth_max)
 
-    def do(self, *events: Event, after_us: int = 0) -> Effects:
+    def do(self, *events: Any, after_us: int = 0) -> Effects:
         """One step: stored, judged, and then delivered."""
         self.now_us += after_us
         effects = step(self.state, list(events), self.now_us)
