@@ -29,7 +29,7 @@ from outrider_coordinator.core import (
     transitions,
 )
 from outrider_coordinator.core.effects import PushCancel
-from outrider_coordinator.core.states import AttemptState, BreakerState, TaskState
+from outrider_coordinator.core.states import AttemptState, BreakerState, Reason, TaskState
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.rpc import specs
 from sim import model_coordinator
@@ -219,28 +219,16 @@ def _backwards(original: Any) -> Any:
 
 
 def _skipped_again(original: Any) -> Any:
-    """A failure is passed on once for each way that leads to a task."""
+    """A failure is passed on twice to each task that it skips."""
 
-    def decide(known: Any, effects: Any, task: Any) -> None:
-        original(known, effects, task)
-        effects.events += [row for row in effects.events if row.type == 14]
-        for row in effects.events[-1:]:
-            known.cursor_next = row.cursor + 1
+    def skip(known: Any, effects: Any, task: Any, *rest: Any) -> None:
+        original(known, effects, task, *rest)
+        again = next((row for row in effects.events if row.type == 14 and row.task_id == task.id), None)
+        if again is not None:
+            effects.events.append(again._replace(cursor=known.cursor_next))
+            known.cursor_next += 1
 
-    return decide
-
-
-def _succeeded_all(original: Any) -> Any:
-    """Failed dependencies count as if they had succeeded."""
-
-    def decide(known: Any, effects: Any, task: Any) -> None:
-        was, task.state = task.state, TaskState.SUCCEEDED
-        try:
-            original(known, effects, task)
-        finally:
-            task.state = was
-
-    return decide
+    return skip
 
 
 def _forgotten_slot(original: Any) -> Any:
@@ -352,7 +340,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("let the next batch leave with this one", "I7", (ReleaseQueue, "committed", _too_many)),
     ("send an attempt whose row is not stored", "I7", (model_coordinator, "rows", _without(records.PutAttempt))),
     ("start without waiting for dependencies", "I9", (submission, "_link", _no_dependencies)),
-    ("take a failure for a success of a dependency", "I9", (outcome, "_decide_dependents", _succeeded_all)),
+    ("take a failure for a success of a dependency", "I9", (outcome, "unmet", _always(Reason.NONE))),
     ("offer to paused agents", "I10", (strategies, "is_open", _open_while(admin=1))),
     ("two probes through the breaker", "I10", (breaker, "may_pass", _always(True))),
     ("the breaker never opens", "I10", (breaker, "_HALF_OPEN", lambda original: BreakerState.OPEN)),
@@ -370,7 +358,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("start with the same epoch", "I17", (model_coordinator, "new_state", _same_epoch)),
     ("give two sessions one epoch", "I17", (state.State, "next_session", _same_session)),
     ("accept a circle", "I18", (graph, "check", _always(None))),
-    ("pass a failure on twice", "I18", (outcome, "_decide_dependents", _skipped_again)),
+    ("pass a failure on twice", "I18", (outcome, "skip", _skipped_again)),
     ("leave cursors out", "I19", (state.State, "event", _every_second_cursor)),
     ("write events backwards", "I19", (model_coordinator, "rows", _backwards)),
     ("store no waits", "I20", (model_coordinator, "rows", _without(records.PutWait))),
