@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from outrider_coordinator.core import limits
+from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import Connectivity, TaskState
@@ -36,3 +38,13 @@ def test_a_blocked_attempt_that_comes_back_late_hangs_nobody() -> None:
     assert ref not in agent.held
     world.complete(agent, world.ref(agent, task_id), start=(1, b""))
     assert world.state_of(task_id) is TaskState.SUCCEEDED
+
+
+def test_a_rate_that_was_defined_again_still_gives_after_a_start() -> None:
+    """A start takes over what a redefined rate owes, and not the time of its definition."""
+    rate = Definition(LimitKind.RATE, per_second=4.0, burst=2)
+    pool, state = Pool(), World().state
+    pool.define(rate, state.now_us)
+    pool.define(rate, state.now_us)
+    limits.restore(state, [(("default", "rate"), pool)])
+    assert pool.ready_us(1, state.now_us) <= state.now_us

@@ -166,6 +166,7 @@ class Pool:
         if before.kind is LimitKind.RATE and definition.kind is LimitKind.RATE:
             owed = -(-max(0, self.full_us - now_us) // before.interval_us)
             self.full_us = now_us + min(owed, definition.burst) * definition.interval_us
+            self.taken_us = now_us
         else:
             self.full_us = 0
         self.was_changed = self.is_over
