@@ -2,8 +2,8 @@
 
     python docs/generate_state_machines.py docs/state-machines.md
 
-Draws `outrider_coordinator.core.transitions` and `core.explain.STATUS_RULES`. `make docs` runs it, `make verify`
-compares its output with what is committed; so it writes nothing that depends on the machine.
+Draws `outrider_coordinator.core.transitions` and `core.explain.reasons.STATUS_RULES`. `make docs` runs it, `make
+verify` compares its output with what is committed; so it writes nothing that depends on the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from outrider_coordinator.core.explain import STATUS_RULES
+from outrider_coordinator.core.explain.reasons import STATUS_RULES
 from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Connectivity, TaskState
 from outrider_coordinator.core.transitions import (
     ADMIN_STEPS,

@@ -15,7 +15,7 @@ import zoneinfo
 
 from cronsim import CronSim, CronSimError
 
-from outrider_coordinator.core.schedule_book import Times
+from outrider_coordinator.core.schedules.book import Times
 from outrider_coordinator.core.spec import SECOND_US
 
 LINE_CHARACTERS_MAX = 200

@@ -45,7 +45,7 @@ from outrider.v1 import (
     task_service_pb2_grpc,
 )
 from outrider_coordinator.clock import Clock, watch_wall
-from outrider_coordinator.core.schedule_events import WallClockMoved
+from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.quarantine import Quarantine

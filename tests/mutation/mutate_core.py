@@ -88,13 +88,13 @@ def report(found: dict[str, str]) -> int:
     """Print the score by module, write the survivors; returns how many there are."""
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
     for name, verdict in found.items():
-        by_module[name.split(".x", 1)[0].rsplit(".", 1)[-1]][verdict] += 1
-    print(f"{'module':<14} {'mutants':>8} {'noticed':>8} {'survived':>9} {'no test':>8} {'score':>7}")
+        by_module[name.split(".x", 1)[0].removeprefix("outrider_coordinator.core.")][verdict] += 1
+    print(f"{'module':<24} {'mutants':>8} {'noticed':>8} {'survived':>9} {'no test':>8} {'score':>7}")
     for module, counts in [*sorted(by_module.items()), ("all", sum(by_module.values(), Counter()))]:
         total, left = sum(counts.values()), sum(counts[verdict] for verdict in SURVIVED)
         score = 100 * (total - left) / max(1, total)
         print(
-            f"{module:<14} {total:>8} {total - left:>8} {counts['survived']:>9} {counts['no tests']:>8} {score:>6.1f}%"
+            f"{module:<24} {total:>8} {total - left:>8} {counts['survived']:>9} {counts['no tests']:>8} {score:>6.1f}%"
         )
     survivors = [name for name, verdict in sorted(found.items()) if verdict in SURVIVED]
     (PLACE / "survivors.txt").write_text("\n".join(mutmut("show", name).stdout for name in survivors))
@@ -102,15 +102,26 @@ def report(found: dict[str, str]) -> int:
     return len(survivors)
 
 
+def modules_of(core: Path, names: list[str]) -> list[str]:
+    """Paths below the core, without suffix, of modules or folders with these names; all when none is given."""
+    files = sorted(file.relative_to(core).with_suffix("") for file in core.rglob("*.py") if file.stem != "__init__")
+    if unknown := [name for name in names if not any(name in (*file.parts, str(file)) for file in files)]:
+        sys.exit(f"no such module of the core: {', '.join(unknown)}")
+    return [str(file) for file in files if not names or any(name in (*file.parts, str(file)) for name in names)]
+
+
 def main() -> None:
     """Mutate, test, report."""
     parser = argparse.ArgumentParser(description="mutation test of the decision core")
-    parser.add_argument("modules", nargs="*", help="modules of the core; all of them when none is named")
+    parser.add_argument(
+        "modules",
+        nargs="*",
+        help="modules or folders of the core; all when none is named",
+    )
     parser.add_argument("--children", type=int, default=os.cpu_count() or 1, help="how many mutants at once")
     parser.add_argument("--again", action="store_true", help="go on with the copy of last time")
     arguments = parser.parse_args()
-    folder = ROOT / "coordinator" / CORE
-    modules = arguments.modules or sorted(file.stem for file in folder.glob("*.py") if file.stem != "__init__")
+    modules = modules_of(ROOT / "coordinator" / CORE, arguments.modules)
     if not arguments.again:
         prepare(modules)
     mutmut("run", "--max-children", str(arguments.children))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from outrider_coordinator.core.attempts.stopping import STOPS, stop_attempt
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import Answered, CancelRequested, Ref
 from outrider_coordinator.core.settings import CoreSettings, Preemption
 from outrider_coordinator.core.spec import SECOND_US, Demands, Strategy
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
-from outrider_coordinator.core.stopping import STOPS, stop_attempt
 from support.core_world import ModelAgent, World
 
 SEEDS = 150

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core import fleet
-from outrider_coordinator.core.eligibility import closed_to_kind, closed_to_work, fits, mismatch
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, HeartbeatReceived, Ticked
-from outrider_coordinator.core.fleet import Lot, Ranking
 from outrider_coordinator.core.model import Agent, HostFacts
-from outrider_coordinator.core.resources import in_use
+from outrider_coordinator.core.placement import fleet
+from outrider_coordinator.core.placement.eligibility import closed_to_kind, closed_to_work, fits, mismatch
+from outrider_coordinator.core.placement.fleet import Lot, Ranking
+from outrider_coordinator.core.placement.resources import in_use
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Constraint, Demands, Operator, Strategy
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState

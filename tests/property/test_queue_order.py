@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider_coordinator.core.model import Task
-from outrider_coordinator.core.queue import ReadyQueue
+from outrider_coordinator.core.placement.queue import ReadyQueue
 from outrider_coordinator.core.spec import SECOND_US, Constraint, Demands, Operator, Spec
 from outrider_coordinator.core.states import TaskState
 

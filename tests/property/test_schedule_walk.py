@@ -15,9 +15,9 @@ import pytest
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.records import DeleteSchedule, InsertTask, PutSchedule
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, Times, interval, single_time
-from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrder, ScheduleOrdered, WallClockMoved
-from outrider_coordinator.core.schedules import CLOCK_STEP_US, restore
+from outrider_coordinator.core.schedules.book import Missed, Overlap, Schedule, Times, interval, single_time
+from outrider_coordinator.core.schedules.events import ScheduleCreated, ScheduleOrder, ScheduleOrdered, WallClockMoved
+from outrider_coordinator.core.schedules.firing import CLOCK_STEP_US, restore
 from outrider_coordinator.core.spec import SECOND_US
 from support.clockwork import HOUR_US, START_US, Clockwork, one_task
 from support.core_world import World

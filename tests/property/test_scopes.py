@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outrider_coordinator.core.scopes import conflict, overlap
+from outrider_coordinator.core.limits.scopes import conflict, overlap
 
 ALPHABET = "ab"
 PARTS = ["".join(letters) for size in (1, 2, 3) for letters in itertools.product(ALPHABET, repeat=size)]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.explain import STATUS_RULES, status_word
+from outrider_coordinator.core.explain.reasons import STATUS_RULES, status_word
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, HostFacts, Task
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from test_core_walk import Walk
 
-from outrider_coordinator.core.eligibility import refusal
 from outrider_coordinator.core.events import Answered, GivenAnswer, ReportKind
-from outrider_coordinator.core.explain import explain_task, explained, obstacles
-from outrider_coordinator.core.explain_agent import explain_agent
+from outrider_coordinator.core.explain.explain_agent import explain_agent
+from outrider_coordinator.core.explain.reasons import explain_task, explained, obstacles
+from outrider_coordinator.core.placement.eligibility import refusal
 from outrider_coordinator.core.spec import (
     SECOND_US,
     Claim,

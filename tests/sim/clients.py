@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from outrider.v1 import run_service_pb2, task_pb2, task_service_pb2
-from outrider_coordinator.core import graph
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import (
     AgentOrdered,
@@ -22,7 +21,8 @@ from outrider_coordinator.core.events import (
     RunSubmitted,
     TasksSubmitted,
 )
-from outrider_coordinator.core.limit_book import Definition, LimitKind
+from outrider_coordinator.core.limits.book import Definition, LimitKind
+from outrider_coordinator.core.runs import graph
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.specs import SpecReader

@@ -6,30 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from outrider_coordinator.core import (
-    blockage,
-    breaker,
-    control,
-    deadlines,
-    graph,
-    lease,
-    limit_line,
-    limits,
-    outcome,
-    placement,
-    records,
-    reports,
-    retry,
-    sessions,
-    slots,
-    state,
-    step,
-    strategies,
-    submission,
-    transitions,
-)
+from outrider_coordinator.core import records, state, step, transitions
+from outrider_coordinator.core.agents import control, lease, sessions
+from outrider_coordinator.core.attempts import deadlines, outcome, reports, retry
 from outrider_coordinator.core.effects import PushCancel
+from outrider_coordinator.core.limits import holdings, lines
+from outrider_coordinator.core.placement import matching, slots, strategies
+from outrider_coordinator.core.runs import graph, submission
 from outrider_coordinator.core.states import AttemptState, BreakerState, Reason, TaskState
+from outrider_coordinator.core.trust import breaker
+from outrider_coordinator.core.waits import blockage
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.rpc import specs
 from sim import model_coordinator
@@ -329,7 +315,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ),
     ("give attempts up before their grace", "I2", (sessions, "suspect", _impatient)),
     ("take a replaced stray back", "I2", (sessions, "_stray_returned", _two_of_them)),
-    ("jump over an attempt number", "I3", (placement, "offer", _reused_number)),
+    ("jump over an attempt number", "I3", (matching, "offer", _reused_number)),
     ("try for ever", "I3", (retry, "attempts_max", _always(1_000_000))),
     ("drop the fence check", "I4", (reports, "_refusal", _without_fence), (reports, "_apply", _any_attempt)),
     ("take reports of another session", "I4", (reports, "received", _other_session)),
@@ -364,8 +350,8 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("store no waits", "I20", (model_coordinator, "rows", _without(records.PutWait))),
     ("store no time of the next try", "I20", (model_coordinator, "rows", _rows(_ready_us_lost))),
     ("store no counted tries", "I20", (model_coordinator, "rows", _rows(_counted_lost))),
-    ("forget to release limits", "I21", (limits, "release", _kept)),
-    ("ask no limit", "I21", (limit_line, "held_back", _always(None)), (placement, "_is_held_back", _always(False))),
+    ("forget to release limits", "I21", (holdings, "release", _kept)),
+    ("ask no limit", "I21", (lines, "held_back", _always(None)), (matching, "_is_held_back", _always(False))),
     ("doubt no offer", "ends", (step, "accept_timed_out", _nothing)),
     ("notice no silence", "online", (sessions, "silence_checked", _nothing)),
     ("watch no deadline and no queue timeout", "ends", (deadlines, "watch", _nothing)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from outrider.v1 import agent_service_pb2 as pb
-from outrider_coordinator.core import lease
+from outrider_coordinator.core.agents import lease
 from outrider_coordinator.core.effects import PushAck, SessionAccepted
 from outrider_coordinator.core.events import AttemptsAccepted, AttemptsReturned, ReportsReceived, SessionEnded
 from outrider_coordinator.rpc import agent_facts, agent_session, frames

@@ -7,8 +7,8 @@ from typing import Any
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import RunMember, RunSubmitted, Submission, TasksSubmitted, Ticked
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, Times, interval
-from outrider_coordinator.core.schedule_events import (
+from outrider_coordinator.core.schedules.book import Missed, Overlap, Schedule, Times, interval
+from outrider_coordinator.core.schedules.events import (
     ScheduleCreated,
     ScheduleOrdered,
 )

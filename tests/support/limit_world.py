@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from outrider_coordinator.core.events import LimitDefined
-from outrider_coordinator.core.limit_book import Definition, LimitKind
+from outrider_coordinator.core.limits.book import Definition, LimitKind
 from outrider_coordinator.core.spec import Claim, Demands
 from support.core_world import ModelAgent, World
 

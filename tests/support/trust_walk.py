@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from outrider_coordinator.core import stopping
+from outrider_coordinator.core.attempts import stopping
 from outrider_coordinator.core.events import (
     AgentOrder,
     AgentOrdered,

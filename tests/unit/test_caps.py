@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outrider.errors import InvalidRequest
-from outrider_coordinator.core import caps
+from outrider_coordinator.core.limits import caps
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Claim, Demands
 from outrider_coordinator.core.states import TaskState

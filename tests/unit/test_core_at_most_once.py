@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from outrider_coordinator.core.attempts.stopping import stop_attempt
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, AttemptsReturned, Ref, ReportKind, SessionEnded
 from outrider_coordinator.core.states import Intent, Reason, TaskState
-from outrider_coordinator.core.stopping import stop_attempt
 from support.core_world import ModelAgent, World
 
 

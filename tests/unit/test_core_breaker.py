@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_coordinator.core.breaker import TYPES_MAX, of_type
 from outrider_coordinator.core.effects import PushRevoke
 from outrider_coordinator.core.events import (
     AgentOrder,
@@ -13,10 +12,11 @@ from outrider_coordinator.core.events import (
     Ref,
 )
 from outrider_coordinator.core.model import Agent
-from outrider_coordinator.core.samples import Window, rate_bounds
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import BreakerState, Reason
+from outrider_coordinator.core.trust.breaker import TYPES_MAX, of_type
+from outrider_coordinator.core.trust.samples import Window, rate_bounds
 from support.core_world import ModelAgent, World
 from support.trust_world import (
     breaker_of,

@@ -13,9 +13,9 @@ from outrider_coordinator.core.events import (
     Submission,
     TasksSubmitted,
 )
-from outrider_coordinator.core.explain import explain_task, explained
+from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.graph import check
+from outrider_coordinator.core.runs.graph import check
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Constraint, Demands, Operator, Spec
 from outrider_coordinator.core.states import Reason, TaskState

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_coordinator.core.eligibility import refusal
 from outrider_coordinator.core.events import Answered
-from outrider_coordinator.core.explain import explain_task, explained
+from outrider_coordinator.core.explain.reasons import explain_task, explained
+from outrider_coordinator.core.placement.eligibility import refusal
 from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import Reason, TaskState
 from support.core_world import World

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_coordinator.core import lease
+from outrider_coordinator.core.agents import lease
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, SessionEnded
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState

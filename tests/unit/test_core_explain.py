@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core.eligibility import closed_to_work, is_open, refusal
-from outrider_coordinator.core.explain import Explanation, explain_task, explained
-from outrider_coordinator.core.explain_agent import AgentExplanation, explain_agent
+from outrider_coordinator.core.explain.explain_agent import AgentExplanation, explain_agent
+from outrider_coordinator.core.explain.reasons import Explanation, explain_task, explained
 from outrider_coordinator.core.model import Breaker, HostFacts, System
+from outrider_coordinator.core.placement.eligibility import closed_to_work, is_open, refusal
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity
 from support.core_world import ModelAgent, World
@@ -295,7 +295,7 @@ def test_long_work_comes_in_slices() -> None:
 
 def test_every_rule_is_in_the_docs_and_in_the_protocol() -> None:
     """Every name of a rule in the code is in docs/explain.md and in the comment of AgentVerdict or held_back_by."""
-    code = "".join(path.read_text() for path in (ROOT / "coordinator/outrider_coordinator/core").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "coordinator/outrider_coordinator/core").rglob("*.py"))
     names = set(re.findall(r'Rule\(\s*"([A-Z_]+)"', code))
     page = (ROOT / "docs/explain.md").read_text()
     protocol = Path(ROOT / "protos/outrider/v1/task_service.proto").read_text()

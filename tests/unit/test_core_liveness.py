@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_coordinator.core.eligibility import closed_to_work
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, HeartbeatReceived, OutboxFacts, PauseNoticed
 from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.placement.eligibility import closed_to_work
 from outrider_coordinator.core.records import InsertEvent, PutEpoch
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US

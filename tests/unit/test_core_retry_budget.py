@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider_coordinator.core.explain import explain_task, explained
-from outrider_coordinator.core.retry_budget import SHARE, WINDOW_US, RetryBudget
+from outrider_coordinator.core.attempts.retry_budget import SHARE, WINDOW_US, RetryBudget
+from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import Reason, TaskState

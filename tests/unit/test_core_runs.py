@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core import graph
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import RunCancelRequested, TasksAdded
+from outrider_coordinator.core.runs import graph
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.states import EventType, Reason, TaskState
 from support.core_world import ModelAgent, World, member

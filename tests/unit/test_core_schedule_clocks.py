@@ -6,11 +6,11 @@ import pytest
 
 from outrider_coordinator.core.events import Ticked
 from outrider_coordinator.core.records import PutSchedule
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, single_time
-from outrider_coordinator.core.schedule_events import (
+from outrider_coordinator.core.schedules.book import Missed, Overlap, Schedule, single_time
+from outrider_coordinator.core.schedules.events import (
     WallClockMoved,
 )
-from outrider_coordinator.core.schedules import CLOCK_STEP_US, restore
+from outrider_coordinator.core.schedules.firing import CLOCK_STEP_US, restore
 from outrider_coordinator.core.spec import SECOND_US
 from support.clockwork import HOUR_US, Clockwork, hourly
 

@@ -7,12 +7,12 @@ import pytest
 from outrider_coordinator.core.effects import Refused
 from outrider_coordinator.core.events import Ticked
 from outrider_coordinator.core.records import DeleteSchedule, InsertTask, PutSchedule
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Times, single_time
-from outrider_coordinator.core.schedule_events import (
+from outrider_coordinator.core.schedules.book import Missed, Overlap, Times, single_time
+from outrider_coordinator.core.schedules.events import (
     ScheduleOrder,
     SchedulesAsked,
 )
-from outrider_coordinator.core.schedules import MISSED_MAX
+from outrider_coordinator.core.schedules.firing import MISSED_MAX
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import EventType, TaskState

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import limits
-from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
+from outrider_coordinator.core.limits import holdings
+from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import Connectivity, TaskState
@@ -46,5 +46,5 @@ def test_a_rate_that_was_defined_again_still_gives_after_a_start() -> None:
     pool, state = Pool(), World().state
     pool.define(rate, state.now_us)
     pool.define(rate, state.now_us)
-    limits.restore(state, [(("default", "rate"), pool)])
+    holdings.restore(state, [(("default", "rate"), pool)])
     assert pool.ready_us(1, state.now_us) <= state.now_us

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from outrider_coordinator.core.attempts.stopping import STOPS, stop_attempt
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import AttemptsReturned, CancelRequested, Ref
 from outrider_coordinator.core.snapshots import attempt_row
 from outrider_coordinator.core.states import AttemptState, Intent, Reason, TaskState
-from outrider_coordinator.core.stopping import STOPS, stop_attempt
 from support.core_world import ModelAgent, World
 
 

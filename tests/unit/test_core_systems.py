@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from outrider_coordinator.core import systems
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, BreakerReset, CancelRequested, ReportKind
 from outrider_coordinator.core.model import System
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Demands
 from outrider_coordinator.core.states import Blame, BreakerState, EventType, Reason, TaskState
+from outrider_coordinator.core.trust import systems
 from support.core_world import ModelAgent, World
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN

@@ -228,7 +228,7 @@ def test_agents_that_are_removed_are_forgotten() -> None:
 
 def test_what_is_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kind that failed least recently is no longer compared; one without failures is forgotten after a window."""
-    monkeypatch.setattr("outrider_coordinator.core.blame.COUNTS_MAX", 4)
+    monkeypatch.setattr("outrider_coordinator.core.trust.blame.COUNTS_MAX", 4)
     world, (agent, _) = fleet("a", "b")
     for kind in ("k1", "k2", "k1", "k3"):
         fail_on(world, agent, kind)

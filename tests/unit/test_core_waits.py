@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from outrider.v1 import task_pb2
-from outrider_coordinator.core import blockage, recovery
+from outrider_coordinator.core import recovery
+from outrider_coordinator.core.attempts.stopping import STOPS
 from outrider_coordinator.core.effects import Effects, PushAssign
 from outrider_coordinator.core.events import Answered, GivenAnswer, Ref, ReportKind
 from outrider_coordinator.core.settings import CoreSettings, WaitBudgets
@@ -15,7 +16,7 @@ from outrider_coordinator.core.snapshots import wait_row
 from outrider_coordinator.core.spec import SECOND_US, Claim, WaitExpiry, WaitPolicies, WaitPolicy
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from outrider_coordinator.core.step import new_state
-from outrider_coordinator.core.stopping import STOPS
+from outrider_coordinator.core.waits import blockage
 from support.core_world import ModelAgent, World
 from support.limit_world import SEMAPHORE, define
 

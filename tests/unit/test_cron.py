@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outrider_coordinator.core.schedule_book import Times
+from outrider_coordinator.core.schedules.book import Times
 from outrider_coordinator.cron import BadLine, BadZone, cron_times
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

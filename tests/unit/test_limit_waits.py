@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outrider_coordinator.core.events import CancelRequested
-from outrider_coordinator.core.limit_survey import survey
+from outrider_coordinator.core.limits.survey import survey
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.spec import Claim, Demands
 from outrider_coordinator.core.states import EventType, Reason, TaskState

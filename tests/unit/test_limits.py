@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core import limit_line, limits
 from outrider_coordinator.core.effects import Refused
 from outrider_coordinator.core.events import CancelRequested, Ref
-from outrider_coordinator.core.limit_book import Pool
+from outrider_coordinator.core.limits import holdings, lines
+from outrider_coordinator.core.limits.book import Pool
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Claim, Demands
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
@@ -182,7 +182,7 @@ def test_a_restart_gives_out_nothing_for_the_time_it_took() -> None:
         now_us = world.now_us + gone_us
         state = new_state(CoreSettings(), coordinator_epoch=2, now_us=now_us)
         pool = Pool(before.definition, is_defined=True, full_us=before.full_us, taken_us=before.taken_us)
-        limits.restore(state, [(("default", "api"), pool)])
+        holdings.restore(state, [(("default", "api"), pool)])
         found = state.limits.pools["default", "api"]
         assert found.available(now_us) == 0
         assert found.available(now_us + 2_000_000) == 2
@@ -226,7 +226,7 @@ def test_a_claim_that_can_never_be_met_says_so_and_blocks_nobody() -> None:
     never = submit(world, Claim("db", units=3), priority=9)[0]
     task = submit(world, "db")[0]
     assert held(world, agent) == [task]
-    (rule,) = limit_line.obstacles(world.state, world.state.tasks[never])
+    (rule,) = lines.obstacles(world.state, world.state.tasks[never])
     assert "never has more than 2" in rule.text
 
 
@@ -238,7 +238,7 @@ def test_overlapping_write_scopes_run_one_after_the_other() -> None:
     (second,) = world.submit(demands=Demands(scopes=("src/app/ma?n.py",)))
     (other,) = world.submit(demands=Demands(scopes=("docs/**",)))
     assert held(world, agent) == sorted([first, other])
-    (rule,) = limit_line.obstacles(world.state, world.state.tasks[second])
+    (rule,) = lines.obstacles(world.state, world.state.tasks[second])
     assert rule.name == "WRITE_SCOPE"
     assert "src/app/ma?n.py" in rule.text
     assert "src/**/*.py" in rule.text

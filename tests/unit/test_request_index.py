@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core.requests import RequestIndex
+from outrider_coordinator.core.runs.requests import RequestIndex
 
 
 def test_the_oldest_request_ids_go_first() -> None:

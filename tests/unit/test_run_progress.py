@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_coordinator.core import progress
-from outrider_coordinator.core.progress import OpenTask, Sight, estimate_us
+from outrider_coordinator.core.runs import progress
+from outrider_coordinator.core.runs.progress import OpenTask, Sight, estimate_us
 from support.core_world import World, member
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from outrider_coordinator.core import records, snapshots
 from outrider_coordinator.core.events import ReplyTo
-from outrider_coordinator.core.limit_book import LimitKey, Pool
+from outrider_coordinator.core.limits.book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Trace, Wait
-from outrider_coordinator.core.schedule_book import Schedule, ScheduleKey
+from outrider_coordinator.core.schedules.book import Schedule, ScheduleKey
 from outrider_coordinator.core.states import Reason, TaskState
 
 # --- values of replies -----------------------------------------------------------------------------------------

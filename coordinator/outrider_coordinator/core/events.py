@@ -1,4 +1,4 @@
-"""What happened, in the past tense: the only way into the core. Those of schedules stand in `schedule_events`.
+"""What happened, in the past tense: the only way into the core. Those of schedules stand in `schedules.events`.
 
 ``reply`` is a callable of the shell; the core hands it back in a `Reply` effect, to be called with one value once
 everything that the value rests on is durable.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core.limit_book import Definition
+from outrider_coordinator.core.limits.book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
 from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from outrider_coordinator.core import breaker, caps, fleet, limits, resources, schedules
-from outrider_coordinator.core.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
-from outrider_coordinator.core.eligibility import fits
+from outrider_coordinator.core.limits import caps, holdings
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
+from outrider_coordinator.core.placement import fleet, resources
+from outrider_coordinator.core.placement.eligibility import fits
+from outrider_coordinator.core.schedules import firing
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
+from outrider_coordinator.core.trust import breaker
+from outrider_coordinator.core.waits.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
 
 _WITH_ATTEMPT = frozenset((TaskState.ASSIGNED, TaskState.RUNNING, TaskState.BLOCKED, TaskState.CANCELLING))
 
@@ -30,9 +33,9 @@ def check(state: State) -> None:
         _check_breaker(state, known)
     leased = {key for key, breakers in state.probes.items() for known in breakers if known.probe == key}
     assert leased == set(state.probes), f"I10: leases of {sorted(set(state.probes) - leased)} are held by no breaker"
-    limits.check(state)
+    holdings.check(state)
     caps.check(state)
-    schedules.check(state)
+    firing.check(state)
     fleet.check(state.fleet, state.agents, fits)
     _check_queue(state)
     queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core.limit_book import Holding
-from outrider_coordinator.core.samples import Window
+from outrider_coordinator.core.limits.book import Holding
 from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import (
     TERMINAL,
@@ -23,6 +22,7 @@ from outrider_coordinator.core.states import (
     Reason,
     TaskState,
 )
+from outrider_coordinator.core.trust.samples import Window
 
 
 class Trace(NamedTuple):

@@ -242,7 +242,7 @@ class PutEpoch(NamedTuple):
 
 
 class PutSchedule(NamedTuple):
-    """A schedule, new or changed; times as in `schedule_book.Schedule`."""
+    """A schedule, new or changed; times as in `schedules.book.Schedule`."""
 
     namespace: str
     name: str

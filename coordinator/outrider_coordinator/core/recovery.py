@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 
-from outrider_coordinator.core import breaker, caps, deadlines, drain, outcome, slots
-from outrider_coordinator.core import limits as named_limits
-from outrider_coordinator.core import schedules as schedule_times
-from outrider_coordinator.core.blockage import forget, is_remembered, resume_answered, watch
+from outrider_coordinator.core.agents import drain
+from outrider_coordinator.core.agents.sessions import suspect
+from outrider_coordinator.core.attempts import deadlines, outcome
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.eligibility import fits
-from outrider_coordinator.core.errands import Decision
-from outrider_coordinator.core.limit_book import LimitKey, Pool
+from outrider_coordinator.core.limits import caps
+from outrider_coordinator.core.limits import holdings as named_limits
+from outrider_coordinator.core.limits.book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
-from outrider_coordinator.core.preemption import is_victim
-from outrider_coordinator.core.runs import hold, stopping
-from outrider_coordinator.core.schedule_book import Schedule
-from outrider_coordinator.core.sessions import suspect
+from outrider_coordinator.core.placement import slots
+from outrider_coordinator.core.placement.eligibility import fits
+from outrider_coordinator.core.placement.preemption import is_victim
+from outrider_coordinator.core.runs.errands import Decision
+from outrider_coordinator.core.runs.lifecycle import hold, stopping
+from outrider_coordinator.core.schedules import firing as schedule_times
+from outrider_coordinator.core.schedules.book import Schedule
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import AttemptState, Blame, Connectivity, Reason, TaskState
+from outrider_coordinator.core.trust import breaker
+from outrider_coordinator.core.waits.blockage import forget, is_remembered, resume_answered, watch
 
 #: How tasks ended, and why.
 Ends = Mapping[str, tuple[TaskState, Reason]]
@@ -46,8 +50,8 @@ def restore(
 ) -> Effects:
     """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
 
-    ``runs`` come with `runs.enter` done for all their members; ``ended`` is asked once how tasks that are not open
-    ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
+    ``runs`` come with `runs.lifecycle.enter` done for all their members; ``ended`` is asked once how tasks that are not
+    open ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
 
     Every agent that holds something is suspect from ``startup_hold_us`` on: it gets that long to say hello before its
     graces begin. Returns effects with the events this made; nothing is offered before the first step.

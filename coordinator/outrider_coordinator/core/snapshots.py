@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core.limit_book import LimitKey, Pool
+from outrider_coordinator.core.limits.book import LimitKey, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task, Wait
 from outrider_coordinator.core.records import (
     DeleteBreaker,
@@ -17,7 +17,7 @@ from outrider_coordinator.core.records import (
     PutWait,
     UpdateTask,
 )
-from outrider_coordinator.core.schedule_book import Schedule
+from outrider_coordinator.core.schedules.book import Schedule
 from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.states import BreakerState
 

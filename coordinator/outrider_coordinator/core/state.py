@@ -7,23 +7,23 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from outrider_coordinator.core.cap_claims import claims_of
+from outrider_coordinator.core.agents.watch import Watch
+from outrider_coordinator.core.attempts.retry_budget import RetryBudget
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.errands import Errand
-from outrider_coordinator.core.fleet import Fleet
-from outrider_coordinator.core.limit_book import LimitBook
+from outrider_coordinator.core.limits.book import LimitBook
+from outrider_coordinator.core.limits.cap_claims import claims_of
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Cap, Run, System, Task
-from outrider_coordinator.core.queue import ReadyQueue
+from outrider_coordinator.core.placement.fleet import Fleet
+from outrider_coordinator.core.placement.queue import ReadyQueue
 from outrider_coordinator.core.records import InsertEvent
-from outrider_coordinator.core.requests import RequestIndex
-from outrider_coordinator.core.retry_budget import RetryBudget
-from outrider_coordinator.core.samples import Tally
-from outrider_coordinator.core.schedule_book import ScheduleBook
+from outrider_coordinator.core.runs.errands import Errand
+from outrider_coordinator.core.runs.requests import RequestIndex
+from outrider_coordinator.core.schedules.book import ScheduleBook
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import TASK_STEPS
-from outrider_coordinator.core.watch import Watch
+from outrider_coordinator.core.trust.samples import Tally
 
 KINDS_MAX = 10_000
 

@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core import (
-    admission,
-    blame,
-    blockage,
-    breaker,
-    control,
-    deadlines,
-    deadlock,
-    drain,
-    epochs,
-    lease,
-    limits,
-    liveness,
-    reports,
-    schedules,
-    sessions,
-    slices,
-    strategies,
-    submission,
-    systems,
-    waits,
-)
+from outrider_coordinator.core.agents import control, drain, epochs, lease, liveness, sessions
+from outrider_coordinator.core.attempts import deadlines, reports
+from outrider_coordinator.core.attempts.outcome import forget_ended, make_ready
 from outrider_coordinator.core.chance import Chance
 from outrider_coordinator.core.effects import Effects, Reply
 from outrider_coordinator.core.events import (
@@ -46,15 +27,20 @@ from outrider_coordinator.core.events import (
     TasksSubmitted,
     Ticked,
 )
-from outrider_coordinator.core.offers import accept_timed_out
-from outrider_coordinator.core.outcome import forget_ended, make_ready
-from outrider_coordinator.core.placement import place
-from outrider_coordinator.core.queue import ReadyQueue
-from outrider_coordinator.core.requests import RequestIndex
-from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrdered, SchedulesAsked, WallClockMoved
+from outrider_coordinator.core.limits import deadlock, holdings
+from outrider_coordinator.core.placement import strategies
+from outrider_coordinator.core.placement.matching import place
+from outrider_coordinator.core.placement.offers import accept_timed_out
+from outrider_coordinator.core.placement.queue import ReadyQueue
+from outrider_coordinator.core.runs import admission, slices, submission
+from outrider_coordinator.core.runs.requests import RequestIndex
+from outrider_coordinator.core.schedules import firing
+from outrider_coordinator.core.schedules.events import ScheduleCreated, ScheduleOrdered, SchedulesAsked, WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.state import State, Timer, TimerKind
 from outrider_coordinator.core.states import TaskState
+from outrider_coordinator.core.trust import blame, breaker, systems
+from outrider_coordinator.core.waits import blockage, budgets
 
 #: Everything that can happen to the core.
 Event = (
@@ -114,7 +100,7 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
     for attempt in state.take_doubtful_offers():
         accept_timed_out(state, effects, attempt)
     if state.schedules.is_awake:
-        schedules.fire(state, effects)
+        firing.fire(state, effects)
     if state.errands:
         slices.work(state, effects)
     if state.systems:
@@ -126,7 +112,7 @@ def step(state: State, events: list[Event], now_us: int) -> Effects:
     state.retries.sample(state.now_us)
     effects.sends.extend(effects.acks.values())
     if state.schedules.waited_for:
-        schedules.works_ended(state, effects)
+        firing.works_ended(state, effects)
     forget_ended(state, effects)
     return effects
 
@@ -169,15 +155,15 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
         case AgentOrdered():
             control.agent_ordered(state, effects, event)
         case LimitDefined():
-            limits.defined(state, effects, event)
+            holdings.defined(state, effects, event)
         case ScheduleCreated():
-            schedules.created(state, effects, event)
+            firing.created(state, effects, event)
         case ScheduleOrdered():
-            schedules.ordered(state, effects, event)
+            firing.ordered(state, effects, event)
         case SchedulesAsked():
-            schedules.asked(state, effects, event)
+            firing.asked(state, effects, event)
         case WallClockMoved():
-            schedules.wall_clock_moved(state, event.offset_us)
+            firing.wall_clock_moved(state, event.offset_us)
         case BreakerReset():
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
@@ -219,7 +205,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
         case TimerKind.WAIT:
             blockage.retry_time_came(state, effects, key, key2)
         case TimerKind.WAIT_BUDGET:
-            waits.budget_ended(state, effects, key, key2)
+            budgets.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:
             sessions.silence_checked(state, effects, agent)
         case TimerKind.DRAIN if agent:
@@ -233,10 +219,10 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
         case TimerKind.PROBE:
             breaker.probe_time_came(state, effects, key, int(key2))
         case TimerKind.SCHEDULE:
-            schedules.timer_fired(state)
+            firing.timer_fired(state)
         case TimerKind.DEADLOCK:
             deadlock.look_again(state)
         case TimerKind.LIMIT:
-            limits.timer_fired(state, key, key2)
+            holdings.timer_fired(state, key, key2)
         case _:
             pass

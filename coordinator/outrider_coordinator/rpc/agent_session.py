@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
-from outrider_coordinator.core import lease
+from outrider_coordinator.core.agents import lease
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Refused, Send, SessionAccepted
 from outrider_coordinator.core.events import (
     AttemptsAccepted,

@@ -11,10 +11,10 @@ from typing import Any
 
 from outrider.errors import TooLarge
 from outrider.v1 import run_service_pb2, task_service_pb2
-from outrider_coordinator.core.admission import EDGES_MAX, MEMBERS_MAX
 from outrider_coordinator.core.events import RunMember, Submission
 from outrider_coordinator.core.model import NO_TRACE, Trace
-from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
+from outrider_coordinator.core.runs.admission import EDGES_MAX, MEMBERS_MAX
+from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.ids import IdMaker

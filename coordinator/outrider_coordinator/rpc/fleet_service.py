@@ -6,7 +6,7 @@ import outrider
 from outrider import errors
 from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, BreakerReset
-from outrider_coordinator.core.explain_agent import explain_agent
+from outrider_coordinator.core.explain.explain_agent import explain_agent
 from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import TaskState

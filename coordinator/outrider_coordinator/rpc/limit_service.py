@@ -7,8 +7,8 @@ import math
 from outrider import errors
 from outrider.v1 import limit_service_pb2, limit_service_pb2_grpc, task_pb2
 from outrider_coordinator.core.events import LimitDefined
-from outrider_coordinator.core.limit_book import Definition, LimitKind
-from outrider_coordinator.core.limit_survey import Party, Survey, survey
+from outrider_coordinator.core.limits.book import Definition, LimitKind
+from outrider_coordinator.core.limits.survey import Party, Survey, survey
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, Service, asked, unary

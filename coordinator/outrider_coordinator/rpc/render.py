@@ -13,14 +13,15 @@ from outrider.v1 import (
     task_service_pb2,
     worker_message_pb2,
 )
-from outrider_coordinator.core import blame, explain, systems
-from outrider_coordinator.core.explain_agent import AgentExplanation
+from outrider_coordinator.core.explain import reasons
+from outrider_coordinator.core.explain.explain_agent import AgentExplanation
 from outrider_coordinator.core.model import Agent, Breaker
 from outrider_coordinator.core.records import InsertRunPart, PutAttempt, PutWait
-from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
+from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import BreakerState, TaskState
+from outrider_coordinator.core.trust import blame, systems
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
 
 _FAIL_FAST, _CONTINUE = (
@@ -175,7 +176,7 @@ def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Age
         connectivity=fleet_service_pb2.AgentConnectivity.ValueType(record.connectivity),
         admin=fleet_service_pb2.AgentAdmin.ValueType(record.admin),
         breaker=_breaker_state(record.breaker),
-        status=explain.status_word(record),
+        status=reasons.status_word(record),
         labels=record.labels,
         resources=record.resources,
         resources_used=record.resources_used,
@@ -194,7 +195,7 @@ def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Age
         load_average=facts.load_average,
         succeeded_count=record.succeeded_count,
         failed_count=record.failed_count,
-        no_work_reason=explain.no_work_reason(record),
+        no_work_reason=reasons.no_work_reason(record),
         outbox_pending=facts.outbox_pending,
     )
     if record.breaker.state is BreakerState.OPEN:
@@ -226,7 +227,7 @@ def _reset_time(known: Breaker) -> Timestamp | None:
     return timestamp(known.reset_us) if known.state is BreakerState.OPEN else None
 
 
-def explanation(task_id: str, facts: explain.Explanation) -> task_service_pb2.ExplainResponse:
+def explanation(task_id: str, facts: reasons.Explanation) -> task_service_pb2.ExplainResponse:
     """Why a task is where it is."""
     message = task_service_pb2.ExplainResponse(
         state=task_pb2.TaskState.ValueType(facts.state),

@@ -6,9 +6,9 @@ import asyncio
 from itertools import islice
 
 from outrider.v1 import run_service_pb2, task_pb2
-from outrider_coordinator.core import progress
 from outrider_coordinator.core.model import Run
-from outrider_coordinator.core.progress import Sight
+from outrider_coordinator.core.runs import progress
+from outrider_coordinator.core.runs.progress import Sight
 from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render

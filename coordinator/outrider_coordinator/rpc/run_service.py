@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from outrider import errors
 from outrider.v1 import run_service_pb2, run_service_pb2_grpc
-from outrider_coordinator.core import graph
 from outrider_coordinator.core.effects import Accepted, NeedTasks
 from outrider_coordinator.core.events import RunCancelRequested, RunMember, RunSubmitted, TasksAdded
 from outrider_coordinator.core.model import Trace
-from outrider_coordinator.core.schedule_book import REQUEST_ID_MARK
+from outrider_coordinator.core.runs import graph
+from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK
 from outrider_coordinator.core.states import EventType
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render, run_progress, run_retry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from outrider.v1 import schedule_service_pb2, schedule_service_pb2_grpc
 from outrider_coordinator.core.records import PutSchedule
-from outrider_coordinator.core.schedule_events import ScheduleCreated, ScheduleOrder, ScheduleOrdered, SchedulesAsked
+from outrider_coordinator.core.schedules.events import ScheduleCreated, ScheduleOrder, ScheduleOrdered, SchedulesAsked
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, Service, asked, unary

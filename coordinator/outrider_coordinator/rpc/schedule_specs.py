@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from outrider import errors
 from outrider.v1 import schedule_service_pb2
-from outrider_coordinator.core import graph
 from outrider_coordinator.core.events import RunSubmitted, Submission, TasksSubmitted
 from outrider_coordinator.core.records import PutSchedule
-from outrider_coordinator.core.schedule_book import Missed, Overlap, Schedule, Times, Work, interval, single_time
+from outrider_coordinator.core.runs import graph
+from outrider_coordinator.core.schedules.book import Missed, Overlap, Schedule, Times, Work, interval, single_time
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.cron import BadLine, BadZone, cron_times
 from outrider_coordinator.rpc.calls import raised

@@ -8,9 +8,9 @@ from typing import Any
 
 from outrider import errors
 from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
-from outrider_coordinator.core import explain
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import CancelRequested, Submission, TasksSubmitted
+from outrider_coordinator.core.explain import reasons
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.engine import Engine
@@ -242,12 +242,12 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         """Why a task is where it is."""
         namespace = request.namespace or "default"
         task_id = await task_id_of(self._engine, namespace, request.task_id)
-        facts = await sliced(explain.explain_task(self._engine.state, task_id, self._engine.clock.now_us()))
+        facts = await sliced(reasons.explain_task(self._engine.state, task_id, self._engine.clock.now_us()))
         if facts is None:
             row = (await self._record(namespace, task_id)).task
             state = TaskState(row.state)
             message = task_pb2.TaskError.FromString(row.error).message
-            facts = explain.Explanation(state, f"it ended {state.name}" + (f": {message}" if message else ""))
+            facts = reasons.Explanation(state, f"it ended {state.name}" + (f": {message}" if message else ""))
         return render.explanation(task_id, facts)
 
     @streaming

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import repeat
 
 from outrider_coordinator.core import effects, records, recovery
-from outrider_coordinator.core import runs as run_book
-from outrider_coordinator.core.limit_book import Definition, LimitKind, Pool
+from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Milestone, Run, Task, Trace, Wait
-from outrider_coordinator.core.schedule_book import Schedule
+from outrider_coordinator.core.runs import lifecycle as run_book
+from outrider_coordinator.core.schedules.book import Schedule
 from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import (

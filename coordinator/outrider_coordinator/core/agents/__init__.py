@@ -1,0 +1,1 @@
+"""Sessions with agents, their silence, their leases, and what people order about them."""

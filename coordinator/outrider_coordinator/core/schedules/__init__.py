@@ -1,0 +1,1 @@
+"""Work submitted by the clock."""

@@ -1,0 +1,1 @@
+"""Blocked attempts: what they wait for, who resolves it, how long they may."""
