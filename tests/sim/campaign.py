@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from sim import workload
 from sim.faults import FAULTS
+from sim.kept import write_failure
 from sim.report import commit, failure
 from sim.shrink import shrunk
 from sim.simulate import run_seed
@@ -111,7 +112,9 @@ def main(arguments: list[str]) -> int:
     )
     for seed, what in total.failed[:FAILURES_SHOWN]:
         print(f"\nseed {seed}: {what[:300]}")
-        print(failure(shrunk(seed)))
+        smallest = shrunk(seed)
+        print(failure(smallest))
+        print(f"the plan is in {write_failure(smallest)}")
     for seed, what in total.failed[FAILURES_SHOWN:]:
         print(f"seed {seed}: {what[:160]}")
     empty = [name for name, count in table(total.counts) if not count]

@@ -8,7 +8,8 @@ from sim.oracle_records import ONLINE, TERMINAL
 
 S = 1_000_000
 ONLINE_WITHIN_US = 30 * S
-#: Longer than any grace, backoff, breaker and script of a plan together.
+#: From one outcome to the next: longer than any grace, backoff, breaker and script of one task together. How long all
+#: of them take is a matter of how much a plan asks of how few slots.
 ENDS_WITHIN_US = 900 * S
 
 
@@ -20,7 +21,10 @@ def judge(world: Any) -> None:
     for name in world.machines:
         demand("online", _is_online(world, name), "agent {} is not online 30 s after faults stopped", name)
     looks = _Rest(world)
-    kernel.run_until(calm_us + ENDS_WITHIN_US, looks.is_over)
+    before = -1
+    while (left := _open_count(world)) != before:
+        before = left
+        kernel.run_until(kernel.now_us + ENDS_WITHIN_US, looks.is_over)
     open_tasks = [view.id for view in world.witness.records.tasks.values() if view.state not in TERMINAL]
     demand("ends", not open_tasks, "tasks never end: {}", open_tasks[:5])
     for name, machine in world.machines.items():
@@ -36,6 +40,10 @@ def _is_online(world: Any, name: str) -> bool:
     """Both sides say so."""
     keeper, row = world.machines[name].keeper, world.witness.records.agents.get(name)
     return keeper is not None and keeper.session.is_live and row is not None and row.connectivity == ONLINE
+
+
+def _open_count(world: Any) -> int:
+    return sum(view.state not in TERMINAL for view in world.witness.records.tasks.values())
 
 
 class _Rest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from outrider_coordinator.core.events import OutboxFacts, ReportKind
 from outrider_coordinator.core.limits import holdings
 from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
+from outrider_coordinator.core.records import UpdateTask
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import Connectivity, TaskState
@@ -48,3 +50,35 @@ def test_a_rate_that_was_defined_again_still_gives_after_a_start() -> None:
     pool.define(rate, state.now_us)
     holdings.restore(state, [(("default", "rate"), pool)])
     assert pool.ready_us(1, state.now_us) <= state.now_us
+
+
+def test_what_is_lost_when_the_last_report_is_in_makes_room_at_once() -> None:
+    """An agent came back without an attempt, and its replay says so: what is queued gets the slot without a nudge."""
+    world = World()
+    agent = world.connect("a")
+    (lost,) = world.submit(at_most_once=True)
+    (queued,) = world.submit()
+    ref = world.ref(agent, lost)
+    world.disconnect(agent)
+    agent.held.clear()
+    world.connect("a", outboxes=[OutboxFacts("box-a", 1, 1)])
+    world.report(agent, ref, ReportKind.TAKEN)
+    assert world.state_of(lost) is TaskState.FAILED
+    assert world.state_of(queued) is TaskState.ASSIGNED
+
+
+def test_the_start_of_what_was_taken_back_is_durable() -> None:
+    """A stray that comes back counts as running before its Started is in: that one writes the task's start."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(disconnect_grace_us=0, initial_backoff_us=60 * SECOND_US, max_attempts=3)
+    ref = world.ref(agent, task_id)
+    world.report(agent, ref, ReportKind.TAKEN)
+    world.disconnect(agent)
+    world.wait(1)
+    assert world.state_of(task_id) in (TaskState.PENDING, TaskState.QUEUED)
+    world.connect("a", outboxes=[OutboxFacts("box-a", 2, 2)])
+    assert world.state_of(task_id) is TaskState.RUNNING
+    world.start(agent, ref)
+    (row,) = (row for row in world.written if isinstance(row, UpdateTask))
+    assert row.start_us == world.state.tasks[task_id].start_us > 0

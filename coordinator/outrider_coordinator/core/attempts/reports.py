@@ -108,6 +108,7 @@ def _begin(state: State, effects: Effects, task: Task, attempt: Attempt, time_us
     effects.attempts[attempt.key] = attempt
     if attempt is task.attempt and task.state is not TaskState.CANCELLING:
         task.start_us = time_us
+        effects.tasks[task.id] = task
     state.event(effects, EventType.TASK_STARTED, task, attempt, body=started)
 
 

@@ -116,6 +116,7 @@ def stray_or_lose(
     attempt.counted = stop is None and attempt.started_us > 0
     attempt.error = encode_error(Reason.AGENT_LOST, message)
     effects.attempts[attempt.key] = attempt
+    state.placement_is_due = True
     blame.lost(state, effects, agent, attempt)
     if task.attempt is not attempt:
         return
