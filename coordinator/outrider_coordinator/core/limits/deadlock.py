@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.limits.book import AttemptKey, Pool
+from outrider_coordinator.core.limits.book import AttemptKey, LimitKind, Pool
 from outrider_coordinator.core.limits.lines import in_the_way
 from outrider_coordinator.core.limits.scopes import conflict
 from outrider_coordinator.core.model import Task, Wait
@@ -121,7 +121,10 @@ def _limit_edges(state: State, task: Task, claim: Claim, wait: Wait | None = Non
     own = _own(task)
     if pool is None or pool.admits(claim, state.now_us, own=own):
         return
-    for holder in in_the_way(pool, claim, own):
+    holders = in_the_way(pool, claim, own)
+    if own in pool.holders and pool.definition.kind is LimitKind.SEMAPHORE:
+        holders.append(own)  # units of its own may leave too few for what it wants besides
+    for holder in holders:
         yield Edge(holder[0], f"{claim.key} held by {_name(state.tasks[holder[0]])}", wait)
 
 
@@ -185,8 +188,6 @@ def _cycle(state: State, stuck: dict[str, list[Edge]], start: str) -> list[tuple
     path: dict[str, Edge] = {}
     task_id = start
     while task_id in stuck and task_id not in path:
-        if not stuck[task_id]:
-            return []
         path[task_id] = stuck[task_id][0]
         task_id = path[task_id].task_id
     ids = list(path)

@@ -153,9 +153,8 @@ class ReadyQueue:
             self._list(strand, entry)
 
     def remove(self, task: Task) -> None:
-        """Take a task out, wherever it stands; unknown ones are ignored."""
-        if self.tasks.pop(task.id, None) is None:
-            return
+        """Take a task out, wherever it stands."""
+        del self.tasks[task.id]
         need = task.strand.group.need
         task.strand = None
         if self.urgent:
