@@ -196,7 +196,7 @@ def _missing(path: str, wanted: dict[str, list[Any]], there: dict[str, list[Any]
 
 
 def _order(queue: Any) -> list[str]:
-    return sorted(queue.tasks)
+    return sorted(task.id for task in queue)
 
 
 def _waits(task: Any) -> list[Any]:

@@ -73,7 +73,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if strand is None:
             return
         assert strand.known is not None
-        task = queue.tasks[strand.known[2]]
+        task = strand.known[2]
         need: Need = strand.group.need
         choice = strategies.choose(state, need, task)
         if reaches != state.fleet.reaches_made:
