@@ -108,10 +108,11 @@ def _elsewhere(task: Task) -> Demands:
 class ReadyQueue:
     """QUEUED tasks. Entries of tasks that left the queue are dropped when they come up.
 
-    ``waiting`` counts them, ``urgent`` are those of the highest priority. ``active`` counts needs that are awake and have tasks: 0 means that
-    there is nothing to look at. ``shares`` are weights of namespaces (``name``) and submitters (``namespace/name``), 1
-    where nothing is said. ``clock_us`` is the time for which tasks were passed over, ``is_passing`` whether it runs
-    since ``seen_us``; ``lowest`` is the least priority that had a task to place when one was chosen last.
+    ``waiting`` counts them, ``urgent`` are those of the highest priority. ``active`` counts needs that are awake and
+    have tasks: 0 means that there is nothing to look at. ``shares`` are weights of namespaces (``name``) and submitters
+    (``namespace/name``), 1 where nothing is said. ``clock_us`` is the time for which tasks were passed over,
+    ``is_passing`` whether it runs since ``seen_us``; ``lowest`` is the least priority that had a task to place when one
+    was chosen last.
     """
 
     aging_us: int = 600 * SECOND_US
@@ -288,7 +289,9 @@ class ReadyQueue:
                 strand.is_parked = True
                 (group.parked if group.is_held else group.need.parked).append(strand)
                 continue
-            if known[2].strand is strand:  # one that came back in another class stands there, and not here
+            # One that came back in another class stands there, and not here.
+            stands_here: bool = known[2].strand is strand
+            if stands_here:
                 return strand
             entry = strand.first()
             if entry is not None:
