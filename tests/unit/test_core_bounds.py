@@ -77,7 +77,7 @@ def test_what_nobody_asks_for_any_more_is_forgotten(monkeypatch: pytest.MonkeyPa
                 assert ref.task_id in tasks
                 world.complete(agent, ref)
     assert len(world.state.fleet.reaches) <= 5
-    assert all(len(reaches) <= 5 for reaches in world.state.fleet.of_agent.values())
+    assert all(len(agent.reaches) <= 5 for agent in world.state.agents.values())
     assert len(world.state.queue.classes) <= 2
     assert len(world.state.queue.needs) <= 2
 

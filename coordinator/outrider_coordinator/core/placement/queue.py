@@ -210,9 +210,7 @@ class ReadyQueue:
         self.active -= need.waiting > 0
 
     def wake(self, need: Need) -> None:
-        """Somebody may be able to take a task of this need."""
-        if need.is_awake:
-            return
+        """Somebody may be able to take a task of this need, which sleeps."""
         need.is_awake = True
         self.active += need.waiting > 0
         parked, need.parked = need.parked, []
