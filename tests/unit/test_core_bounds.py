@@ -18,6 +18,7 @@ from outrider_coordinator.core.events import (
     Ticked,
 )
 from outrider_coordinator.core.limits import deadlock
+from outrider_coordinator.core.limits.scopes import overlap
 from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.placement import fleet, queue, strategies
 from outrider_coordinator.core.settings import CoreSettings
@@ -136,8 +137,7 @@ def test_a_line_is_asked_back_as_far_as_there_is_room(slots: int, count: int, ex
     """The last of the line first, one for each free slot elsewhere, and none twice."""
     world, _, tasks = lined_up(slots, count)
     assert revoked(world) == tasks[::-1][:expected]
-    world.wait(1)
-    world.do(Ticked())
+    world.submit(kind="m:other", demands=zone("nowhere"))
     assert len(revoked(world)) == expected
 
 
@@ -157,6 +157,17 @@ def test_room_is_filled_from_the_longest_line_of_those_that_are_there() -> None:
     assert {send.agent_id for send in world.sent if isinstance(send, PushRevoke)} == {"b"}
 
 
+def test_one_line_fills_the_room_of_several_agents() -> None:
+    """When the first free agent has enough the next one is given the rest."""
+    world, _, tasks = lined_up(0, 4)
+    assert revoked(world) == []
+    world.now_us += 1
+    world.state.agents["b"].slots = 1
+    world.state.fleet.changed(world.state.agents["b"])
+    world.connect("c", 2)
+    assert revoked(world) == tasks[::-1][:3]
+
+
 def test_a_line_gives_back_nothing_that_only_fits_there() -> None:
     """What waits for a label stays; what is behind it may go."""
     world = World()
@@ -168,6 +179,33 @@ def test_a_line_gives_back_nothing_that_only_fits_there() -> None:
     world.submit(2, demands=zone("x"))
     world.connect("b", 4)
     assert revoked(world) == [free]
+
+
+# --- globs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("a**b", "a*xb", True),
+        ("a***b", "c*", False),
+        ("[!a-fc-d]", "e", False),
+        ("[!a-fc-d]", "g", True),
+        ("[!b-ca]", "a", False),
+        ("[]x]", "]", True),
+        ("[!]x]", "]", False),
+        ("[z-a]", "z", False),
+        ("[ab", "[ab", True),
+        ("[ab", "a", False),
+        ("web:src/*", "api:src/x", False),
+        ("src/", "src/a/b", True),
+        ("./src//x", "src/x", True),
+    ],
+)
+def test_globs_meet_where_some_path_is_in_both(left: str, right: str, expected: bool) -> None:
+    """Stars that touch are one star; sets, ranges and what they leave out; repositories; slashes."""
+    assert overlap(left, right) is expected
+    assert overlap(right, left) is expected
 
 
 # --- preemption ------------------------------------------------------------------------------------------------------

@@ -183,6 +183,7 @@ def test_a_class_is_forgotten_with_its_last_strand(monkeypatch: pytest.MonkeyPat
         for one in demands:
             world.submit(2, demands=one, submitter=submitter)
     agent = world.connect("a", 9)
+    assert len(world.state.queue.needs) == 1
     for _ in range(4):
         for task in held(world, agent):
             world.complete(agent, world.ref(agent, task))

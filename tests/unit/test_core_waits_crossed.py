@@ -125,6 +125,14 @@ def test_two_waits_over_their_budget_stop_an_attempt_once() -> None:
     assert [wait.expired_on for wait in world.state.tasks[task].waits] == ["a", ""]
 
 
+def test_the_time_of_a_wait_that_was_answered_ends_nothing() -> None:
+    """An external wait that was resolved by hand is not resolved again by its retry time."""
+    world, agent, ref = blocked("external", system="ci", retry_us=11 * SECOND_US)
+    answer(world, ref.task_id)
+    world.wait(15)
+    assert len(agent.answers) == 1
+
+
 def test_a_budget_is_that_of_the_wait_that_is_there() -> None:
     """Asked again, a wait lasts from then on: the end of the first one's budget ends nothing."""
     world = World()

@@ -323,9 +323,9 @@ class ReadyQueue:
         group: TaskClass = strand.group
         if len(self.classes) <= CLASSES_KEPT and len(group.strands) <= LANES_KEPT:
             return
-        if group.strands.pop(strand.place, None) is not None:
-            strand.lane.strands -= 1
-        if group.strands or self.classes.get(group.key) is not group:
+        del group.strands[strand.place]
+        strand.lane.strands -= 1
+        if group.strands:
             return
         del self.classes[group.key]
         self.held.pop(group.key, None)
