@@ -23,7 +23,7 @@ from typing import NamedTuple
 import hypothesis
 import pytest
 
-from mutation import mutants, trial
+from mutation import mutants, trial, typed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "outrider_coordinator.core"
@@ -35,6 +35,11 @@ FOLDERS = ("unit", "property", "transcripts", "sim")
 SIGNS = re.compile(r"outrider_coordinator\.core|support\.\w+_world|transcript|run_seed")
 #: Not of the core, though they import some of it: they start threads, stores or processes.
 LEFT_OUT = re.compile(r"test_(engine|journal|store_thread|watch_hub|quarantine|dispatch_spans|two_stores|planted|tiny)")
+
+
+#: No test noticed it, and mypy refuses it.
+TYPED = "typed"
+GOOD = (trial.NOTICED, TYPED)
 
 
 class Verdict(NamedTuple):
@@ -86,21 +91,21 @@ def report(verdicts: list[Verdict], known: set[tuple[str, str, str]]) -> None:
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
     left = []
     for verdict in verdicts:
-        is_explained = verdict.verdict != trial.NOTICED and verdict.name in known
+        is_explained = verdict.verdict not in GOOD and verdict.name in known
         by_module[verdict.module]["explained" if is_explained else verdict.verdict] += 1
-        if verdict.verdict != trial.NOTICED and not is_explained:
+        if verdict.verdict not in GOOD and not is_explained:
             left.append(verdict)
-    columns = (trial.NOTICED, "explained", trial.SURVIVED, trial.UNREACHED)
+    columns = (trial.NOTICED, TYPED, "explained", trial.SURVIVED, trial.UNREACHED)
     print(f"{'module':<26} {'mutants':>8} " + " ".join(f"{column:>10}" for column in columns) + f" {'score':>7}")
     for module, counts in [*sorted(by_module.items()), ("all", sum(by_module.values(), Counter()))]:
         total = sum(counts.values())
-        score = 100 * counts[trial.NOTICED] / max(1, total - counts["explained"])
+        score = 100 * (counts[trial.NOTICED] + counts[TYPED]) / max(1, total - counts["explained"])
         print(
             f"{module:<26} {total:>8} " + " ".join(f"{counts[column]:>10}" for column in columns) + f" {score:>6.1f}%"
         )
     (PLACE / "survivors.txt").write_text("".join(f"{_told(verdict)}\n" for verdict in left))
     print(f"survivors without a reason: {len(left)}, in {PLACE / 'survivors.txt'}")
-    stale = known - {verdict.name for verdict in verdicts if verdict.verdict != trial.NOTICED}
+    stale = known - {verdict.name for verdict in verdicts if verdict.verdict not in GOOD}
     covered = set(by_module)
     for function, before, after in sorted(stale):
         if any(function.startswith(f"{module}.") for module in covered):
@@ -118,13 +123,9 @@ def run(
     arguments: argparse.Namespace,
 ) -> None:
     """Try the mutants of these modules, but for those noticed already; ``keep`` is given what is known so far."""
-    made, found = [], []
-    for mutant in (mutant for file, module in modules for mutant in mutants.of_module(file, module)):
-        name = f"{mutant.module.removeprefix(PACKAGE + '.')}.{mutant.function}", mutant.before, mutant.after
-        if name in noticed:
-            found.append(noticed[name])
-        else:
-            made.append(mutant)
+    every = [mutant for file, module in modules for mutant in mutants.of_module(file, module)]
+    made = [mutant for mutant in every if _name(mutant) not in noticed]
+    found = [noticed[_name(mutant)] for mutant in every if _name(mutant) in noticed]
     before, began_s = len(found), time.monotonic()
 
     def told(mutant: mutants.Mutant, verdict: str, by: str) -> None:
@@ -146,7 +147,21 @@ def run(
     if pytest.main(options, plugins=[court]) != 0:
         sys.exit("the tests do not pass without mutants")
     store.write_text(json.dumps(court.durations_s, indent=1))
-    keep(found)
+    keep(look_at_types(found, {_name(mutant): mutant for mutant in made}))
+
+
+def look_at_types(found: list[Verdict], made: dict[tuple[str, str, str], mutants.Mutant]) -> list[Verdict]:
+    """The same verdicts, those that tests did not notice and mypy refuses marked as such."""
+    left = [verdict for verdict in found if verdict.verdict == trial.SURVIVED and verdict.name in made]
+    place = PLACE / "typed"
+    place.mkdir(exist_ok=True)
+    wrong = typed.refused([made[verdict.name] for verdict in left], ROOT, place)
+    refused = {left[number].name for number in wrong}
+    return [verdict._replace(verdict=TYPED) if verdict.name in refused else verdict for verdict in found]
+
+
+def _name(mutant: mutants.Mutant) -> tuple[str, str, str]:
+    return f"{mutant.module.removeprefix(PACKAGE + '.')}.{mutant.function}", mutant.before, mutant.after
 
 
 def main() -> None:
