@@ -48,7 +48,7 @@ class Listener(Protocol):
     def worker_said(self, worker_id: int, said: list[messages.FromWorker]) -> None:
         """Messages in order."""
 
-    def worker_gone(self, worker_id: int, running_key: int, how: str, *, by_lease: bool) -> None:
+    def worker_gone(self, worker_id: int, running_key: int, how: str, *, by_lease: bool = False) -> None:
         """The process has ended while it ran ``running_key`` (0: none); ``how`` completes "the worker ...".
 
         ``by_lease``: it says that it ended itself, because the lease was over.

@@ -230,7 +230,7 @@ class Runner:
                 self._outlet.span(message)
         self._wake()
 
-    def worker_gone(self, worker_id: int, running_key: int, how: str, *, by_lease: bool) -> None:
+    def worker_gone(self, worker_id: int, running_key: int, how: str, *, by_lease: bool = False) -> None:
         """A worker died: the attempt it ran has failed, the others behind it go elsewhere."""
         if worker_id in self.board.workers:
             now_us = clock.boot_us()
