@@ -24,6 +24,8 @@ from outrider_coordinator.core.states import (
 )
 from outrider_coordinator.core.trust.samples import Window
 
+_CANCELLING = TaskState.CANCELLING
+
 
 class Trace(NamedTuple):
     """W3C trace context of the submit; empty strings when nobody traces."""
@@ -198,7 +200,7 @@ class Task:
     @property
     def cancel_requested(self) -> bool:
         """Whether a committed cancel decides the outcome."""
-        return self.state is TaskState.CANCELLING
+        return self.state is _CANCELLING
 
     def set_wait(self, wait: Wait) -> None:
         """Add a wait, or put it in place of the one with its key."""
@@ -364,7 +366,7 @@ class Agent:
     went elsewhere while it was out of contact; nobody knows yet whether they took its machine down. ``takeovers``
     are the times when another process took its name, of which too many make it ``is_quarantined``.
     ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
-    its last one.
+    its last one, ``reaches`` where it stands in the indexes of the fleet (`fleet.Reach`).
     """
 
     id: str
@@ -416,6 +418,7 @@ class Agent:
     is_quarantined: bool = False
     takeovers: list[int] = field(default_factory=list)
     drain_us: int = 0
+    reaches: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id
