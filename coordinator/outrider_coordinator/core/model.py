@@ -94,7 +94,8 @@ class Wait:
 
     ``kind`` is dependency, resource, external, complexity or clarification. ``body`` is the BlockedReason,
     ``resolution`` the Resolution, serialized. ``opened_us`` is when it was reported, ``expires_us`` the end of its
-    budget, 0 for none; ``expired_on`` names the agent on which that came. ``additional_us`` is what a complexity wait
+    budget, 0 for none; ``expired_on`` names the agent on which that came, ``moved_from`` those on which it came to
+    earlier attempts that asked the same, in their order. ``additional_us`` is what a complexity wait
     asks for, ``granted_us`` what the task has been granted in all, this wait included.
     ``claim`` is what a resource wait is for, ``held_by`` the number of the attempt that got it, 0 while none did.
     """
@@ -116,6 +117,7 @@ class Wait:
     additional_us: int = 0
     granted_us: int = 0
     held_by: int = 0
+    moved_from: tuple[str, ...] = ()
 
     @property
     def is_resolved(self) -> bool:

@@ -129,6 +129,7 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         wait.additional_us,
         wait.granted_us,
         wait.held_by,
+        wait.moved_from,
     )
 
 

@@ -93,7 +93,8 @@ def class_key(task: Task) -> ClassKey:
 
 def _elsewhere(task: Task) -> Demands:
     """The task's demands, rather anywhere else than where it failed or where one of its waits ran out of time."""
-    avoided = {wait.expired_on for wait in task.waits}.union(task.failed_on) - {""}
+    expired = (agent_id for wait in task.waits for agent_id in (wait.expired_on, *wait.moved_from))
+    avoided = {*task.failed_on, *expired} - {""}
     left = tuple((agent_id, -100) for agent_id in sorted(avoided))
     demands = task.spec.demands
     return demands._replace(affinities=demands.affinities + left) if left else demands
