@@ -29,12 +29,10 @@ def refused(found: Sequence[Mutant], root: Path, place: Path) -> set[int]:
     shutil.copytree(root / "coordinator", place / "coordinator", ignore=skip)
     if not (place / "outrider").exists():
         (place / "outrider").symlink_to(root / "outrider")
-    by_file: dict[str, list[int]] = defaultdict(list)
+    by_file: dict[str, dict[int, Mutant]] = defaultdict(dict)
     for number, mutant in enumerate(found):
-        by_file["coordinator/" + mutant.module.replace(".", "/") + ".py"].append(number)
-    spans = {
-        file: _grow(place / file, [(number, found[number]) for number in numbers]) for file, numbers in by_file.items()
-    }
+        by_file["coordinator/" + mutant.module.replace(".", "/") + ".py"][number] = mutant
+    spans = {file: _grow(place / file, mutants) for file, mutants in by_file.items()}
     command = [sys.executable, "-m", "mypy", "--config-file", str(root / "pyproject.toml"), "--no-error-summary"]
     command += ["--cache-dir", str(place / "cache"), "--show-error-codes", *by_file]
     environment = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
