@@ -170,7 +170,7 @@ class Faults:
         if machine.disk.has_image:
             machine.lose_power(for_us)
             machine.disk.roll_back()
-            self._world.marks.saw("fault:rolled back")
+            self._world.marks.saw("saw:disk rolled back")
         else:
             machine.disk.take_image()
 

@@ -143,6 +143,15 @@ class Witness:
         assert view is not None
         view.cancel_is_promised = True
 
+    def run_cancelled(self, run_id: str) -> None:
+        """A client was told that what was open of a run is cancelled."""
+        self.marks.saw("saw:run cancelled")
+        for task_id in self.records.runs.runs[run_id].members.values():
+            state = self.records.tasks[task_id].state
+            self.marks.demand("I14", state >= 6, "run {} is cancelled, its task {} is not", run_id, task_id)
+            if state == 6:
+                self.cancel_accepted(task_id)
+
     # --- agents ----------------------------------------------------------------------------------------------------
 
     def dropped(self, outbox_id: str, seq: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from outrider.v1 import task_pb2 as pb
 from outrider_coordinator.core import records
 from sim.oracle_limits import LimitJudge
+from sim.oracle_runs import SUCCESS, Edge, RunJudge
 from sim.verdicts import Marks
 
 PENDING, QUEUED, ASSIGNED, RUNNING, BLOCKED, CANCELLING = 1, 2, 3, 4, 5, 6
@@ -27,13 +28,15 @@ _SKIPPED_EVENT = 14
 class TaskView:
     """A task as committed: its spec as submitted, its attempts by number."""
 
-    __slots__ = ("attempts", "body", "cancel_is_promised", "dependency_ids", "error", "id", "outcome", "reason")
-    __slots__ += ("run_id", "skips", "spec", "state")
+    __slots__ = ("attempts", "body", "cancel_is_promised", "edges", "error", "id", "outcome", "reason")
+    __slots__ += ("run_id", "skips", "spec", "state", "was_over")
 
     def __init__(self, row: records.InsertTask) -> None:
         self.id, self.run_id = row.id, row.run_id
         self.spec = pb.TaskSpec.FromString(row.body)
-        self.dependency_ids = row.dependency_ids
+        conditions = row.dependency_conditions or (SUCCESS,) * len(row.dependency_ids)
+        self.edges = tuple(map(Edge, row.dependency_ids, conditions))
+        self.was_over = False
         self.attempts: dict[int, records.PutAttempt] = {}
         self.cancel_is_promised = False
         self.skips = 0
@@ -67,6 +70,7 @@ class RecordJudge:
         self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
         self.open_count = 0
         self._limits = LimitJudge(marks)
+        self.runs = RunJudge(marks, self.tasks)
         self.cursor = 0
 
     def durable(self, rows: Sequence[Any]) -> list[records.PutAttempt]:
@@ -84,12 +88,16 @@ class RecordJudge:
                 self._attempt(row, touched, made, lost)
             else:
                 self._other(row)
+        self.runs.entered(rows)
         for view in touched.values():
             self._judge_task(view)
         for attempt in made:
             self._judge_offer(attempt)
             if self.tasks[attempt.task_id].spec.limits or self.tasks[attempt.task_id].spec.write_scopes:
                 self._limits.judge(self.tasks, attempt)
+        self.runs.stepped(touched, made, [row for row in rows if type(row) is records.InsertEvent])
+        for view in touched.values():
+            view.was_over = view.state in TERMINAL
         return made
 
     # --- rows ------------------------------------------------------------------------------------------------------
@@ -191,24 +199,10 @@ class RecordJudge:
             demand("I3", counted <= allowed, "task {} counts {} tries of {}", view.id, counted, allowed)
         if view.cancel_is_promised and view.state in TERMINAL:
             demand("I14", view.state == CANCELLED, "task {} ends {} after its cancel", view.id, view.state)
-        if view.state == SKIPPED:
-            demand("I18", self._has_cause(view), "task {} is skipped without a cause", view.id)
-
-    def _has_cause(self, view: TaskView) -> bool:
-        return any(self.is_refuted(dependency_id) for dependency_id in view.dependency_ids)
-
-    def is_refuted(self, dependency_id: str) -> bool:
-        """Whether this dependency can never hold any more."""
-        known = self.tasks.get(dependency_id)
-        return known is not None and known.state in TERMINAL and known.state != SUCCEEDED
 
     def holds(self, view: TaskView) -> bool:
-        """Whether all dependencies of a task hold, as committed."""
-        for dependency_id in view.dependency_ids:
-            known = self.tasks.get(dependency_id)
-            if known is None or known.state != SUCCEEDED:
-                return False
-        return True
+        """Whether everything that a task comes after has ended as asked, as committed."""
+        return self.runs.holds(view)
 
     def _judge_offer(self, attempt: records.PutAttempt) -> None:
         demand = self.marks.demand

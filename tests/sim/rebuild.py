@@ -28,6 +28,10 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("State", "now_us"): "time goes on",
     ("State", "timers"): "set again from what is due",
     ("State", "timer_next"): "only orders timers",
+    (
+        "State",
+        "errands",
+    ): "begun anew from what the rows leave undecided; what a run that stops has decided stays",
     ("State", "offers"): "what is in doubt is asked for by the next Hello",
     ("State", "queue"): "compared as the order in which it would be emptied",
     ("State", "durations_us"): "learned again",

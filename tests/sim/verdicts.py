@@ -6,6 +6,21 @@ from collections import Counter
 
 INVARIANTS = tuple(f"I{number}" for number in range(1, 22))
 LIVENESS = ("ends", "online", "empty", "quiet")
+#: What must have come to pass somewhere, beside features and faults that were turned on.
+SEEN = (
+    "queue full",
+    "disk rolled back",
+    "tasks added to a run",
+    "run cancelled",
+    "run done again",
+    "task done again",
+    "run failed fast",
+    "run bounded",
+    "milestone reached",
+    "task skipped for an unmet condition",
+    "task skipped for a failure",
+    "task of a later phase offered",
+)
 
 
 class Broken(AssertionError):

@@ -67,8 +67,9 @@ class World:
                 self.faults.do(item.kind, item.data)
         elif item.kind == "submit":
             self.clients.submit({"tasks": [self._resolved(task) for task in item.data["tasks"]]})
-        elif item.kind == "run":
-            self.clients.submit_run({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
+        elif "tasks" in item.data:
+            ask = self.clients.submit_run if item.kind == "run" else self.clients.add_tasks
+            ask({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
         else:
             getattr(self.clients, item.kind)(item.data)
 
