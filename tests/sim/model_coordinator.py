@@ -146,7 +146,7 @@ class Process:
         self._take(effects)
         self._arm_timer()
         if witness.is_rebuild_due():
-            witness.rebuilt(self.state, [*self._pending_rows()], self.store.tables)
+            witness.rebuilt(self.state, [*self.pending_rows()], self.store.tables)
 
     def _take(self, effects: Effects) -> None:
         made = rows(effects)
@@ -174,7 +174,7 @@ class Process:
         self.kernel.tell("coordinator", "stops: a commit failed")
         self._failed()
 
-    def _pending_rows(self) -> list[Any]:
+    def pending_rows(self) -> list[Any]:
         flight = self._releases.in_flight
         batches = ([flight] if flight is not None else []) + list(self._releases.waiting)
         return [row for batch in batches for row in batch.rows]

@@ -69,12 +69,12 @@ class RecordJudge:
         self.evidence: set[tuple[str, str, int]] = set()
         self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
         self.open_count = 0
-        self._limits = LimitJudge(marks)
+        self.limits = LimitJudge(marks)
         self.runs = RunJudge(marks, self.tasks)
         self.cursor = 0
 
-    def durable(self, rows: Sequence[Any]) -> list[records.PutAttempt]:
-        """One step became durable. Returns attempts that it made."""
+    def durable(self, rows: Sequence[Any], now_us: int) -> list[records.PutAttempt]:
+        """A step became durable that was made at ``now_us``. Returns attempts that it made."""
         touched: dict[str, TaskView] = {}
         made: list[records.PutAttempt] = []
         lost: list[tuple[records.PutAttempt, records.PutAttempt]] = []
@@ -93,8 +93,7 @@ class RecordJudge:
             self._judge_task(view)
         for attempt in made:
             self._judge_offer(attempt)
-            if self.tasks[attempt.task_id].spec.limits or self.tasks[attempt.task_id].spec.write_scopes:
-                self._limits.judge(self.tasks, attempt)
+        self.limits.judge(now_us)
         self.runs.stepped(touched, made, [row for row in rows if type(row) is records.InsertEvent])
         for view in touched.values():
             view.was_over = view.state in TERMINAL
@@ -154,8 +153,7 @@ class RecordJudge:
             live.add(row[:2])
         else:
             live.discard(row[:2])
-        if view.spec.limits or view.spec.write_scopes:
-            self._limits.note(view, row, is_live=row.state in LIVE)
+        self.limits.attempt(view.spec, row, is_live=row.state in LIVE, is_new=known is None)
 
     def _other(self, row: Any) -> None:
         if isinstance(row, records.PutAgent):
@@ -174,7 +172,10 @@ class RecordJudge:
         elif isinstance(row, records.DeleteBreaker):
             self.breakers.pop(row[:3], None)
         elif isinstance(row, records.PutLimit | records.DeleteLimit):
-            self._limits.define(row)
+            self.limits.define(row)
+        elif isinstance(row, records.PutWait):
+            attempt = self.tasks[row.task_id].attempts.get(row.held_by)
+            self.limits.wait(row, is_live=attempt is not None and attempt.state in LIVE)
         elif isinstance(row, records.DeleteAgent):
             self.agents.pop(row.id, None)
             self.breakers = {key: known for key, known in self.breakers.items() if key[0] != row.id}

@@ -20,6 +20,12 @@ SEEN = (
     "task skipped for an unmet condition",
     "task skipped for a failure",
     "task of a later phase offered",
+    "lock taken",
+    "shared lock taken",
+    "semaphore taken",
+    "rate used",
+    "limit held by who waited for it",
+    "deadlock told",
 )
 
 

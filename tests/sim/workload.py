@@ -67,6 +67,7 @@ FEATURES = (
     "tasks_added",
     "runs_cancelled",
     "again",
+    "waits_resource",
 )
 
 
@@ -237,7 +238,7 @@ class _Maker:
             steps += [["progress", 0.5], ["run", self._duration()]]
         if self._chance("logs"):
             steps += [["log", "output"], ["run", self._duration()]]
-        for kind in ("dependency", "external", "complexity", "clarification"):
+        for kind in ("dependency", "external", "complexity", "clarification", "resource"):
             if self._chance(f"waits_{kind}", 0.2):
                 steps += [self._block(kind), ["run", self._duration()]]
         if self._chance("crashing", 0.12):
@@ -262,6 +263,11 @@ class _Maker:
         if kind == "dependency":
             facts["required_task"] = dice.randrange(1, self._made + 1)
             patience_us = patience_us or 20 * S
+        elif kind == "resource":
+            facts["resource"] = dice.choice(("lock", "other", "semaphore", "rate"))
+            facts["resource_shared"] = facts["resource"] in ("lock", "other") and dice.random() < 0.3
+            facts["fails_if_refused"] = dice.random() < 0.5
+            return ["block", "dependency", f"resource-{dice.randrange(2)}", patience_us, facts]
         elif kind == "external":
             facts |= {"system": "api:x", "issue": "busy", "retry_after_us": dice.choice((1, 4)) * S}
         elif kind == "complexity":
