@@ -28,6 +28,7 @@ from sim.observer import Witness
 from sim.oracle_runs import Edge, Node, Wanted
 from sim.requests import Call, ModelIds, task_spec
 from sim.run_clients import RunClients
+from sim.schedule_clients import ScheduleClients
 
 
 class Clients:
@@ -48,6 +49,8 @@ class Clients:
         self.converter = Converter(ModelIds(), SpecReader(1 << 20))  # type: ignore[arg-type]  # ids of our own
         self._runs = RunClients(self)
         self.submit_run, self.add_tasks = self._runs.submit, self._runs.add
+        self.schedules = ScheduleClients(self)
+        self.create_schedule, self.order_schedule = self.schedules.create, self.schedules.order
         self.cancel_run, self.retry = self._runs.cancel, self._runs.retry
 
     # --- submits ---------------------------------------------------------------------------------------------------

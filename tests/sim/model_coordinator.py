@@ -29,6 +29,7 @@ from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import Event, new_state, next_due_us, step
 from outrider_coordinator.release import ReleaseQueue
+from outrider_coordinator.rpc.schedule_specs import stored_schedule
 from outrider_coordinator.rpc.specs import stored_spec
 from outrider_coordinator.store.load import restore
 from sim.kernel import Kernel, Pausable
@@ -87,8 +88,10 @@ class Process:
         self._loading: dict[int, deque[Any]] = {}
         self._random = kernel.stream("coordinator")
         epoch = store.open()
-        self.state: State = new_state(settings, coordinator_epoch=epoch, now_us=self.now_us())
-        recovered = restore(self.state, store.tables, read_spec)  # type: ignore[arg-type]  # reads like a Reader
+        self.state: State = new_state(
+            settings, coordinator_epoch=epoch, now_us=self.now_us(), seed=self._random.getrandbits(64)
+        )
+        recovered = restore(self.state, store.tables, read_spec, stored_schedule)  # type: ignore[arg-type]  # reads like a Reader
         if epoch == 1:
             self.state.requests.is_complete = True
         kernel.tell("coordinator", "started", epoch, len(self.state.tasks))

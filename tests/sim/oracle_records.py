@@ -13,6 +13,7 @@ from outrider.v1 import task_pb2 as pb
 from outrider_coordinator.core import records
 from sim.oracle_limits import LimitJudge
 from sim.oracle_runs import SUCCESS, Edge, RunJudge
+from sim.oracle_schedules import ScheduleJudge
 from sim.verdicts import Marks
 
 PENDING, QUEUED, ASSIGNED, RUNNING, BLOCKED, CANCELLING = 1, 2, 3, 4, 5, 6
@@ -71,6 +72,7 @@ class RecordJudge:
         self.open_count = 0
         self.limits = LimitJudge(marks)
         self.runs = RunJudge(marks, self.tasks)
+        self.schedules = ScheduleJudge(marks, self)
         self.cursor = 0
 
     def durable(self, rows: Sequence[Any], now_us: int) -> list[records.PutAttempt]:
@@ -88,6 +90,7 @@ class RecordJudge:
                 self._attempt(row, touched, made, lost)
             else:
                 self._other(row)
+        self.schedules.entered(rows)
         self.runs.entered(rows)
         for view in touched.values():
             self._judge_task(view)
@@ -95,6 +98,7 @@ class RecordJudge:
             self._judge_offer(attempt)
         self.limits.judge(now_us)
         self.runs.stepped(touched, made, [row for row in rows if type(row) is records.InsertEvent])
+        self.schedules.stepped(rows, now_us)
         for view in touched.values():
             view.was_over = view.state in TERMINAL
         return made

@@ -14,6 +14,7 @@ from outrider_coordinator.core import records
 from sim.verdicts import Marks
 
 SUCCESS, FAILURE, ALWAYS = 1, 2, 3
+FAIL_FAST = 2
 SUCCEEDED, FAILED, CANCELLED, EXPIRED, SKIPPED = 7, 8, 9, 10, 11
 TERMINAL = frozenset((SUCCEEDED, FAILED, CANCELLED, EXPIRED, SKIPPED))
 A_BLOCKED = 4
@@ -48,6 +49,21 @@ class Wanted:
     max_parallel: int = 0
     is_sequential: bool = False
     known: Mapping[str, str] = field(default_factory=dict)
+
+
+def nodes_of(spec: Any) -> dict[str, Node]:
+    """The tasks of a RunSpec, or of an AddTasksRequest."""
+    nodes = {}
+    for task in spec.tasks:
+        edges = [Edge(key, SUCCESS) for key in task.after_keys]
+        edges += [Edge(edge.key, edge.condition or SUCCESS) for edge in task.after]
+        nodes[task.key] = Node(tuple(edges), task.phase, task.milestone)
+    return nodes
+
+
+def wanted_of(spec: Any) -> Wanted:
+    """What a RunSpec asks for."""
+    return Wanted(nodes_of(spec), spec.failure_policy == FAIL_FAST, spec.max_parallel, spec.sequential)
 
 
 class RunView:
@@ -88,7 +104,12 @@ class RunJudge:
         for row in rows:
             if type(row) is records.InsertRunPart:
                 self._part(row)
-            elif type(row) is records.InsertTask and not row.run_id and row.request_id in self.wanted:
+            elif (
+                type(row) is records.InsertTask
+                and not row.run_id
+                and row.request_id in self.wanted
+                and "" in self.wanted[row.request_id].nodes
+            ):
                 self._place(row.id, self.wanted[row.request_id].nodes[""].edges)
 
     def _part(self, row: records.InsertRunPart) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from outrider.v1 import task_pb2
+from outrider.v1 import run_service_pb2, task_pb2
 
 if TYPE_CHECKING:
     from sim.clients import Clients
@@ -73,6 +73,23 @@ class Call:
         if self._lost in process.waiting_calls:
             process.waiting_calls.remove(self._lost)
         then()
+
+
+def run_spec(data: Mapping[str, Any]) -> run_service_pb2.RunSpec:
+    """A graph on the wire; each key is made of the task's number."""
+    spec = run_service_pb2.RunSpec(
+        title="run",
+        failure_policy=run_service_pb2.RunFailurePolicy.ValueType(2 if data.get("fails_fast") else 0),
+        max_parallel=data.get("max_parallel", 0),
+        sequential=data.get("sequential", False),
+    )
+    for task in data["tasks"]:
+        message = spec.tasks.add(key=f"k{task['number']}", spec=task_spec(task), phase=task.get("phase", 0))
+        message.after_keys.extend(task.get("after_keys", ()))
+        message.milestone = task.get("milestone", "")
+        for key, condition in task.get("after_if", ()):
+            message.after.add(key=key, condition=condition)
+    return spec
 
 
 def task_spec(task: Mapping[str, Any]) -> task_pb2.TaskSpec:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from outrider.errors import IllegalTransition
-from outrider.v1 import run_service_pb2
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import RunCancelRequested, RunSubmitted, TasksAdded, TasksSubmitted
 from outrider_coordinator.core.runs import graph
@@ -20,8 +19,8 @@ from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.rpc import run_retry
 from outrider_coordinator.rpc.convert import policies
 from outrider_coordinator.store.reader import RunRecord
-from sim.oracle_runs import Edge, Node, Wanted
-from sim.requests import Call, task_spec
+from sim.oracle_runs import Edge, Node, Wanted, wanted_of
+from sim.requests import Call, run_spec
 
 if TYPE_CHECKING:
     from sim.clients import Clients
@@ -41,17 +40,9 @@ class RunClients:
     def submit(self, data: Mapping[str, Any]) -> None:
         """One graph."""
         tasks, number = data["tasks"], data["tasks"][0]["number"]
-        spec = run_service_pb2.RunSpec(
-            title="run",
-            tasks=_messages(tasks),
-            failure_policy=run_service_pb2.RunFailurePolicy.ValueType(2 if data.get("fails_fast") else 0),
-            max_parallel=data.get("max_parallel", 0),
-            sequential=data.get("sequential", False),
-        )
+        spec = run_spec(data)
         request_id = f"run-{number}"
-        self._judge.wanted[request_id] = Wanted(
-            _nodes(tasks), data.get("fails_fast", False), spec.max_parallel, spec.sequential
-        )
+        self._judge.wanted[request_id] = wanted_of(spec)
         digest = _digest(spec.SerializeToString(deterministic=True))
         is_good = not data.get("cyclic", False)
         how = policies(spec, "run")
@@ -81,9 +72,9 @@ class RunClients:
         if run_id is None:
             return
         self._marks.saw("saw:tasks added to a run")
-        spec = run_service_pb2.RunSpec(tasks=_messages(tasks))
+        spec = run_spec({"tasks": tasks})
         request_id = f"add-{tasks[0]['number']}"
-        self._judge.wanted[request_id] = Wanted(_nodes(tasks))
+        self._judge.wanted[request_id] = wanted_of(spec)
         digest = _digest(run_id.encode() + spec.SerializeToString(deterministic=True))
         parent = self._clients.ids.get(data.get("parent", 0), "")
 
@@ -224,33 +215,6 @@ def run_record(process: Process, run_id: str) -> RunRecord:
     put = process.store.tables.put
     parts = [row for key, row in sorted(put["RunPart"].items()) if key[0] == run_id]
     return RunRecord(put["Run"][(run_id,)], [], 0, 0, 0, parts)
-
-
-def _messages(tasks: Sequence[Mapping[str, Any]]) -> list[run_service_pb2.RunTask]:
-    """Tasks of a graph on the wire; each key is made of the task's number."""
-    made = []
-    for task in tasks:
-        message = run_service_pb2.RunTask(
-            key=f"k{task['number']}",
-            spec=task_spec(task),
-            after_keys=task.get("after_keys", ()),
-            phase=task.get("phase", 0),
-            milestone=task.get("milestone", ""),
-        )
-        for key, condition in task.get("after_if", ()):
-            message.after.add(key=key, condition=condition)
-        made.append(message)
-    return made
-
-
-def _nodes(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Node]:
-    """The same, as the oracle is told it."""
-    nodes = {}
-    for task in tasks:
-        edges = [Edge(key, 1) for key in task.get("after_keys", ())]
-        edges += [Edge(key, condition) for key, condition in task.get("after_if", ())]
-        nodes[f"k{task['number']}"] = Node(tuple(edges), task.get("phase", 0), task.get("milestone", ""))
-    return nodes
 
 
 def _digest(body: bytes) -> bytes:

@@ -26,6 +26,11 @@ SEEN = (
     "rate used",
     "limit held by who waited for it",
     "deadlock told",
+    "schedule made",
+    "schedule fired",
+    "schedule replaced its work",
+    "time of a schedule skipped",
+    "time of a schedule waited",
 )
 
 

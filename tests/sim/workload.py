@@ -68,6 +68,7 @@ FEATURES = (
     "runs_cancelled",
     "again",
     "waits_resource",
+    "schedules",
 )
 
 
@@ -129,6 +130,8 @@ class _Maker:
         items = [self._submit() for _ in range(dice.randrange(22, 52))]
         if self._on("runs"):
             items += [item for _ in range(dice.randrange(1, 4)) for item in self._run()]
+        if self._on("schedules"):
+            items += [item for number in range(dice.randrange(1, 4)) for item in self._schedule(f"s{number}")]
         if self._on("again"):
             items += [self._item("retry", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
         if self._on("cancels"):
@@ -178,6 +181,33 @@ class _Maker:
                 task["phase"] = 0
         first = self._item("run", **data)
         return [first, *self._to_run(first, tasks)]
+
+    def _schedule(self, name: str) -> list[Item]:
+        """Work by the clock, and what is done to it later."""
+        dice = self._dice
+        data: Task = {"name": name, "overlap": dice.randrange(5), "missed": dice.randrange(4)}
+        first = self._item("schedule", **data, **self._times())
+        later = [item for item in (self._to_schedule(name, first) for _ in range(dice.randrange(3))) if item]
+        return [first, *later]
+
+    def _times(self) -> Task:
+        """When a schedule fires, and what it submits."""
+        dice, now_us = self._dice, self._end_us
+        every_s = dice.choice((2, 3, 5, 10))
+        when = dice.choice(({"every_us": every_s * S}, {"cron": f"*/{every_s} * * * * *"}, {"at_us": now_us}))
+        tasks: list[Task] = []
+        for _ in range(dice.randrange(1, 4)):
+            tasks.append(self._member(tasks, 0))
+        for task in tasks:
+            task["spec"].pop("not_before_after_us", None)
+        return {"when": when, "tasks": tasks, "is_run": dice.random() < 0.4}
+
+    def _to_schedule(self, name: str, first: Item) -> Item:
+        dice, at_us = self._dice, first.at_us + self._dice.randrange(10 * S)
+        what = dice.choice(("pause", "resume", "delete", "replace"))
+        if what == "replace":
+            return Item(at_us, "schedule", {**first.data, **self._times(), "replace": True})
+        return Item(at_us, "order_schedule", {"name": name, "order": what})
 
     def _member(self, before: list[Task], phase: int) -> Task:
         """One task of a graph, after some of those before it whose phase is not a later one."""

@@ -21,6 +21,7 @@ from sim.streams import AgentStream
 from sim.verdicts import Marks
 
 PAUSED = 2
+PUNCTUAL_US = 12_000_000
 
 
 class World:
@@ -67,9 +68,13 @@ class World:
                 self.faults.do(item.kind, item.data)
         elif item.kind == "submit":
             self.clients.submit({"tasks": [self._resolved(task) for task in item.data["tasks"]]})
-        elif "tasks" in item.data:
-            ask = self.clients.submit_run if item.kind == "run" else self.clients.add_tasks
-            ask({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
+        elif item.kind in ("run", "add_tasks", "schedule"):
+            asks = {
+                "run": self.clients.submit_run,
+                "add_tasks": self.clients.add_tasks,
+                "schedule": self.clients.create_schedule,
+            }
+            asks[item.kind]({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
         else:
             getattr(self.clients, item.kind)(item.data)
 
@@ -135,7 +140,16 @@ class World:
                 machine.keeper.resume()
             machine.start()
             self.clients.order_agent({"agent": machine.plan.name, "order": "resume"})
+        self.kernel.after(PUNCTUAL_US, self._forget_schedules)
         self._care()
+
+    def _forget_schedules(self) -> None:
+        """Schedules have had some time in peace; now nothing new comes by itself any more."""
+        process = self.process
+        if process is not None and len(process.state.tasks) < process.state.settings.queue_depth_max // 2:
+            self.witness.records.schedules.judge_punctual(process.now_us())
+        self.clients.schedules.forget_all()
+        self.kernel.after(PUNCTUAL_US, self._forget_schedules)
 
     def _care(self) -> None:
         """People answer what is open and resume what is paused, again and again."""
