@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from outrider.v1 import run_service_pb2, task_pb2
 
@@ -97,10 +98,10 @@ def task_spec(task: Mapping[str, Any]) -> task_pb2.TaskSpec:
     spec = task_pb2.TaskSpec(title=f"task {task['number']}")
     if task.get("command"):
         spec.command.argv.append("work")
-        spec.command.stdin = json.dumps(task["scripts"]).encode()
+        spec.command.stdin = msgspec.json.encode(task["scripts"])
     else:
         spec.function.function = task.get("kind", "sim:work")
-        spec.function.arguments.data = json.dumps({"args": task["scripts"], "kwargs": {}}).encode()
+        spec.function.arguments.data = msgspec.json.encode({"args": task["scripts"], "kwargs": {}})
     for name, value in task.get("spec", {}).items():
         if name == "not_before_after_us":
             continue
