@@ -104,13 +104,10 @@ class RunJudge:
         for row in rows:
             if type(row) is records.InsertRunPart:
                 self._part(row)
-            elif (
-                type(row) is records.InsertTask
-                and not row.run_id
-                and row.request_id in self.wanted
-                and "" in self.wanted[row.request_id].nodes
-            ):
-                self._place(row.id, self.wanted[row.request_id].nodes[""].edges)
+            elif type(row) is records.InsertTask and not row.run_id:
+                wanted = self.wanted.get(row.request_id)
+                if wanted is not None and "" in wanted.nodes:
+                    self._place(row.id, wanted.nodes[""].edges)
 
     def _part(self, row: records.InsertRunPart) -> None:
         run = self.runs[row.run_id]

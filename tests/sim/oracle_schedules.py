@@ -30,7 +30,7 @@ class ScheduleView:
         self.first = row
         self.fired: list[int] = []
         self.uncounted = 0
-        #: No time was ever passed over without being counted: it was not paused, and no clock was stepped.
+        #: No time was ever passed over without being counted: it was not paused.
         self.is_strict = not row.is_paused
 
 
@@ -41,6 +41,7 @@ class ScheduleJudge:
         self.schedules: dict[str, ScheduleView] = {}
         self._marks = marks
         self._records = record_judge
+        self._is_steady = True
         self._asked: dict[str, list[pb.ScheduleSpec]] = {}
         self._seen: set[str] = set()
         #: Schedule, time and id of what was submitted in the step that is judged.
@@ -74,22 +75,24 @@ class ScheduleJudge:
         for row in rows:
             if type(row) is records.PutSchedule:
                 self._put(row)
-        for name, _, work_id in works:
+        for name, (_, _, work_id) in {work[0]: work for work in works}.items():
             row = self.schedules[name].row
-            self._marks.demand("I20", row.last_id == work_id, "schedule {} says {}, not {}", name, row.last_id, work_id)
+            self._marks.demand(
+                "times", row.last_id == work_id, "schedule {} says {}, not {}", name, row.last_id, work_id
+            )
 
     def _put(self, row: records.PutSchedule) -> None:
         view = self.schedules.get(row.name)
         demand = self._marks.demand
         if view is None or view.row.body != row.body or view.row.created_us != row.created_us:
             spec = pb.ScheduleSpec.FromString(row.body)
-            demand("I6", spec in self._asked[row.name], "schedule {} was never asked for", row.name)
+            demand("times", spec in self._asked[row.name], "schedule {} was never asked for", row.name)
             self.schedules[row.name] = ScheduleView(row)
             return
         fired = row.fired_count - view.row.fired_count
-        demand("I6", row.skipped_count >= view.row.skipped_count, "schedule {} forgets what it skipped", row.name)
+        demand("times", row.skipped_count >= view.row.skipped_count, "schedule {} forgets what it skipped", row.name)
         self._marks.saw("saw:time of a schedule skipped", row.skipped_count - view.row.skipped_count)
-        demand("I6", fired == view.uncounted, "schedule {} counts {} more, not {}", row.name, fired, view.uncounted)
+        demand("times", fired == view.uncounted, "schedule {} counts {} more, not {}", row.name, fired, view.uncounted)
         view.is_strict &= not row.is_paused
         view.row, view.uncounted = row, 0
         self._judge_count(view)
@@ -97,33 +100,36 @@ class ScheduleJudge:
     def _judge_count(self, view: ScheduleView) -> None:
         """Every time between its beginning and the next one was fired, was skipped, or waits."""
         row = view.row
-        if not view.is_strict or not view.spec.HasField("repeat_interval"):
+        if not (view.is_strict and self._is_steady) or not view.spec.HasField("repeat_interval"):
             return
         passed = (row.next_us - view.first.next_us) // view.spec.repeat_interval.ToMicroseconds()
         known = row.fired_count - view.first.fired_count + row.skipped_count - view.first.skipped_count
         known += row.queued_us > 0
-        self._marks.demand("I6", passed == known, "{} times of schedule {} passed, {} known", passed, row.name, known)
+        self._marks.demand(
+            "times", passed == known, "{} times of schedule {} passed, {} known", passed, row.name, known
+        )
 
     def _fired(self, view: ScheduleView, due_us: int, work_id: str, now_us: int) -> None:
         demand, row, name = self._marks.demand, view.row, f"schedule {view.row.name}, {due_us}"
         self._marks.saw("saw:schedule fired")
-        demand("I6", not view.fired or due_us > view.fired[-1], "{} comes again or late, after {}", name, view.fired)
-        demand("I14", not row.is_paused, "{} fires and is paused", name)
-        demand("I6", self._is_time(view, due_us), "{} is no time of it", name)
+        is_news = due_us not in view.fired and (not self._is_steady or due_us > max(view.fired, default=0))
+        demand("times", is_news, "{} comes again or late, after {}", name, view.fired)
+        demand("times", not row.is_paused, "{} fires and is paused", name)
+        demand("times", self._is_time(view, due_us), "{} is no time of it", name)
         view.fired.append(due_us)
         view.uncounted += 1
         open_ids = self._open(row.last_id)
         if view.spec.overlap in (0, SKIP, QUEUE):
-            demand("I13", not open_ids, "{} fires beside {}", name, open_ids)
+            demand("times", not open_ids, "{} fires beside {}", name, open_ids)
         elif view.spec.overlap == REPLACE and open_ids:
             self._marks.saw("saw:schedule replaced its work")
             left = [one for one in open_ids if self._records.tasks[one].state != CANCELLING]
-            demand("I14", not left, "{} replaces {}, which goes on", name, left)
+            demand("times", not left, "{} replaces {}, which goes on", name, left)
         if row.queued_us == due_us:
             self._marks.saw("saw:time of a schedule waited")
-        elif view.spec.missed == MISSED_SKIP:
+        elif view.spec.missed == MISSED_SKIP and self._is_steady:
             late_us = now_us - due_us
-            demand("I6", late_us <= LATE_US, "{} fires {} s late", name, late_us / 1e6)
+            demand("times", late_us <= LATE_US, "{} fires {} s late", name, late_us / 1e6)
 
     def _is_time(self, view: ScheduleView, due_us: int) -> bool:
         spec = view.spec
@@ -145,16 +151,15 @@ class ScheduleJudge:
 
     def clock_stepped(self) -> None:
         """The wall clock of the coordinator's machine was set: times may be passed over."""
-        for view in self.schedules.values():
-            view.is_strict = False
+        self._is_steady = False
 
     def judge_punctual(self, now_us: int) -> None:
         """All is well for a while: no time is overdue."""
         for name, view in self.schedules.items():
             next_us = view.row.next_us
-            if next_us and view.is_strict:
+            if next_us and view.is_strict and self._is_steady:
                 late_s = (now_us - next_us) / 1e6
-                self._marks.demand("ends", next_us > now_us - PUNCTUAL_US, "schedule {} is {} s late", name, late_s)
+                self._marks.demand("times", next_us > now_us - PUNCTUAL_US, "schedule {} is {} s late", name, late_s)
 
 
 def _work(row: Any) -> tuple[str, int, str] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 INVARIANTS = tuple(f"I{number}" for number in range(1, 22))
+#: What `docs/` promise beside: every time of a schedule fires once or is skipped and counted.
+PROMISES = ("times",)
 LIVENESS = ("ends", "online", "empty", "quiet")
 #: What must have come to pass somewhere, beside features and faults that were turned on.
 SEEN = (

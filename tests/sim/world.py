@@ -109,6 +109,13 @@ class World:
             self.process = None
             self.kernel.after(down_us, self._start_coordinator)
 
+    def step_clock(self, by_us: int) -> None:
+        """The wall clock of the coordinator's machine is set."""
+        self.wall_offset_us += by_us
+        self.witness.records.schedules.clock_stepped()
+        if self.process is not None:
+            self.process.clock_stepped(self.wall_offset_us)
+
     def _failed(self) -> None:
         self.crash(self.down_us)
 
@@ -146,7 +153,7 @@ class World:
     def _forget_schedules(self) -> None:
         """Schedules have had some time in peace; now nothing new comes by itself any more."""
         process = self.process
-        if process is not None and len(process.state.tasks) < process.state.settings.queue_depth_max // 2:
+        if process is not None and "small_queue" not in self.plan.features:
             self.witness.records.schedules.judge_punctual(process.now_us())
         self.clients.schedules.forget_all()
         self.kernel.after(PUNCTUAL_US, self._forget_schedules)
