@@ -134,6 +134,7 @@ def judge(state: Any, pending: Sequence[Any], tables: Tables) -> None:
     durable = tables.copy()
     durable.apply(pending)
     rebuilt = new_state(state.settings, coordinator_epoch=state.epoch + 1, now_us=state.now_us)
+    rebuilt.schedules.wall_offset_us = state.schedules.wall_offset_us
     restore(rebuilt, durable, read_spec, stored_schedule)  # type: ignore[arg-type]  # reads like a Reader
     for path, was, now in differences("state", state, rebuilt):
         raise Broken("I20", f"{path}: memory has {was!r}, the disk gives {now!r}")
