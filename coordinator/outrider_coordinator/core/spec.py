@@ -141,8 +141,3 @@ class Spec:
     at_most_once: bool = False
     preemptible: bool = False
     waits: WaitPolicies = PATIENT
-
-    @property
-    def constraints(self) -> tuple[Constraint, ...]:
-        """Label constraints; all must hold."""
-        return self.demands.constraints

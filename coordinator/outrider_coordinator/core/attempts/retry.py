@@ -81,8 +81,6 @@ def attempt_returned(
     attempt.ended_us = state.now_us
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
-    if task.attempt is not attempt:
-        return
     task.attempt = None
     if task.cancel_requested:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
@@ -118,8 +116,6 @@ def stray_or_lose(
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
     blame.lost(state, effects, agent, attempt)
-    if task.attempt is not attempt:
-        return
     task.attempt = None
     if task.spec.exclusive:
         blockage.attempt_ended(state, effects, task)

@@ -34,11 +34,6 @@ class ClassKey(NamedTuple):
     namespace: str = ""
     caps: tuple[Cap, ...] = ()
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether tasks of this class may have to wait for others that run."""
-        return bool(self.demands.claims or self.demands.scopes)
-
 
 @dataclass(slots=True, eq=False)
 class Need:
