@@ -290,7 +290,7 @@ def test_an_attempt_in_its_own_way_is_told() -> None:
     task = start(world, agent, "db")
     want(world, agent, task, Claim("db", units=2))
     (told,) = world.of(EventType.TASK_DEADLOCK)
-    assert told.text == f"deadlock: {task} waits for db held by {task}"
+    assert told.text == f"deadlock: {task} waits for db held by itself"
     assert len(agent.answers) == 1
 
 

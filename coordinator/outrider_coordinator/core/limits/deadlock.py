@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from outrider_coordinator.core.effects import Effects
-from outrider_coordinator.core.limits.book import AttemptKey, LimitKind, Pool
+from outrider_coordinator.core.limits.book import AttemptKey, Pool
 from outrider_coordinator.core.limits.lines import in_the_way
 from outrider_coordinator.core.limits.scopes import conflict
 from outrider_coordinator.core.model import Task, Wait
@@ -121,10 +121,10 @@ def _limit_edges(state: State, task: Task, claim: Claim, wait: Wait | None = Non
     own = _own(task)
     if pool is None or pool.admits(claim, state.now_us, own=own):
         return
-    holders = in_the_way(pool, claim, own)
-    if own in pool.holders and pool.definition.kind is LimitKind.SEMAPHORE:
-        holders.append(own)  # units of its own may leave too few for what it wants besides
-    for holder in holders:
+    if wait is not None and not _comes(state, task, claim, {}):
+        yield Edge(task.id, f"{claim.key} held by itself", wait)
+        return
+    for holder in in_the_way(pool, claim, own):
         yield Edge(holder[0], f"{claim.key} held by {_name(state.tasks[holder[0]])}", wait)
 
 
