@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core import invariants
+from outrider_coordinator.core.agents import liveness
 from outrider_coordinator.core.events import Ticked
 from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Attempt, Breaker, System, Wait
@@ -356,5 +357,5 @@ def test_an_agent_that_is_away_need_not_take_up_again() -> None:
     world = small()
     agent(world).resuming[("t2", 1)] = attempt(world, "t2")
     agent(world).slots = 3
-    agent(world).connectivity = Connectivity.SUSPECT
+    liveness.moved(world.state, agent(world), Connectivity.SUSPECT)
     invariants.check(world.state)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from outrider_coordinator.core import pacing
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, CancelRequested
 from outrider_coordinator.core.model import Agent, Cap, Measured, Task, Wait
@@ -296,7 +297,7 @@ def test_nobody_is_stopped_where_that_would_not_help(obstacle: str) -> None:
     if obstacle == "cap":
         urgent.caps = (Cap("run", "run", 1),)
     world.state.queue.push(urgent)
-    matching.place(world.state, Effects())
+    matching.place(world.state, Effects(), units=99)
     assert urgent.victim_key is None
 
 
@@ -340,13 +341,14 @@ def test_so_many_victims_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.state.tasks[urgent].victim_key is None
     monkeypatch.setattr(preemption, "LOOKED_AT_MAX", 3)
     world.state.placement_is_due = True
-    matching.place(world.state, Effects())
+    matching.place(world.state, Effects(), units=99)
     assert world.state.tasks[urgent].victim_key == refs[0][:2]
 
 
 def test_a_step_places_so_many_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step takes long: what is left comes at once."""
-    monkeypatch.setattr(matching, "BUDGET", 3)
+    monkeypatch.setattr(pacing, "UNITS", 3)
+    monkeypatch.setattr(pacing, "OFFERS_MIN", 3)
     world = World()
     for _ in range(8):
         world.submit()
