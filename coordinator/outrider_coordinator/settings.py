@@ -28,6 +28,13 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         list[str],
         setting("Addresses to serve on, HOST:PORT or unix:/PATH; loopback by default, so nobody else gets in."),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7420"])
+    listen_join: Annotated[
+        list[str],
+        setting(
+            "Addresses where machines join and programs show tokens, HOST:PORT; TLS, only the server shows a certificate."
+        ),
+    ] = msgspec.field(default_factory=list)
+    host: Annotated[str, setting("Name under which other machines reach this one; `coordinator init` writes it.")] = ""
     state_directory: Annotated[
         str, setting("Folder of the database; empty means the user's XDG state directory, or systemd's.")
     ] = ""
