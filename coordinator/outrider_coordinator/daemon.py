@@ -259,7 +259,7 @@ class _Daemon:
         found = doors.addresses(door)
         if not found:
             return ""
-        is_any = found[0].host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+        is_any = found[0].host in ("0.0.0.0", "::")
         return Endpoint(self._settings.host if is_any and self._settings.host else found[0].host, found[0].port).target
 
     def _announce(self, doors: Doors) -> None:

@@ -8,6 +8,7 @@ machines join there, programs show a token). It must not know what the services 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -112,7 +113,8 @@ class Doors:
             names.append("outrider.v1.JoinService")
         health_pb2_grpc.add_HealthServicer_to_server(self._checks, registry)
         known = reflection.aio.ReflectionServicer((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(known, registry)
+        add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # its stubs have no types
+        add_reflection(known, registry)
         return server
 
     def _bind(self, server: grpc.aio.Server, door: Door, endpoint: Endpoint) -> Endpoint:

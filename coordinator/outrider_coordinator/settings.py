@@ -31,7 +31,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     listen_join: Annotated[
         list[str],
         setting(
-            "Addresses where machines join and programs show tokens, HOST:PORT; TLS, only the server shows a certificate."
+            "Addresses where machines join and programs show tokens, HOST:PORT; only the server shows a certificate."
         ),
     ] = msgspec.field(default_factory=list)
     host: Annotated[str, setting("Name under which other machines reach this one; `coordinator init` writes it.")] = ""

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -94,7 +94,8 @@ class ServerTls:
         """For a port where callers must show a certificate, or where they show none."""
         self._used[asks_clients] = self._current
         first = _configuration(self._current, asks_clients)
-        return grpc.dynamic_ssl_server_credentials(first, lambda: self._fetch(asks_clients), asks_clients)
+        fetch: Any = lambda: self._fetch(asks_clients)  # noqa: E731 - typed, because the stubs know no None
+        return grpc.dynamic_ssl_server_credentials(first, fetch, asks_clients)
 
     def _fetch(self, asks_clients: bool) -> grpc.ServerCertificateConfiguration | None:
         """What changed since this was asked last; None says nothing did."""

@@ -39,11 +39,14 @@ AGENT_LIFE = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A new certificate: its chain in PEM, its serial number in hex, and when it ends, in wall-clock microseconds."""
+    """A new certificate: its chain in PEM, its serial number in hex, and when it ends, in wall-clock microseconds.
+    ``issuer`` is the key id of the root that signed it.
+    """
 
     chain: bytes
     serial: str
     expires_us: int
+    issuer: str
 
 
 class Authority:
@@ -97,14 +100,13 @@ class Authority:
     @property
     def roots(self) -> list[tuple[str, datetime]]:
         """Key id and end of every root that is believed, the issuer's first."""
-        mine = certificates.key_id(_public(self._issuer))
         found = [(certificates.key_id(_public(root)), root.not_valid_after_utc) for root in self._trust]
-        return sorted(found, key=lambda one: (one[0] != mine, one[0]))
+        return sorted(found, key=lambda one: (one[0] != self.key_id, one[0]))
 
     @property
-    def issuing_since_us(self) -> int:
-        """When whoever signs now began to, in wall-clock microseconds."""
-        return int((self._issuer.not_valid_before_utc + certificates.SKEW).timestamp() * 1_000_000)
+    def key_id(self) -> str:
+        """Which root signs now."""
+        return certificates.key_id(_public(self._issuer))
 
     def agent_certificate(self, agent_id: str, key: ec.EllipticCurvePublicKey, life: timedelta = AGENT_LIFE) -> Signed:
         """A certificate for an agent's session."""
@@ -169,7 +171,7 @@ class Authority:
         identity = x509.UniformResourceIdentifier(f"spiffe://{self.cluster}/{path}")
         certificate = self._signed(name, key, life, x509.SubjectAlternativeName([identity]), is_server=False)
         end_us = int(certificate.not_valid_after_utc.timestamp() * 1_000_000)
-        return Signed(certificates.pem(certificate), f"{certificate.serial_number:x}", end_us)
+        return Signed(certificates.pem(certificate), f"{certificate.serial_number:x}", end_us, self.key_id)
 
     def _signed(
         self,

@@ -79,7 +79,9 @@ class JoinGrant(msgspec.Struct, frozen=True):
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """An agent's identity. ``point`` is its present public key in hex, ``previous`` the one before it."""
+    """An agent's identity. ``point`` is its present public key in hex, ``previous`` the one before; ``issuer`` is the
+    key id of the root that signed its present certificate.
+    """
 
     id: str
     point: str
@@ -87,6 +89,7 @@ class Machine(msgspec.Struct, frozen=True):
     joined_us: int
     renewed_us: int
     expires_us: int
+    issuer: str
     labels: dict[str, str] = {}
     previous: str = ""
     revoked_us: int = 0

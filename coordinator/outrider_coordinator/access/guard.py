@@ -95,7 +95,12 @@ class Guard:
         async def handle(request: Any, context: Context) -> Any:
             principal = await self._admitted(door, path, need, request, context)
             caller.set(principal)  # each call has its own context
-            return await method(request, context)
+            try:
+                return await method(request, context)
+            except grpc.aio.AbortError:
+                if need is not None and _is_noted(need, door):
+                    self._note(principal, path, request, _code(context), context)
+                raise
 
         return handle
 
@@ -215,6 +220,12 @@ async def _checked(requests: AsyncIterator[Any], principal: Principal) -> AsyncI
     async for request in requests:
         _judge_namespaces(principal, request)
         yield request
+
+
+def _code(context: Context) -> str:
+    """The status that a call ended with."""
+    code: Any = context.code()
+    return code.name if isinstance(code, grpc.StatusCode) else str(code)
 
 
 async def _abort(context: Context, error: OutriderError) -> NoReturn:

@@ -114,7 +114,9 @@ class Registrar:
         _check_agent_name(agent_id)
         signed = self.authority.agent_certificate(agent_id, key)
         now_us = self._now_us()
-        machine = Machine(agent_id, point, signed.serial, now_us, now_us, signed.expires_us, grant.labels)
+        machine = Machine(
+            agent_id, point, signed.serial, now_us, now_us, signed.expires_us, signed.issuer, grant.labels
+        )
         self.book.joined(grant, machine)
         return Joined(agent_id, signed, self.authority.trust, grant.labels)
 
@@ -153,6 +155,7 @@ class Registrar:
                 machine.joined_us,
                 now_us,
                 signed.expires_us,
+                signed.issuer,
                 machine.labels,
                 old_point if old_point != point else machine.previous,
             )
@@ -205,11 +208,12 @@ class Registrar:
 
     async def retire(self, *, force: bool) -> list[tuple[str, datetime]]:
         """The old authority is not believed any more; returns the roots. Raises `IllegalTransition`."""
-        since_us = self.authority.issuing_since_us
         late = sorted(
             machine.id
             for machine in list(self.book.machines.values())
-            if not machine.revoked_us and machine.renewed_us < since_us and machine.expires_us > self._now_us()
+            if not machine.revoked_us
+            and machine.issuer != self.authority.key_id
+            and machine.expires_us > self._now_us()
         )
         if late and not force:
             raise IllegalTransition(
