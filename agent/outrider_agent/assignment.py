@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 
-from outrider import tracing
+from outrider import sweep, tracing
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider.worker import messages
-from outrider_agent import sweep
 from outrider_agent.core.board import Attempt
 from outrider_agent.frames import from_resolution
 from outrider_agent.reports import Narrator
@@ -101,6 +100,7 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     span = parent.child() if parent is not None else None
     traceparent = span.format() if span is not None else ""
     tracestate = assignment.trace.tracestate if is_traced else ""
+    is_exclusive = spec.exclusive
     is_command = type(work) is messages.CommandWork
     attempt_key = f"{origin.instance_id}-{key}"
     environment = {
@@ -126,7 +126,8 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
         scratch,
         traceparent,
         tracestate,
-        *(_carried(key, assignment) if number > 1 else ()),
+        *(_carried(key, assignment) if number > 1 else ([], [])),
+        is_exclusive,
     )
     is_prefetched = not is_command and assignment.prefetched
     attempt = Attempt(key, task_id, number, fence, is_prefetched, is_command)
@@ -135,9 +136,7 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
     silence_us = _microseconds(spec.stall_timeout) if spec.HasField("stall_timeout") else 0
     remaining_us = _microseconds(assignment.remaining_duration) if assignment.HasField("remaining_duration") else 0
     bounds = (timeout_us, silence_us, remaining_us)
-    return Dossier(
-        attempt, run, narrator, attempt_key, *bounds, spec.exclusive, spec.at_most_once, now_ns, parent, span
-    )
+    return Dossier(attempt, run, narrator, attempt_key, *bounds, is_exclusive, spec.at_most_once, now_ns, parent, span)
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:

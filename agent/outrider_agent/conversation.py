@@ -265,7 +265,7 @@ class Conversation:
             )
         elif kind == "lease":
             lease = response.lease
-            self._runner.lease.renewed(lease.boottime_ns // 1000, lease.lease_duration.ToMicroseconds())
+            self._runner.lease_renewed(lease.boottime_ns // 1000, lease.lease_duration.ToMicroseconds())
         elif kind in ("pause", "resume"):
             # The coordinator sends nothing while an agent is paused; what was sent before is still run.
             self.is_paused = kind == "pause"
@@ -285,7 +285,7 @@ class Conversation:
         _logger.info("connected to %s", session.address)
         self._state.remember(Known(session.store_id, session.coordinator_epoch, self._identity.instance_id))
         self.is_paused = welcome.paused
-        self._runner.lease.renewed(self._greeted_us, welcome.lease_duration.ToMicroseconds())
+        self._runner.lease_renewed(self._greeted_us, welcome.lease_duration.ToMicroseconds())
         self._judged(welcome)
         applied = {one.outbox_id: one.applied_seq for one in welcome.applied}
         self._runner.acknowledged(self._outboxes.rewind(applied))

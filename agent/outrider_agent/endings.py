@@ -11,6 +11,8 @@ from outrider_agent import clock
 from outrider_agent.assignment import Dossier
 from outrider_agent.core.budgets import Bound
 
+LEASE_OVER = "out of contact with the coordinator for longer than the lease of an exclusive task"
+
 
 def expiry(dossier: Dossier, bound: Bound) -> tuple[int, str]:
     """Reason and message of an attempt that has reached a bound."""
@@ -21,6 +23,14 @@ def expiry(dossier: Dossier, bound: Bound) -> tuple[int, str]:
         text = f"the attempt reported nothing for {dossier.silence_us / 1e6:g} s; output and progress count as reports"
         return task_pb2.TASK_REASON_STALLED, text
     return task_pb2.TASK_REASON_DEADLINE_EXCEEDED, "the task's deadline has passed"
+
+
+def died(dossier: Dossier, how: str, *, by_lease: bool) -> messages.Failed:
+    """What an attempt reports whose worker is dead; ``by_lease`` as in `pool.Listener`."""
+    reason, text = task_pb2.TASK_REASON_WORKER_DIED, f"the worker process {how} while it ran this attempt"
+    if by_lease and dossier.is_exclusive:
+        reason, text = task_pb2.TASK_REASON_LEASE_EXPIRED, LEASE_OVER
+    return messages.Failed(dossier.attempt.key, clock.wall_ns(), reason, text, recoverable=True)
 
 
 def stopped(key: int, time_ns: int, reason: int, message: str) -> messages.Failed:

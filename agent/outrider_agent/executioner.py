@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from outrider import sweep
 from outrider.worker import messages
-from outrider_agent import sweep, trees
+from outrider_agent import trees
 from outrider_agent.assignment import Dossier
 from outrider_agent.pool import Pool
 

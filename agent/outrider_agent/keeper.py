@@ -14,9 +14,9 @@ import signal
 from collections.abc import Callable
 
 import outrider
-from outrider import collector, sdnotify, telemetry
+from outrider import collector, sdnotify, sweep, telemetry
 from outrider.v1 import agent_service_pb2
-from outrider_agent import clock, host, sweep, trees
+from outrider_agent import clock, host, trees
 from outrider_agent.assignment import Origin
 from outrider_agent.conversation import Conversation
 from outrider_agent.core.board import Limits, State

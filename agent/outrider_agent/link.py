@@ -27,8 +27,7 @@ import grpc.aio
 import uvloop
 from google.rpc import error_details_pb2, status_pb2
 
-from outrider import collector, telemetry
-from outrider_agent import sweep
+from outrider import collector, sweep, telemetry
 from outrider_agent.link_frames import (
     Closed,
     FrameBuffer,

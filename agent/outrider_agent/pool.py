@@ -48,8 +48,11 @@ class Listener(Protocol):
     def worker_said(self, worker_id: int, said: list[messages.FromWorker]) -> None:
         """Messages in order."""
 
-    def worker_gone(self, worker_id: int, running_key: int, how: str) -> None:
-        """The process has ended while it ran ``running_key`` (0: none); ``how`` completes "the worker ..."."""
+    def worker_gone(self, worker_id: int, running_key: int, how: str, *, by_lease: bool = False) -> None:
+        """The process has ended while it ran ``running_key`` (0: none); ``how`` completes "the worker ...".
+
+        ``by_lease``: it says that it ended itself, because the lease was over.
+        """
 
 
 class WorkerProcess:
@@ -75,7 +78,11 @@ class WorkerProcess:
 
     def running_key(self) -> int:
         """What the worker says it is running, 0 for nothing; also true after its death."""
-        return int.from_bytes(self.page[: messages.RUNNING_PAGE_BYTES], "little")
+        return int.from_bytes(self.page[: messages.LEASE_OFFSET], "little")
+
+    def publish_lease(self, end_us: int) -> None:
+        """Let the worker see when the lease of exclusive attempts ends."""
+        self.page[messages.LEASE_OFFSET :] = end_us.to_bytes(8, "little")
 
 
 class Pool:
@@ -99,6 +106,7 @@ class Pool:
         self._not_before_us = 0
         self._unflushed: set[int] = set()
         self._is_closed = False
+        self._lease_end_us = 0
         #: Whether workers are not read from.
         self.is_hushed = False
 
@@ -127,6 +135,12 @@ class Pool:
             if worker is not None and worker.outgoing:
                 outgoing, worker.outgoing = worker.outgoing, []
                 worker.pipe.write(messages.encode(outgoing))
+
+    def publish_lease(self, end_us: int) -> None:
+        """Let every worker, and those to come, see when the lease of exclusive attempts ends."""
+        self._lease_end_us = end_us
+        for worker in self.workers.values():
+            worker.publish_lease(end_us)
 
     def dismiss(self, worker_id: int) -> None:
         """Let a worker go once it has ended what it runs."""
@@ -169,6 +183,7 @@ class Pool:
         theirs.close()
         os.close(page_fd)
         worker = WorkerProcess(self._last_id, process, page, os.pidfd_open(process.pid))
+        worker.publish_lease(self._lease_end_us)
         self._listen(worker, ours)
         self.workers[worker.worker_id] = worker
 
@@ -210,7 +225,8 @@ class Pool:
         how = _how(worker.process.returncode)
         if not worker.is_ready and not self._is_closed:
             self._failed_to_start(how)
-        self._listener.worker_gone(worker.worker_id, worker.running_key(), how)
+        by_lease = worker.process.returncode == messages.LEASE_OVER_CODE
+        self._listener.worker_gone(worker.worker_id, worker.running_key(), how, by_lease=by_lease)
         worker.page.close()
 
     def _failed_to_start(self, how: str) -> None:

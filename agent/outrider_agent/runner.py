@@ -112,6 +112,11 @@ class Runner:
         self._outlet.accepted(accepted)
         self._wake()
 
+    def lease_renewed(self, asked_us: int, duration_us: int) -> None:
+        """The coordinator answered what was sent at ``asked_us``: exclusive attempts may run for so long from then."""
+        self.lease.renewed(asked_us, duration_us)
+        self._pool.publish_lease(self.lease.end_us)
+
     def _take(self, dossier: Dossier) -> None:
         """Look after an attempt from now on; one that runs at most once starts when it is on disk that it may have."""
         key = dossier.attempt.key
@@ -225,13 +230,13 @@ class Runner:
                 self._outlet.span(message)
         self._wake()
 
-    def worker_gone(self, worker_id: int, running_key: int, how: str) -> None:
+    def worker_gone(self, worker_id: int, running_key: int, how: str, *, by_lease: bool = False) -> None:
         """A worker died: the attempt it ran has failed, the others behind it go elsewhere."""
         if worker_id in self.board.workers:
             now_us = clock.boot_us()
             victims, returned = self.board.worker_gone(worker_id, running_key, now_us)
             for key in victims:
-                self._died(self.dossiers[key], how)
+                self._died(self.dossiers[key], how, by_lease=by_lease)
             self._returned(returned)
         self._wake()
 
@@ -290,13 +295,10 @@ class Runner:
         if self._executioner.is_clean(dossier):
             self._end(dossier, now_us)
 
-    def _died(self, dossier: Dossier, how: str) -> None:
-        text = f"the worker process {how} while it ran this attempt"
-        failed = messages.Failed(
-            dossier.attempt.key, clock.wall_ns(), task_pb2.TASK_REASON_WORKER_DIED, text, recoverable=True
-        )
+    def _died(self, dossier: Dossier, how: str, *, by_lease: bool) -> None:
+        failed = endings.died(dossier, how, by_lease=by_lease)
         if dossier.ladder is None:
-            _logger.warning("task %s attempt %d: %s", dossier.run.task_id, dossier.run.attempt, text)
+            _logger.warning("task %s attempt %d: %s", dossier.run.task_id, dossier.run.attempt, failed.message)
         dossier.last_word = dossier.last_word or failed
         self._executioner.clean(dossier)
 
@@ -410,8 +412,8 @@ class Runner:
             if dossier is not None:
                 self._stop(dossier.attempt, *endings.expiry(dossier, bound))
         for key in self.lease.ended(now_us):
-            text = "out of contact with the coordinator for longer than the lease of an exclusive task"
-            self._stop(self.dossiers[key].attempt, task_pb2.TASK_REASON_LEASE_EXPIRED, text, LEASE_GRACE_S)
+            reason = task_pb2.TASK_REASON_LEASE_EXPIRED
+            self._stop(self.dossiers[key].attempt, reason, endings.LEASE_OVER, LEASE_GRACE_S)
 
     def _find(self, refs: Iterable[Ref]) -> list[Attempt]:
         return [attempt for ref in refs if (attempt := self.board.find(*ref)) is not None]

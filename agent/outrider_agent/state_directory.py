@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from outrider import sweep
 from outrider.errors import InvalidRequest
-from outrider_agent import sweep
 
 _SWEEP_TIMEOUT_S = 2.0
 

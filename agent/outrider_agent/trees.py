@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from outrider_agent import sweep
+from outrider import sweep
 
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_FIRST_S, _POLL_MAX_S = 0.01, 0.2

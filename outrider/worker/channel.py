@@ -9,9 +9,9 @@ import struct
 import threading
 import time
 
-from outrider.worker.messages import RUNNING_PAGE_BYTES, FromWorker, encode
+from outrider.worker.messages import LEASE_OFFSET, RUNNING_PAGE_BYTES, FromWorker, encode
 
-_KEY = struct.Struct("<Q")
+_NUMBER = struct.Struct("<Q")
 
 
 class KeeperChannel:
@@ -52,7 +52,12 @@ class KeeperChannel:
     def publish_running(self, key: int) -> None:
         """Say which attempt runs from now on; 0 for none."""
         self.running = key
-        _KEY.pack_into(self._page, 0, key)
+        _NUMBER.pack_into(self._page, 0, key)
+
+    def lease_end_us(self) -> int:
+        """When the lease of exclusive attempts ends, as the keeper says now; microseconds of the boot clock."""
+        end_us: int = _NUMBER.unpack_from(self._page, LEASE_OFFSET)[0]
+        return end_us
 
 
 def now_ns() -> int:

@@ -5,9 +5,11 @@ a MessagePack array of messages (at most `FRAME_BYTES_MAX` bytes). Messages of o
 the socket means that the other side is gone: a worker then kills what it started and exits at once.
 
 ``key`` is the keeper's number for one attempt; it is never 0 and never used again within a keeper process. The worker
-also gets a shared memory page (a memfd, `RUNNING_PAGE_BYTES` long) and writes there, as a little-endian unsigned
-64-bit integer, the key of the attempt it is about to run, before any user code, and 0 afterwards. So when a worker
-dies, the keeper knows which attempt it died under, even with several queued behind it.
+also gets a shared memory page (a memfd, `RUNNING_PAGE_BYTES` long) with two little-endian unsigned 64-bit integers.
+The first the worker writes: the key of the attempt it is about to run, before any user code, and 0 afterwards. So when
+a worker dies, the keeper knows which attempt it died under, even with several queued behind it. The second, at
+`LEASE_OFFSET`, the keeper writes: when the lease of exclusive attempts ends, in microseconds of CLOCK_BOOTTIME. So a
+worker knows that also while nobody can tell it, and ends an exclusive attempt itself when the keeper does not.
 
 This module knows nothing of gRPC, protobuf or asyncio.
 """
@@ -21,7 +23,10 @@ from typing import Generic, TypeVar
 import msgspec
 
 FRAME_BYTES_MAX = 16 * 1024 * 1024
-RUNNING_PAGE_BYTES = 8
+RUNNING_PAGE_BYTES = 16
+LEASE_OFFSET = 8
+#: Exit code of a worker that ended with its exclusive attempt because the lease was over.
+LEASE_OVER_CODE = 82
 
 _HEADER = struct.Struct("<I")
 
@@ -59,7 +64,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
     """Run one attempt when everything sent before it has ended. ``environment`` (OUTRIDER_*, trace) is set.
 
     ``earlier`` are the answers that attempts before it were given, ``expired_waits`` the keys of their waits whose
-    time ran out.
+    time ran out. With ``is_exclusive`` it neither begins nor goes on once the lease is over that the page shows.
     """
 
     key: int
@@ -73,6 +78,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
     tracestate: str = ""
     earlier: list[Resolve] = []
     expired_waits: list[str] = []
+    is_exclusive: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):

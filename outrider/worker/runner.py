@@ -23,7 +23,9 @@ from outrider.worker.environment import AttemptEnvironment
 from outrider.worker.functions import TRACEBACK_CHARS_MAX, Functions, cancelled
 from outrider.worker.import_watch import UserSpans
 from outrider.worker.inbox import Inbox
+from outrider.worker.lease_watch import LeaseWatch, kill_started
 from outrider.worker.messages import (
+    LEASE_OVER_CODE,
     Completed,
     Failed,
     FunctionWork,
@@ -53,6 +55,7 @@ class Runner:
         self._capture = Capture()
         self._user_spans = UserSpans(self._channel.send)
         self._environment = AttemptEnvironment()
+        self._lease_watch = LeaseWatch(self._channel.lease_end_us, self._lease_over)
         #: What has arrived and neither begun nor been given back; leaving it decides which of the two.
         self._waiting: dict[int, Active] = {}
         self._active: Active | None = None
@@ -110,6 +113,14 @@ class Runner:
         finally:
             os._exit(1)
 
+    def _lease_over(self, active: Active) -> None:
+        """The lease of the exclusive attempt that runs is over, and nobody else has ended it. In the watch's thread."""
+        self._starting.acquire(timeout=STARTING_S)  # as above
+        try:
+            kill_started(active)
+        finally:
+            os._exit(LEASE_OVER_CODE)
+
     # --- the main thread
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -126,6 +137,8 @@ class Runner:
         self._channel.publish_running(active.key)
         self._inbox.begin()
         last = self._ended(active)
+        if active.run.is_exclusive:
+            self._lease_watch.finish()
         self._capture.drain()
         self._user_spans.end()
         current.bind(None)
@@ -169,6 +182,8 @@ class Runner:
 
     def _run(self, active: Active) -> Completed | Failed:
         run = active.run
+        if run.is_exclusive:
+            self._lease_watch.begin(active)
         active.begin()
         current.bind(active)
         if not isinstance(run.work, FunctionWork):

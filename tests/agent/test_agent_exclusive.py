@@ -6,7 +6,8 @@ from pathlib import Path
 
 from outrider.v1 import task_pb2
 from support.agent_process import is_gone
-from support.scripted_coordinator import ScriptedCoordinator, at_most_once, command, exclusive
+from support.agent_tasks import daemon_argv
+from support.scripted_coordinator import ScriptedCoordinator, at_most_once, command, exclusive, function
 from support.waiting import eventually
 
 #: Shell that ignores SIGTERM and says who it is.
@@ -36,6 +37,49 @@ def test_an_exclusive_attempt_dies_with_its_lease(
     assert not is_gone(other)
     coordinator.start()
     assert coordinator.outcome("alone").failed.error.reason == task_pb2.TASK_REASON_LEASE_EXPIRED
+
+
+def test_an_exclusive_attempt_dies_with_its_lease_while_the_keeper_stands_still(
+    coordinator: ScriptedCoordinator, start_agent, tmp_path: Path
+) -> None:
+    """Keeper and link get SIGSTOP: the worker ends a function, what it forked and its daemon; others run on."""
+    coordinator.lease_s = 2.0
+    agent = start_agent("--slots", "2", OUTRIDER_AGENT_KILL_GRACE_S="60")
+    coordinator.wait_session()
+    coordinator.assign(
+        exclusive(function("alone", "support.agent_tasks:stay_with_company", f'"{tmp_path}"')),
+        function("other", "support.agent_tasks:stubborn", f'"{tmp_path}/other"'),
+    )
+    alone = [pid_of(tmp_path / name) for name in ("own", "child", "daemon")]
+    other = pid_of(tmp_path / "other")
+    agent.suspend()
+    try:
+        eventually(lambda: all(map(is_gone, alone)), 5, "the end of the exclusive attempt")
+        assert not is_gone(other)
+    finally:
+        agent.resume()
+    assert coordinator.outcome("alone").failed.error.reason == task_pb2.TASK_REASON_LEASE_EXPIRED
+    assert not is_gone(other)
+
+
+def test_a_command_dies_with_its_lease_while_the_keeper_stands_still(
+    coordinator: ScriptedCoordinator, start_agent, tmp_path: Path
+) -> None:
+    """The program, and the daemon that it left with a session of its own; no worker counts as having died of it."""
+    coordinator.lease_s = 2.0
+    agent = start_agent("--slots", "1", OUTRIDER_AGENT_KILL_GRACE_S="60")
+    coordinator.wait_session()
+    argv = daemon_argv(tmp_path / "daemon", 1000.0)
+    script = f'echo $$ > {tmp_path}/own; exec "$@"'
+    coordinator.assign(exclusive(command("t", ["sh", "-c", script, "sh", *argv])))
+    pids = [pid_of(tmp_path / name) for name in ("own", "daemon")]
+    coordinator.wait_for("t", "started")
+    agent.suspend()
+    try:
+        eventually(lambda: all(map(is_gone, pids)), 5, "the end of the exclusive attempt")
+    finally:
+        agent.resume()
+    assert coordinator.outcome("t").failed.error.reason == task_pb2.TASK_REASON_LEASE_EXPIRED
 
 
 def test_heartbeats_that_are_answered_keep_an_exclusive_attempt(

@@ -230,7 +230,7 @@ class Keeper:
         origin = Origin(plan.name, instance_id, "scratch")
         self.runner = Runner(limits, origin, self.conversation, reporter, self._wake, KILL_GRACE_S)
         self.pool = ModelPool(
-            machine.kernel, machine.witness, plan.name, machine.incarnations, machine.wall_ns, self.act
+            machine.kernel, machine.witness, plan.name, machine.incarnations, machine.wall_ns, machine.boot_us, self.act
         )
         self.pool.unborn_chance = machine.unborn_chance
         self.pool.listener = self.runner

@@ -13,14 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 from outrider.worker import messages
+from outrider.worker.lease_watch import SLACK_US
 from outrider_agent.assignment import Dossier
 from sim.kernel import Kernel
 from sim.observer import Run, Witness
 
-TASK_ERROR = 1
+TASK_ERROR, LEASE_EXPIRED = 1, 24
 SPAWN_US = (20_000, 200_000)
 SPEAK_US = (100, 1_500)
 RESPAWN_US = 200_000
+#: The watch of a real worker looks so often.
+LOOK_US = 100_000
 STOP_US = (1_000, 50_000)
 
 
@@ -99,6 +102,11 @@ class ModelWorker:
             return
         run = self._queue.popleft()
         self.running_key = run.key
+        if run.is_exclusive:
+            if self._pool.lease_left_us() <= 0:
+                self._end(self._failed("too late", recoverable=True, reason=LEASE_EXPIRED))
+                return
+            self._watch_lease(run.key)
         script = _script(run)
         self._steps = deque(script["steps"])
         self._ignores_stop = bool(script.get("deaf"))
@@ -107,6 +115,16 @@ class ModelWorker:
         child_pid = self.pid + 1 if isinstance(run.work, messages.CommandWork) else 0
         self._say(messages.Started(run.key, pool.wall_ns(), child_pid))
         self._go_on()
+
+    def _watch_lease(self, key: int) -> None:
+        """A watch of its own: what the keeper does not end in time, because it is stopped, ends itself."""
+        if self.is_dead or key != self.running_key:
+            return
+        left_us = self._pool.lease_left_us() + SLACK_US
+        if left_us <= 0:
+            self.die("exited with code 82", by_lease=True)
+        else:
+            self._pool.kernel.after(left_us + LOOK_US, self._watch_lease, key)
 
     def _go_on(self) -> None:
         self._step += 1
@@ -166,8 +184,8 @@ class ModelWorker:
         self.die("was killed by SIGSEGV")
         return True
 
-    def _failed(self, text: str, *, recoverable: bool) -> messages.Failed:
-        return messages.Failed(self.running_key, self._pool.wall_ns(), TASK_ERROR, text, recoverable)
+    def _failed(self, text: str, *, recoverable: bool, reason: int = TASK_ERROR) -> messages.Failed:
+        return messages.Failed(self.running_key, self._pool.wall_ns(), reason, text, recoverable)
 
     def _end(self, last_word: messages.FromWorker) -> None:
         self._step += 1
@@ -191,14 +209,15 @@ class ModelWorker:
         """SIGKILL."""
         self.die("was killed by SIGKILL")
 
-    def die(self, how: str) -> None:
+    def die(self, how: str, *, by_lease: bool = False) -> None:
         """The process ends; the keeper hears what it had said, and then that."""
         if self.is_dead:
             return
         self.is_dead = True
         key = self.running_key
         self._stop_running()
-        self._pool.kernel.at(max(self._spoken_us, self._pool.kernel.now_us + 200), self._pool.gone, self, key, how)
+        heard_us = max(self._spoken_us, self._pool.kernel.now_us + 200)
+        self._pool.kernel.at(heard_us, self._pool.gone, self, key, how, by_lease)
 
 
 class ModelPool:
@@ -211,6 +230,7 @@ class ModelPool:
         agent: str,
         incarnation: int,
         wall_ns: Callable[[], int],
+        boot_us: Callable[[], int],
         act: Callable[..., None],
     ) -> None:
         self.workers: dict[int, ModelWorker] = {}
@@ -219,6 +239,8 @@ class ModelPool:
         self.agent = agent
         self.incarnation = incarnation
         self.wall_ns = wall_ns
+        self._boot_us = boot_us
+        self._lease_end_us = 0
         self.random = kernel.stream(f"workers/{agent}")
         self.listener: Any = None
         self.is_closed = False
@@ -262,6 +284,14 @@ class ModelPool:
                 outgoing, worker.outgoing = worker.outgoing, []
                 self.kernel.after(self.random.randrange(*SPEAK_US), worker.heard, outgoing)
 
+    def publish_lease(self, end_us: int) -> None:
+        """The page that every worker sees, whatever became of the keeper."""
+        self._lease_end_us = end_us
+
+    def lease_left_us(self) -> int:
+        """How long exclusive attempts may still run, by the machine's clock."""
+        return self._lease_end_us - self._boot_us()
+
     def dismiss(self, worker_id: int) -> None:
         """Let a worker go once it has ended what it runs."""
         self.workers[worker_id].is_leaving = True
@@ -280,19 +310,19 @@ class ModelPool:
         """What a worker said has arrived; the keeper reads it when it can."""
         self._act(self._heard, worker, message)
 
-    def gone(self, worker: ModelWorker, running_key: int, how: str) -> None:
+    def gone(self, worker: ModelWorker, running_key: int, how: str, by_lease: bool) -> None:
         """A worker is dead; the keeper finds out when it can."""
-        self._act(self._gone, worker, running_key, how)
+        self._act(self._gone, worker, running_key, how, by_lease)
 
     def _heard(self, worker: ModelWorker, message: messages.FromWorker) -> None:
         if not self.is_closed and worker.worker_id in self.workers:
             self.listener.worker_said(worker.worker_id, [message])
 
-    def _gone(self, worker: ModelWorker, running_key: int, how: str) -> None:
+    def _gone(self, worker: ModelWorker, running_key: int, how: str, by_lease: bool) -> None:
         if not self.is_closed and self.workers.pop(worker.worker_id, None) is not None:
             if not worker.is_ready:
                 self._not_before_us = self._asked_us + RESPAWN_US
-            self.listener.worker_gone(worker.worker_id, running_key, how)
+            self.listener.worker_gone(worker.worker_id, running_key, how, by_lease=by_lease)
 
     def _born(self, worker: ModelWorker) -> None:
         if self.is_closed or worker.is_dead:

@@ -95,6 +95,18 @@ def daemon_argv(pid_file: Path, stay_s: float) -> list[str]:
     return [sys.executable, "-c", DAEMON, str(pid_file), str(stay_s)]
 
 
+def stay_with_company(folder: str) -> None:
+    """Never end, nor does a forked child, nor a daemon; the pids are in the files own, child and daemon."""
+    subprocess.run(daemon_argv(Path(folder, "daemon"), 0.0), check=True)
+    child = os.fork()
+    if child == 0:
+        threading.Event().wait()
+    Path(folder, "child").write_text(str(child))
+    Path(folder, "own").write_text(str(os.getpid()))
+    while True:
+        threading.Event().wait(0.05)
+
+
 def spawn_daemon(pid_file: str) -> None:
     """From within a function: start the daemon and return."""
     subprocess.run(daemon_argv(Path(pid_file), 0.0), check=True)

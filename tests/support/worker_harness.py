@@ -74,7 +74,7 @@ class Worker:
 
     def running_key(self) -> int:
         """What the worker's page says."""
-        return int.from_bytes(self.page[:], "little")
+        return int.from_bytes(self.page[: messages.LEASE_OFFSET], "little")
 
     def close(self) -> None:
         """End the worker and everything of ours."""

@@ -1,12 +1,12 @@
 """Finds and signals processes by the marker in their environment, wherever they have gone.
 
-Owns the walk over /proc. A marker is the start of one ``NAME=value`` entry that a process was started with: a process
-that double-forks and calls setsid still has it. Used by the keeper and the link, so it knows neither gRPC nor asyncio,
-and only the standard library.
+Owns the walk over /proc, by marker and by descent. A marker is the start of one ``NAME=value`` entry that a process
+was started with: a process that double-forks and calls setsid still has it. Used by the keeper, the link and workers,
+so it knows neither gRPC nor asyncio, and only the standard library.
 
-Invariants: a signal goes only to the very process whose environment was read, never to another one that got its pid;
-what attempts started is signalled before the worker that looks after it, so that a sweep which is itself killed
-half-way leaves nothing without somebody who ends it.
+Invariants: a signal goes only to the very process that was looked at, never to another one that got its pid; what
+attempts started is signalled before the worker that looks after it, so that a sweep which is itself killed half-way
+leaves nothing without somebody who ends it.
 """
 
 from __future__ import annotations
@@ -51,19 +51,7 @@ def send(markers: tuple[bytes, ...], number: signal.Signals, *, spare: Callable[
 
 def signal_marked(pid: int, markers: tuple[bytes, ...], number: signal.Signals) -> bool:
     """Signal one process if it still is the one with the marker."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if _place(pid, markers) == len(markers):
-            return False
-        signal.pidfd_send_signal(descriptor, number)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    return _signal_if(pid, number, lambda: _place(pid, markers) < len(markers))
 
 
 def kill_all(markers: tuple[bytes, ...], timeout_s: float) -> int:
@@ -82,10 +70,53 @@ def kill_all(markers: tuple[bytes, ...], timeout_s: float) -> int:
     return 0
 
 
+def send_below(pid: int, number: signal.Signals) -> int:
+    """Signal every process below one, the deepest first; returns how many. Says nothing of who lost his parent."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for other in _pids():
+        parent = _parent(other)
+        children.setdefault(parent, []).append((other, parent))
+    below = list(children.get(pid, ()))
+    for child, _ in below:
+        below += children.get(child, ())
+    return sum(_signal_child(child, parent, number) for child, parent in reversed(below))
+
+
+def _signal_child(pid: int, parent: int, number: signal.Signals) -> bool:
+    return _signal_if(pid, number, lambda: _parent(pid) == parent)
+
+
+def _signal_if(pid: int, number: signal.Signals, is_meant: Callable[[], bool]) -> bool:
+    """Signal the process that has the pid now if that is the one: asked while no other can get the pid."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not is_meant():
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _pids() -> Iterator[int]:
     own = os.getpid()
     names = os.listdir("/proc")  # noqa: PTH208 - a quarter of the cost of Path.iterdir
     return (int(name) for name in names if name.isdigit() and int(name) != own)
+
+
+def _parent(pid: int) -> int:
+    """Who started a process, or inherited it; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - as below
+            # The name before it is in parentheses and may itself hold anything.
+            return int(file.read().rpartition(b") ")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _place(pid: int, markers: tuple[bytes, ...]) -> int:

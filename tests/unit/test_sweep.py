@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from outrider_agent import sweep
+from outrider import sweep
 from support.waiting import eventually
 
 Start = Callable[..., subprocess.Popen[bytes]]
