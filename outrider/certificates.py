@@ -29,6 +29,7 @@ __all__ = [
     "new_key",
     "pem",
     "point_of",
+    "point_of_certificate",
     "request",
     "request_of",
     "sign",
@@ -82,6 +83,12 @@ def certificate_of(text: bytes) -> x509.Certificate:
 def point_of(key: PublicKey) -> bytes:
     """A public key as a compressed point: 33 bytes."""
     return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+
+
+def point_of_certificate(certificate: x509.Certificate) -> bytes:
+    """The public key of a certificate as a compressed point; b"" for another kind of key."""
+    key = certificate.public_key()
+    return point_of(key) if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == _CURVE.name else b""
 
 
 def key_id(key: PublicKey) -> str:

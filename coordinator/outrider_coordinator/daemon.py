@@ -250,9 +250,14 @@ class _Daemon:
             names,
             checks,
         )
-        if self._tls is not None:
-            registrar.on_authority_changed = self._tls.reload
+        registrar.on_authority_changed = lambda: self._authority_changed(sessions)
         return doors, _Drain(checks, (tasks, runs, fleet, limits, schedules, access, sessions, joining))
+
+    def _authority_changed(self, sessions: AgentService) -> None:
+        """Serve with the new certificate, and have the agents get theirs."""
+        if self._tls is not None:
+            self._tls.reload()
+        sessions.order_renewal()
 
     def _reached_at(self, doors: Doors, door: Door) -> str:
         """How other machines reach the first door of a kind: by the host name that `coordinator init` wrote."""

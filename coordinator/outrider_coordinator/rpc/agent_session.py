@@ -104,6 +104,12 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
         for epoch, session in self._engine.sessions.items():
             session.end(EndSession(epoch, "", Refused(why.reason, why.message)))
 
+    def order_renewal(self) -> None:
+        """Every agent gets a new certificate now: the authority has changed."""
+        for epoch, session in self._engine.sessions.items():
+            if isinstance(session, AgentSession):
+                session.push_frame(frames.renew_certificate(epoch))
+
     @encoded
     @streaming
     async def Session(self, request: AsyncIterator[pb.SessionRequest], context: Context) -> AsyncIterator[bytes]:
