@@ -25,23 +25,24 @@ KEY_BYTES = 33
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """What a program shows instead of a certificate."""
+    """What a program shows instead of a certificate. ``authority_key`` as in `JoinToken`."""
 
     id: str
     secret: str
+    authority_key: bytes = b""
 
     @property
     def text(self) -> str:
         """As it is shown once and pasted."""
-        return f"orapi_{self.id}_{self.secret}"
+        return _text("orapi", self.id, self.secret, self.authority_key)
 
     @classmethod
     def parse(cls, text: str) -> ApiToken:
         """Raises `InvalidRequest`, which does not repeat the text."""
-        parts = text.strip().split("_")
-        if len(parts) != 3 or parts[0] != "orapi" or not (_ID.fullmatch(parts[1]) and _SECRET.fullmatch(parts[2])):
-            raise InvalidRequest("this is no API token; one looks like orapi_<8 characters>_<32 characters>")
-        return cls(parts[1], parts[2])
+        kind, token_id, secret, key = _parts(text)
+        if kind != "orapi" or not (_ID.fullmatch(token_id) and _SECRET.fullmatch(secret)):
+            raise InvalidRequest("this is no API token; an administrator makes one with `outrider user token`")
+        return cls(token_id, secret, _key(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,12 @@ class JoinToken:
     @property
     def text(self) -> str:
         """As it is shown once and pasted."""
-        key = base64.b32encode(self.authority_key).decode().rstrip("=").lower()
-        return f"orjoin_{self.id}_{self.secret}" + (f"_{key}" if key else "")
+        return _text("orjoin", self.id, self.secret, self.authority_key)
 
     @classmethod
     def parse(cls, text: str) -> JoinToken:
         """Raises `InvalidRequest`, which does not repeat the text."""
-        kind, token_id, secret, key = (*text.strip().split("_"), "", "", "", "")[:4]
+        kind, token_id, secret, key = _parts(text)
         if kind != "orjoin" or not (_ID.fullmatch(token_id) and _SECRET.fullmatch(secret)):
             raise InvalidRequest(
                 "this is no join token; `outrider agent token create` on the coordinator's machine prints one"
@@ -81,6 +81,19 @@ def is_same(stored: bytes, secret: str) -> bool:
     return hmac.compare_digest(stored, digest(secret))
 
 
+def _text(kind: str, token_id: str, secret: str, key: bytes) -> str:
+    end = base64.b32encode(key).decode().rstrip("=").lower()
+    return "_".join([kind, token_id, secret, *([end] if end else [])])
+
+
+def _parts(text: str) -> tuple[str, str, str, str]:
+    """Kind, id, secret and key; empty where the text has no more parts, all of them when it has too many."""
+    parts = text.strip().split("_")
+    if not 3 <= len(parts) <= 4:
+        return "", "", "", ""
+    return parts[0], parts[1], parts[2], parts[3] if len(parts) == 4 else ""
+
+
 def _key(text: str) -> bytes:
     if not text:
         return b""
@@ -89,5 +102,5 @@ def _key(text: str) -> bytes:
     except binascii.Error:
         key = b""
     if len(key) != KEY_BYTES or key[0] not in (2, 3):
-        raise InvalidRequest("the end of this join token is damaged; copy the whole line again")
+        raise InvalidRequest("the end of this token is damaged; copy the whole line again")
     return key

@@ -226,7 +226,7 @@ class _Daemon:
         fleet = FleetService(engine, registrar, lambda: self._reached_at(doors, Door.TOKEN))
         limits, schedules = LimitService(engine), ScheduleService(engine, ScheduleReader(converter))
         sessions = AgentService(engine, registrar.labels_of, tracer)
-        access = AccessService(registrar, self._access.audit.path)
+        access = AccessService(registrar, self._access.audit.path, lambda: self._reached_at(doors, Door.CERTIFICATE))
         joining = JoinService(registrar, join_throttle(), lambda: [self._reached_at(doors, Door.CERTIFICATE)])
         services: list[Adder] = [
             lambda server: task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server),
@@ -264,8 +264,7 @@ class _Daemon:
         found = doors.addresses(door)
         if not found:
             return ""
-        is_any = found[0].host in ("0.0.0.0", "::")
-        return Endpoint(self._settings.host if is_any and self._settings.host else found[0].host, found[0].port).target
+        return Endpoint(self._settings.host or found[0].host, found[0].port).target
 
     def _announce(self, doors: Doors) -> None:
         """Write where it listens (a port of 0 is known only now), then say that it is ready."""

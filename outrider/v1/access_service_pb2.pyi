@@ -169,12 +169,18 @@ class WhoAmIResponse(_message.Message):
     NAMESPACES_FIELD_NUMBER: _builtins.int
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name; `local` for whoever comes without TLS on the coordinator's own machine."""
     role: Global___Role.ValueType
     """What it may do."""
     credential_id: _builtins.str
     """What it showed; empty for `local`."""
+    trust: _builtins.bytes
+    """Every root to believe here, PEM; empty where the coordinator has no authority of its own."""
+    address: _builtins.str
+    """Where calls with a certificate are taken, HOST:PORT; empty when nowhere."""
     @_builtins.property
     def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where; empty means everywhere."""
@@ -191,10 +197,12 @@ class WhoAmIResponse(_message.Message):
         namespaces: _abc.Iterable[_builtins.str] | None = ...,
         credential_id: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        trust: _builtins.bytes = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_id", b"credential_id", "expire_time", b"expire_time", "name", b"name", "namespaces", b"namespaces", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "credential_id", b"credential_id", "expire_time", b"expire_time", "name", b"name", "namespaces", b"namespaces", "role", b"role", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -898,6 +898,7 @@ class GetCoordinatorResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     QUEUE_DEPTH_MAX_FIELD_NUMBER: _builtins.int
     FLEET_ALARM_FIELD_NUMBER: _builtins.int
+    JOIN_ADDRESS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Product version."""
     store_id: _builtins.str
@@ -930,6 +931,8 @@ class GetCoordinatorResponse(_message.Message):
     """Most tasks that may be open at once."""
     fleet_alarm: _builtins.bool
     """True while much of the fleet is silent and verdicts are held back."""
+    join_address: _builtins.str
+    """Where machines join and programs show tokens, HOST:PORT; empty when nowhere."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When this process began."""
@@ -959,10 +962,11 @@ class GetCoordinatorResponse(_message.Message):
         draining: _builtins.bool = ...,
         queue_depth_max: _builtins.int = ...,
         fleet_alarm: _builtins.bool = ...,
+        join_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_duration", b"commit_duration", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_known", b"agents_known", "agents_online", b"agents_online", "blocked_count", b"blocked_count", "commit_duration", b"commit_duration", "coordinator_epoch", b"coordinator_epoch", "draining", b"draining", "ended_count", b"ended_count", "fleet_alarm", b"fleet_alarm", "last_cursor", b"last_cursor", "pending_count", b"pending_count", "queue_depth_max", b"queue_depth_max", "queued_count", b"queued_count", "running_count", b"running_count", "slots_total", b"slots_total", "slots_used", b"slots_used", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_known", b"agents_known", "agents_online", b"agents_online", "blocked_count", b"blocked_count", "commit_duration", b"commit_duration", "coordinator_epoch", b"coordinator_epoch", "draining", b"draining", "ended_count", b"ended_count", "fleet_alarm", b"fleet_alarm", "join_address", b"join_address", "last_cursor", b"last_cursor", "pending_count", b"pending_count", "queue_depth_max", b"queue_depth_max", "queued_count", b"queued_count", "running_count", b"running_count", "slots_total", b"slots_total", "slots_used", b"slots_used", "start_time", b"start_time", "store_id", b"store_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

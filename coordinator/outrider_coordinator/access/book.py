@@ -145,10 +145,10 @@ class Book:
         self._write(revoked, [User(name, Role.VIEWER.name)])
         return revoked
 
-    def new_api_token(self, user: str, life_us: int) -> tuple[credentials.ApiToken, Credential]:
+    def new_api_token(self, authority_key: bytes, user: str, life_us: int) -> tuple[credentials.ApiToken, Credential]:
         """A token for a user; what is stored cannot be turned back into it. Raises `NotFound`."""
         self._user(user)
-        token = credentials.ApiToken(_random(_ID_ALPHABET, 8), _random(_ALPHABET, 32))
+        token = credentials.ApiToken(_random(_ID_ALPHABET, 8), _random(_ALPHABET, 32), authority_key)
         now_us = self._now_us()
         kept = Credential(f"token:{token.id}", user, now_us, now_us + life_us, credentials.digest(token.secret))
         self._write([kept])

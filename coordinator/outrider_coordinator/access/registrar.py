@@ -64,6 +64,11 @@ class Registrar:
             raise IllegalTransition(_NO_AUTHORITY)
         return self._authority
 
+    @property
+    def trust(self) -> bytes:
+        """Every root to believe, PEM; empty without an authority."""
+        return self._authority.trust if self._authority is not None else b""
+
     def labels_of(self, agent_id: str) -> dict[str, str]:
         """What an agent was labelled with when it joined."""
         machine = self.book.machines.get(agent_id)
@@ -183,7 +188,8 @@ class Registrar:
 
     async def new_api_token(self, user: str, life_us: int) -> tuple[ApiToken, Credential]:
         """Raises `NotFound`."""
-        return await self._change(lambda: self.book.new_api_token(user, life_us))
+        point = self._authority.point if self._authority is not None else b""
+        return await self._change(lambda: self.book.new_api_token(point, user, life_us))
 
     async def new_certificate(self, user: str, request: bytes, life: timedelta) -> tuple[Signed, Credential]:
         """Raises `NotFound`, `InvalidRequest` or `IllegalTransition`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ LINES_PER_FRAME = 200
 
 
 class AccessService(Service, access_service_pb2_grpc.AccessServiceServicer):
-    """Handlers of AccessService over one registrar and the file of the audit log."""
+    """Handlers of AccessService over one registrar and the file of the audit log.
 
-    def __init__(self, registrar: Registrar, audit_path: Path) -> None:
+    ``address`` is where certificates are shown.
+    """
+
+    def __init__(self, registrar: Registrar, audit_path: Path, address: Callable[[], str]) -> None:
         super().__init__()
+        self._address = address
         self._registrar = registrar
         self._audit_path = audit_path
 
@@ -43,6 +47,8 @@ class AccessService(Service, access_service_pb2_grpc.AccessServiceServicer):
             namespaces=sorted(who.namespaces),
             credential_id=who.credential,
             expire_time=render.timestamp(who.expires_us) if who.expires_us else None,
+            trust=self._registrar.trust,
+            address=self._address(),
         )
 
     @unary

@@ -193,6 +193,7 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
             last_cursor=self._engine.hub.last_cursor,
             commit_duration=render.duration(int(self._engine.commit_median_s * 1e6)),
             draining=self.is_draining,
+            join_address=self._join_address(),
             fleet_alarm=state.watch.is_alarmed,
             queue_depth_max=state.settings.queue_depth_max,
         )
