@@ -8,7 +8,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from outrider import profiles
 from outrider.errors import Unreachable
 
 ADDRESS_ENVIRONMENT = "OUTRIDER_COORDINATOR"
@@ -56,10 +55,16 @@ def coordinator_address(explicit: str = "") -> str:
     """The address to use: the one given, ``$OUTRIDER_COORDINATOR``, that of a cluster which runs on this machine, or
     the one where this user is logged in. Raises `Unreachable`.
     """
-    address = explicit or os.environ.get(ADDRESS_ENVIRONMENT, "") or find() or profiles.current_address()
+    address = explicit or os.environ.get(ADDRESS_ENVIRONMENT, "") or find() or _logged_in()
     if not address:
         raise Unreachable(
             "no coordinator is known: start one here with `outrider up`, log in to one with `outrider login`, or give "
             "its address with --coordinator or OUTRIDER_COORDINATOR"
         )
     return address
+
+
+def _logged_in() -> str:
+    from outrider import profiles  # only here, so that `--help` does not pay for it
+
+    return profiles.current_address()

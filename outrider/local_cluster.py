@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from outrider.settings import CONFIG_ENVIRONMENT
+from outrider.settings_file import CONFIG_ENVIRONMENT
 
 __all__ = ["Daemon", "held_pipe", "local_cluster"]
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from outrider.errors import InvalidRequest
-from outrider.settings import CONFIG_ENVIRONMENT
 
-__all__ = ["default_path", "found", "set_table"]
+__all__ = ["CONFIG_ENVIRONMENT", "default_path", "found", "set_table"]
 
+CONFIG_ENVIRONMENT = "OUTRIDER_CONFIG"
 MACHINE_PATH = Path("/etc/outrider/outrider.toml")
 
 

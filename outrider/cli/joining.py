@@ -71,7 +71,7 @@ def create(
         agent_id=name, labels=pairs(labels or (), "--label"), cidrs=cidrs or (), uses=uses
     )
     if ttl:
-        request.life.FromMilliseconds(int(duration_s(ttl) * 1000))
+        request.life_duration.FromMilliseconds(int(duration_s(ttl) * 1000))
     reply = session.call(session.fleet.CreateJoinToken, request)
     if as_json:
         output.emit(reply)

@@ -98,7 +98,7 @@ def token(
     session = session_of(context)
     request = access_service_pb2.CreateApiTokenRequest(user=name)
     if ttl:
-        request.life.FromMilliseconds(int(duration_s(ttl) * 1000))
+        request.life_duration.FromMilliseconds(int(duration_s(ttl) * 1000))
     reply = session.call(session.access.CreateApiToken, request)
     if as_json:
         output.emit(reply)
@@ -125,7 +125,7 @@ def certificate(
     key = certificates.new_key()
     request = access_service_pb2.IssueCertificateRequest(user=name, certificate_request=certificates.request(key, name))
     if ttl:
-        request.life.FromMilliseconds(int(duration_s(ttl) * 1000))
+        request.life_duration.FromMilliseconds(int(duration_s(ttl) * 1000))
     reply = session.call(session.access.IssueCertificate, request)
     roots = out.with_name(f"{out.stem}-ca.pem")
     _write(out, reply.certificate_chain + certificates.key_pem(key))

@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n outrider/v1/access_service.proto\x12\x0boutrider.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.outrider.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0b\x63redentials\x18\x05 \x03(\x0b\x32\x17.outrider.v1.Credential\"\x8b\x01\n\nCredential\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\"\x0f\n\rWhoAmIRequest\"\xbb\x01\n\x0eWhoAmIResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.outrider.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12\x15\n\rcredential_id\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05trust\x18\x06 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\"S\n\x0ePutUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.outrider.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\"2\n\x0fPutUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.outrider.v1.User\"\x12\n\x10ListUsersRequest\"5\n\x11ListUsersResponse\x12 \n\x05users\x18\x01 \x03(\x0b\x32\x11.outrider.v1.User\"!\n\x11RemoveUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12RemoveUserResponse\"N\n\x15\x43reateApiTokenRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\'\n\x04life\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x16\x43reateApiTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12+\n\ncredential\x18\x02 \x01(\x0b\x32\x17.outrider.v1.Credential\"m\n\x17IssueCertificateRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\'\n\x04life\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x18IssueCertificateResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\r\n\x05trust\x18\x02 \x01(\x0c\x12+\n\ncredential\x18\x03 \x01(\x0b\x32\x17.outrider.v1.Credential\"0\n\x17RevokeCredentialRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\"\x1a\n\x18RevokeCredentialResponse\"V\n\x04Root\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05signs\x18\x03 \x01(\x08\"\x18\n\x16RotateAuthorityRequest\";\n\x17RotateAuthorityResponse\x12 \n\x05roots\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Root\"\'\n\x16RetireAuthorityRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\";\n\x17RetireAuthorityResponse\x12 \n\x05roots\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Root\"F\n\x10ReadAuditRequest\x12\x14\n\x0c\x66irst_number\x18\x01 \x01(\x04\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x01(\x08\"\"\n\x11ReadAuditResponse\x12\r\n\x05lines\x18\x01 \x03(\t*t\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x12\n\x0eROLE_SUBMITTER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x12\x0e\n\nROLE_AGENT\x10\t2\xda\x06\n\rAccessService\x12\x41\n\x06WhoAmI\x12\x1a.outrider.v1.WhoAmIRequest\x1a\x1b.outrider.v1.WhoAmIResponse\x12\x44\n\x07PutUser\x12\x1b.outrider.v1.PutUserRequest\x1a\x1c.outrider.v1.PutUserResponse\x12J\n\tListUsers\x12\x1d.outrider.v1.ListUsersRequest\x1a\x1e.outrider.v1.ListUsersResponse\x12M\n\nRemoveUser\x12\x1e.outrider.v1.RemoveUserRequest\x1a\x1f.outrider.v1.RemoveUserResponse\x12Y\n\x0e\x43reateApiToken\x12\".outrider.v1.CreateApiTokenRequest\x1a#.outrider.v1.CreateApiTokenResponse\x12_\n\x10IssueCertificate\x12$.outrider.v1.IssueCertificateRequest\x1a%.outrider.v1.IssueCertificateResponse\x12_\n\x10RevokeCredential\x12$.outrider.v1.RevokeCredentialRequest\x1a%.outrider.v1.RevokeCredentialResponse\x12\\\n\x0fRotateAuthority\x12#.outrider.v1.RotateAuthorityRequest\x1a$.outrider.v1.RotateAuthorityResponse\x12\\\n\x0fRetireAuthority\x12#.outrider.v1.RetireAuthorityRequest\x1a$.outrider.v1.RetireAuthorityResponse\x12L\n\tReadAudit\x12\x1d.outrider.v1.ReadAuditRequest\x1a\x1e.outrider.v1.ReadAuditResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n outrider/v1/access_service.proto\x12\x0boutrider.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.outrider.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0b\x63redentials\x18\x05 \x03(\x0b\x32\x17.outrider.v1.Credential\"\x8b\x01\n\nCredential\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\"\x0f\n\rWhoAmIRequest\"\xbb\x01\n\x0eWhoAmIResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.outrider.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\x12\x15\n\rcredential_id\x18\x04 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05trust\x18\x06 \x01(\x0c\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\"S\n\x0ePutUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x04role\x18\x02 \x01(\x0e\x32\x11.outrider.v1.Role\x12\x12\n\nnamespaces\x18\x03 \x03(\t\"2\n\x0fPutUserResponse\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.outrider.v1.User\"\x12\n\x10ListUsersRequest\"5\n\x11ListUsersResponse\x12 \n\x05users\x18\x01 \x03(\x0b\x32\x11.outrider.v1.User\"!\n\x11RemoveUserRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x14\n\x12RemoveUserResponse\"W\n\x15\x43reateApiTokenRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x30\n\rlife_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x16\x43reateApiTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12+\n\ncredential\x18\x02 \x01(\x0b\x32\x17.outrider.v1.Credential\"v\n\x17IssueCertificateRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x30\n\rlife_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x18IssueCertificateResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\r\n\x05trust\x18\x02 \x01(\x0c\x12+\n\ncredential\x18\x03 \x01(\x0b\x32\x17.outrider.v1.Credential\"0\n\x17RevokeCredentialRequest\x12\x15\n\rcredential_id\x18\x01 \x01(\t\"\x1a\n\x18RevokeCredentialResponse\"V\n\x04Root\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05signs\x18\x03 \x01(\x08\"\x18\n\x16RotateAuthorityRequest\";\n\x17RotateAuthorityResponse\x12 \n\x05roots\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Root\"\'\n\x16RetireAuthorityRequest\x12\r\n\x05\x66orce\x18\x01 \x01(\x08\";\n\x17RetireAuthorityResponse\x12 \n\x05roots\x18\x01 \x03(\x0b\x32\x11.outrider.v1.Root\"F\n\x10ReadAuditRequest\x12\x14\n\x0c\x66irst_number\x18\x01 \x01(\x04\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0f\n\x07refused\x18\x03 \x01(\x08\"\"\n\x11ReadAuditResponse\x12\r\n\x05lines\x18\x01 \x03(\t*t\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x12\n\x0eROLE_SUBMITTER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03\x12\x0e\n\nROLE_ADMIN\x10\x04\x12\x0e\n\nROLE_AGENT\x10\t2\xda\x06\n\rAccessService\x12\x41\n\x06WhoAmI\x12\x1a.outrider.v1.WhoAmIRequest\x1a\x1b.outrider.v1.WhoAmIResponse\x12\x44\n\x07PutUser\x12\x1b.outrider.v1.PutUserRequest\x1a\x1c.outrider.v1.PutUserResponse\x12J\n\tListUsers\x12\x1d.outrider.v1.ListUsersRequest\x1a\x1e.outrider.v1.ListUsersResponse\x12M\n\nRemoveUser\x12\x1e.outrider.v1.RemoveUserRequest\x1a\x1f.outrider.v1.RemoveUserResponse\x12Y\n\x0e\x43reateApiToken\x12\".outrider.v1.CreateApiTokenRequest\x1a#.outrider.v1.CreateApiTokenResponse\x12_\n\x10IssueCertificate\x12$.outrider.v1.IssueCertificateRequest\x1a%.outrider.v1.IssueCertificateResponse\x12_\n\x10RevokeCredential\x12$.outrider.v1.RevokeCredentialRequest\x1a%.outrider.v1.RevokeCredentialResponse\x12\\\n\x0fRotateAuthority\x12#.outrider.v1.RotateAuthorityRequest\x1a$.outrider.v1.RotateAuthorityResponse\x12\\\n\x0fRetireAuthority\x12#.outrider.v1.RetireAuthorityRequest\x1a$.outrider.v1.RetireAuthorityResponse\x12L\n\tReadAudit\x12\x1d.outrider.v1.ReadAuditRequest\x1a\x1e.outrider.v1.ReadAuditResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.access_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1758
-  _globals['_ROLE']._serialized_end=1874
+  _globals['_ROLE']._serialized_start=1776
+  _globals['_ROLE']._serialized_end=1892
   _globals['_USER']._serialized_start=115
   _globals['_USER']._serialized_end=283
   _globals['_CREDENTIAL']._serialized_start=286
@@ -56,31 +56,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEUSERRESPONSE']._serialized_start=881
   _globals['_REMOVEUSERRESPONSE']._serialized_end=901
   _globals['_CREATEAPITOKENREQUEST']._serialized_start=903
-  _globals['_CREATEAPITOKENREQUEST']._serialized_end=981
-  _globals['_CREATEAPITOKENRESPONSE']._serialized_start=983
-  _globals['_CREATEAPITOKENRESPONSE']._serialized_end=1067
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=1069
-  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=1178
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=1180
-  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=1293
-  _globals['_REVOKECREDENTIALREQUEST']._serialized_start=1295
-  _globals['_REVOKECREDENTIALREQUEST']._serialized_end=1343
-  _globals['_REVOKECREDENTIALRESPONSE']._serialized_start=1345
-  _globals['_REVOKECREDENTIALRESPONSE']._serialized_end=1371
-  _globals['_ROOT']._serialized_start=1373
-  _globals['_ROOT']._serialized_end=1459
-  _globals['_ROTATEAUTHORITYREQUEST']._serialized_start=1461
-  _globals['_ROTATEAUTHORITYREQUEST']._serialized_end=1485
-  _globals['_ROTATEAUTHORITYRESPONSE']._serialized_start=1487
-  _globals['_ROTATEAUTHORITYRESPONSE']._serialized_end=1546
-  _globals['_RETIREAUTHORITYREQUEST']._serialized_start=1548
-  _globals['_RETIREAUTHORITYREQUEST']._serialized_end=1587
-  _globals['_RETIREAUTHORITYRESPONSE']._serialized_start=1589
-  _globals['_RETIREAUTHORITYRESPONSE']._serialized_end=1648
-  _globals['_READAUDITREQUEST']._serialized_start=1650
-  _globals['_READAUDITREQUEST']._serialized_end=1720
-  _globals['_READAUDITRESPONSE']._serialized_start=1722
-  _globals['_READAUDITRESPONSE']._serialized_end=1756
-  _globals['_ACCESSSERVICE']._serialized_start=1877
-  _globals['_ACCESSSERVICE']._serialized_end=2735
+  _globals['_CREATEAPITOKENREQUEST']._serialized_end=990
+  _globals['_CREATEAPITOKENRESPONSE']._serialized_start=992
+  _globals['_CREATEAPITOKENRESPONSE']._serialized_end=1076
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_start=1078
+  _globals['_ISSUECERTIFICATEREQUEST']._serialized_end=1196
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_start=1198
+  _globals['_ISSUECERTIFICATERESPONSE']._serialized_end=1311
+  _globals['_REVOKECREDENTIALREQUEST']._serialized_start=1313
+  _globals['_REVOKECREDENTIALREQUEST']._serialized_end=1361
+  _globals['_REVOKECREDENTIALRESPONSE']._serialized_start=1363
+  _globals['_REVOKECREDENTIALRESPONSE']._serialized_end=1389
+  _globals['_ROOT']._serialized_start=1391
+  _globals['_ROOT']._serialized_end=1477
+  _globals['_ROTATEAUTHORITYREQUEST']._serialized_start=1479
+  _globals['_ROTATEAUTHORITYREQUEST']._serialized_end=1503
+  _globals['_ROTATEAUTHORITYRESPONSE']._serialized_start=1505
+  _globals['_ROTATEAUTHORITYRESPONSE']._serialized_end=1564
+  _globals['_RETIREAUTHORITYREQUEST']._serialized_start=1566
+  _globals['_RETIREAUTHORITYREQUEST']._serialized_end=1605
+  _globals['_RETIREAUTHORITYRESPONSE']._serialized_start=1607
+  _globals['_RETIREAUTHORITYRESPONSE']._serialized_end=1666
+  _globals['_READAUDITREQUEST']._serialized_start=1668
+  _globals['_READAUDITREQUEST']._serialized_end=1738
+  _globals['_READAUDITRESPONSE']._serialized_start=1740
+  _globals['_READAUDITRESPONSE']._serialized_end=1774
+  _globals['_ACCESSSERVICE']._serialized_start=1895
+  _globals['_ACCESSSERVICE']._serialized_end=2753
 # @@protoc_insertion_point(module_scope)

@@ -218,12 +218,12 @@ class PutUserRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     NAMESPACES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """As in User."""
+    """Of the one to make or change; written as User says."""
     role: Global___Role.ValueType
     """As in User. AGENT is for agents whose certificates come from another authority: the name is the agent's."""
     @_builtins.property
     def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """As in User."""
+        """Where it may do that; empty means everywhere."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class PutUserResponse(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user(self) -> Global___User:
-        """The user."""
+        """With all its credentials."""
 
     def __init__(
         self,
@@ -313,7 +313,7 @@ class RemoveUserRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """As in User."""
+    """Of the one to forget."""
     def __init__(
         self,
         *,
@@ -351,22 +351,22 @@ class CreateApiTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_FIELD_NUMBER: _builtins.int
-    LIFE_FIELD_NUMBER: _builtins.int
+    LIFE_DURATION_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """Whose it shall be."""
     @_builtins.property
-    def life(self) -> _duration_pb2.Duration:
+    def life_duration(self) -> _duration_pb2.Duration:
         """How long it is good for; absent: 90 days. At most 10 years."""
 
     def __init__(
         self,
         *,
         user: _builtins.str = ...,
-        life: _duration_pb2.Duration | None = ...,
+        life_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["life", b"life"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["life_duration", b"life_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["life", b"life", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["life_duration", b"life_duration", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,7 +374,7 @@ Global___CreateApiTokenRequest: _TypeAlias = CreateApiTokenRequest  # noqa: Y015
 
 @_typing.final
 class CreateApiTokenResponse(_message.Message):
-    """The token."""
+    """What was made, with its secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -408,13 +408,13 @@ class IssueCertificateRequest(_message.Message):
 
     USER_FIELD_NUMBER: _builtins.int
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
-    LIFE_FIELD_NUMBER: _builtins.int
+    LIFE_DURATION_FIELD_NUMBER: _builtins.int
     user: _builtins.str
     """Whose it shall be."""
     certificate_request: _builtins.bytes
     """Certificate request in PEM for a P-256 key; every name in it is ignored."""
     @_builtins.property
-    def life(self) -> _duration_pb2.Duration:
+    def life_duration(self) -> _duration_pb2.Duration:
         """How long it is good for; absent: 90 days. At most 397 days."""
 
     def __init__(
@@ -422,11 +422,11 @@ class IssueCertificateRequest(_message.Message):
         *,
         user: _builtins.str = ...,
         certificate_request: _builtins.bytes = ...,
-        life: _duration_pb2.Duration | None = ...,
+        life_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["life", b"life"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["life_duration", b"life_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "life", b"life", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "life_duration", b"life_duration", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,7 +434,7 @@ Global___IssueCertificateRequest: _TypeAlias = IssueCertificateRequest  # noqa: 
 
 @_typing.final
 class IssueCertificateResponse(_message.Message):
-    """The certificate."""
+    """What was signed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,7 +472,7 @@ class RevokeCredentialRequest(_message.Message):
 
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     credential_id: _builtins.str
-    """As in Credential."""
+    """`token:...` or `cert:...`, as ListUsers shows it."""
     def __init__(
         self,
         *,

@@ -1085,22 +1085,22 @@ class CreateJoinTokenRequest(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     CIDRS_FIELD_NUMBER: _builtins.int
-    LIFE_FIELD_NUMBER: _builtins.int
+    LIFE_DURATION_FIELD_NUMBER: _builtins.int
     USES_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
-    """As in JoinToken."""
+    """Name the machine must take; empty for any."""
     uses: _builtins.int
     """How many machines may use it; 0 means one. At most 1,000."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As in JoinToken."""
+        """What every machine that uses it is labelled with, whatever it says itself."""
 
     @_builtins.property
     def cidrs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """As in JoinToken."""
+        """Ranges of addresses it may be used from, such as 10.0.0.0/8; empty for any."""
 
     @_builtins.property
-    def life(self) -> _duration_pb2.Duration:
+    def life_duration(self) -> _duration_pb2.Duration:
         """How long it is good for; absent: 15 minutes. At most 30 days."""
 
     def __init__(
@@ -1109,12 +1109,12 @@ class CreateJoinTokenRequest(_message.Message):
         agent_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         cidrs: _abc.Iterable[_builtins.str] | None = ...,
-        life: _duration_pb2.Duration | None = ...,
+        life_duration: _duration_pb2.Duration | None = ...,
         uses: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["life", b"life"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["life_duration", b"life_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cidrs", b"cidrs", "labels", b"labels", "life", b"life", "uses", b"uses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cidrs", b"cidrs", "labels", b"labels", "life_duration", b"life_duration", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1122,7 +1122,7 @@ Global___CreateJoinTokenRequest: _TypeAlias = CreateJoinTokenRequest  # noqa: Y0
 
 @_typing.final
 class CreateJoinTokenResponse(_message.Message):
-    """The token."""
+    """What was made, with its secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1135,7 +1135,7 @@ class CreateJoinTokenResponse(_message.Message):
     """Where it is used, HOST:PORT."""
     @_builtins.property
     def facts(self) -> Global___JoinToken:
-        """Its facts."""
+        """The same without the secret."""
 
     def __init__(
         self,
@@ -1201,7 +1201,7 @@ class RevokeJoinTokenRequest(_message.Message):
 
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
-    """As in JoinToken."""
+    """JoinToken.id of the one to revoke."""
     def __init__(
         self,
         *,

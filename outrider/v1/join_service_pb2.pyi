@@ -32,7 +32,7 @@ class JoinRequest(_message.Message):
     token_id: _builtins.str
     """As `outrider agent token create` printed it, without the authority's key."""
     secret: _builtins.str
-    """Its secret."""
+    """What only its holder knows: the third part of the printed token."""
     agent_id: _builtins.str
     """Name the agent shall have; empty takes the one the token is for."""
     certificate_request: _builtins.bytes

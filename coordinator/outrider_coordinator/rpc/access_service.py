@@ -85,7 +85,9 @@ class AccessService(Service, access_service_pb2_grpc.AccessServiceServicer):
         self, request: access_service_pb2.CreateApiTokenRequest, context: Context
     ) -> access_service_pb2.CreateApiTokenResponse:
         """A token, shown once."""
-        life_us = credentials.life_us(request.life, "life", credentials.TOKEN_LIFE_US, credentials.TOKEN_LIFE_MAX_US)
+        life_us = credentials.life_us(
+            request.life_duration, "life_duration", credentials.TOKEN_LIFE_US, credentials.TOKEN_LIFE_MAX_US
+        )
         token, kept = await self._registrar.new_api_token(request.user, life_us)
         return access_service_pb2.CreateApiTokenResponse(token=token.text, credential=credentials.credential(kept))
 
@@ -95,7 +97,7 @@ class AccessService(Service, access_service_pb2_grpc.AccessServiceServicer):
     ) -> access_service_pb2.IssueCertificateResponse:
         """A certificate for a user."""
         life_us = credentials.life_us(
-            request.life, "life", credentials.CERTIFICATE_LIFE_US, credentials.CERTIFICATE_LIFE_MAX_US
+            request.life_duration, "life_duration", credentials.CERTIFICATE_LIFE_US, credentials.CERTIFICATE_LIFE_MAX_US
         )
         life = timedelta(microseconds=life_us)
         signed, kept = await self._registrar.new_certificate(request.user, request.certificate_request, life)

@@ -140,7 +140,7 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
             agent=request.agent_id,
             labels=dict(request.labels),
             cidrs=request.cidrs,
-            life_us=life_us(request.life, "life", JOIN_LIFE_US, JOIN_LIFE_MAX_US),
+            life_us=life_us(request.life_duration, "life_duration", JOIN_LIFE_US, JOIN_LIFE_MAX_US),
             uses=uses(request.uses),
         )
         return fleet_service_pb2.CreateJoinTokenResponse(token=token.text, facts=join_token(grant), address=address)
