@@ -179,7 +179,7 @@ class Outboxes:
         """The next Reports frame; None when there is nothing to send now."""
         if self._under_way_bytes >= WINDOW_BYTES:
             return None
-        for source in self._sources():
+        for source in self._sources() if self.old else (self.current,):
             unsent = source.ledger.unsent()
             if unsent:
                 return self._frame(epoch, source, unsent)

@@ -6,9 +6,10 @@ Real: the conversion of requests (`rpc.convert`, `rpc.specs`), graph checks. Mod
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from outrider.v1 import run_service_pb2, task_pb2, task_service_pb2
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
@@ -288,10 +289,10 @@ def task_spec(task: Mapping[str, Any]) -> task_pb2.TaskSpec:
     spec = task_pb2.TaskSpec(title=f"task {task['number']}")
     if task.get("command"):
         spec.command.argv.append("work")
-        spec.command.stdin = json.dumps(task["scripts"]).encode()
+        spec.command.stdin = msgspec.json.encode(task["scripts"])
     else:
         spec.function.function = task.get("kind", "sim:work")
-        spec.function.arguments.data = json.dumps({"args": task["scripts"], "kwargs": {}}).encode()
+        spec.function.arguments.data = msgspec.json.encode({"args": task["scripts"], "kwargs": {}})
     for name, value in task.get("spec", {}).items():
         if name == "not_before_after_us":
             continue

@@ -8,9 +8,10 @@ the seed and the stream's name, so that a draw more in one changes nothing in an
 from __future__ import annotations
 
 import heapq
-import random
 from collections.abc import Callable
 from typing import Any
+
+from sim.dice import Dice
 
 #: True time at the start of every simulation, microseconds since the Unix epoch.
 START_US = 1_700_000_000_000_000
@@ -27,13 +28,13 @@ class Kernel:
         self.story: list[tuple[Any, ...]] = []
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._made = 0
-        self._streams: dict[str, random.Random] = {}
+        self._streams: dict[str, Dice] = {}
 
-    def stream(self, name: str) -> random.Random:
+    def stream(self, name: str) -> Dice:
         """The dice of one subsystem; seeding with text does not depend on the interpreter's hash seed."""
         stream = self._streams.get(name)
         if stream is None:
-            stream = self._streams[name] = random.Random(f"{self.seed}/{name}")
+            stream = self._streams[name] = Dice(f"{self.seed}/{name}")
         return stream
 
     def at(self, due_us: int, action: Callable[..., None], *arguments: Any) -> None:
@@ -46,15 +47,18 @@ class Kernel:
         self._made += 1
         heapq.heappush(self._heap, (self.now_us + delay_us, self._made, action, arguments))
 
-    def run_until(self, end_us: int, is_over: Callable[[], bool] | None = None) -> None:
-        """Let time pass up to ``end_us``, or until ``is_over``, which is asked after each action."""
+    def run_until(self, end_us: int) -> None:
+        """Let time pass up to ``end_us``."""
         heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= end_us:
             self.now_us, _, action, arguments = pop(heap)
             action(*arguments)
-            if is_over is not None and is_over():
-                return
         self.now_us = max(self.now_us, end_us)
+
+    def run_while(self, is_needed: Callable[[], bool], end_us: int, look_us: int) -> None:
+        """Let time pass up to ``end_us``, or until a look every ``look_us`` says that no more is needed."""
+        while self.now_us < end_us and is_needed():
+            self.run_until(min(end_us, self.now_us + look_us))
 
     def tell(self, who: str, what: str, *details: Any) -> None:
         """One line of the story; put into words only when somebody reads it."""
@@ -62,11 +66,12 @@ class Kernel:
 
 
 class Pausable:
-    """A process as far as it can be stopped: what happens meanwhile happens when it goes on, in order."""
+    """A process as far as it can be stopped and killed: what happens meanwhile happens when it goes on, in order."""
 
-    __slots__ = ("_kernel", "_waiting", "resume_us")
+    __slots__ = ("_kernel", "_waiting", "is_dead", "resume_us")
 
     def __init__(self, kernel: Kernel) -> None:
+        self.is_dead = False
         self.resume_us = 0
         self._kernel = kernel
         self._waiting: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -76,12 +81,12 @@ class Pausable:
         self.resume_us = max(self.resume_us, until_us)
 
     def do(self, action: Callable[..., Any], *arguments: Any) -> None:
-        """Now, or behind everything else that waits."""
+        """Now, or behind everything else that waits; not at all in a process that is dead by then."""
         if self._waiting or self._kernel.now_us < self.resume_us:
             self._waiting.append((action, arguments))
             if len(self._waiting) == 1:
                 self._kernel.at(self.resume_us, self._go_on)
-        else:
+        elif not self.is_dead:
             action(*arguments)
 
     def _go_on(self) -> None:
@@ -90,4 +95,5 @@ class Pausable:
             return
         waiting, self._waiting = self._waiting, []
         for action, arguments in waiting:
-            action(*arguments)
+            if not self.is_dead:
+                action(*arguments)

@@ -17,14 +17,13 @@ def judge(world: Any) -> None:
     """Let a world go on without faults until it is at rest; raises Broken when it does not come to rest."""
     demand, kernel = world.marks.demand, world.kernel
     calm_us = kernel.now_us
-    kernel.run_until(calm_us + ONLINE_WITHIN_US, lambda: all(_is_online(world, name) for name in world.machines))
+    kernel.run_while(lambda: not _are_online(world), calm_us + ONLINE_WITHIN_US, S // 10)
     for name in world.machines:
         demand("online", _is_online(world, name), "agent {} is not online 30 s after faults stopped", name)
-    looks = _Rest(world)
     before = -1
     while (left := _open_count(world)) != before:
         before = left
-        kernel.run_until(kernel.now_us + ENDS_WITHIN_US, looks.is_over)
+        kernel.run_while(lambda: not _is_at_rest(world), kernel.now_us + ENDS_WITHIN_US, S)
     open_tasks = [view.id for view in world.witness.records.tasks.values() if view.state not in TERMINAL]
     demand("ends", not open_tasks, "tasks never end: {}", open_tasks[:5])
     for name, machine in world.machines.items():
@@ -34,6 +33,10 @@ def judge(world: Any) -> None:
         demand("empty", not held, "agent {} still holds attempts {}", name, held)
     runs = [(run.task_id, run.attempt, run.agent) for run in world.witness.active_runs()]
     demand("quiet", not runs, "user code runs without a live attempt: {}", runs)
+
+
+def _are_online(world: Any) -> bool:
+    return all(_is_online(world, name) for name in world.machines)
 
 
 def _is_online(world: Any, name: str) -> bool:
@@ -46,21 +49,10 @@ def _open_count(world: Any) -> int:
     return sum(view.state not in TERMINAL for view in world.witness.records.tasks.values())
 
 
-class _Rest:
-    """Whether everything is over; looked at rarely, for it looks at everything."""
-
-    def __init__(self, world: Any) -> None:
-        self._world = world
-        self._next_us = 0
-
-    def is_over(self) -> bool:
-        """Whether nothing is open, pending or running."""
-        world = self._world
-        if world.kernel.now_us < self._next_us:
-            return False
-        self._next_us = world.kernel.now_us + S
-        if any(view.state not in TERMINAL for view in world.witness.records.tasks.values()):
-            return False
-        keepers = [machine.keeper for machine in world.machines.values()]
-        idle = all(keeper and not keeper.outboxes.pending and not keeper.runner.board.attempts for keeper in keepers)
-        return idle and not world.witness.active_runs()
+def _is_at_rest(world: Any) -> bool:
+    """Whether nothing is open, pending or running."""
+    if any(view.state not in TERMINAL for view in world.witness.records.tasks.values()):
+        return False
+    keepers = [machine.keeper for machine in world.machines.values()]
+    idle = all(keeper and not keeper.outboxes.pending and not keeper.runner.board.attempts for keeper in keepers)
+    return idle and not world.witness.active_runs()

@@ -54,12 +54,13 @@ class Machine:
         self.unborn_chance = 0.0
         #: Workers of a keeper that was killed: dead within 2 s, or when the next keeper sweeps.
         self.doomed: list[ModelWorker] = []
+        self._drift = plan.drift
         self._boot_offset_us = self.random.randrange(10**9)
 
     def boot_us(self) -> int:
         """CLOCK_BOOTTIME here: never steps, runs a little fast or slow."""
         passed_us = self.kernel.now_us - START_US
-        return self._boot_offset_us + passed_us + int(passed_us * self.plan.drift)
+        return self._boot_offset_us + passed_us + int(passed_us * self._drift)
 
     def wall_ns(self) -> int:
         """The wall clock here, steps and all."""
@@ -177,8 +178,8 @@ class Keeper:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.is_dead = False
         self._kernel = machine.kernel
+        self._witness = machine.witness
         self._pausable = Pausable(machine.kernel)
         self._is_settling = False
         self._beaten_epoch = 0
@@ -244,6 +245,11 @@ class Keeper:
 
     # --- being a process -------------------------------------------------------------------------------------------
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process is over."""
+        return self._pausable.is_dead
+
     def _enter(self) -> None:
         """The keeper's modules read this machine's clocks from now on."""
         clock.boot_us, clock.wall_ns = self.machine.boot_us, self.machine.wall_ns
@@ -254,14 +260,13 @@ class Keeper:
 
     def act(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Something happens in this process now, or when it is let go on."""
-        if not self.is_dead:
-            self._pausable.do(self._live, action, *arguments)
+        self._pausable.do(self._live, action, *arguments)
 
     def _live(self, action: Callable[..., Any], *arguments: Any) -> None:
-        if not self.is_dead:
-            clock.boot_us, clock.wall_ns = self.machine.boot_us, self.machine.wall_ns
-            self.machine.witness.agent_events += 1
-            action(*arguments)
+        machine = self.machine
+        clock.boot_us, clock.wall_ns = machine.boot_us, machine.wall_ns
+        self._witness.agent_events += 1
+        action(*arguments)
 
     def pause(self, until_us: int) -> None:
         """SIGSTOP, and SIGCONT then."""
@@ -275,7 +280,7 @@ class Keeper:
         """SIGKILL: the disk keeps what it has, the link goes too, workers within 2 s."""
         if self.is_dead:
             return
-        self.is_dead = True
+        self._pausable.is_dead = True
         self._kernel.tell(self.machine.plan.name, "keeper is killed")
         self.outbox.crash()
         if self.link.connection is not None:
@@ -396,7 +401,7 @@ class Keeper:
             then()
 
     def _exit(self, restart_us: int) -> None:
-        self.is_dead = True
+        self._pausable.is_dead = True
         self._kernel.tell(self.machine.plan.name, "keeper exits")
         self.pool.kill_all()
         self.outbox.close()

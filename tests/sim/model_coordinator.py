@@ -36,7 +36,7 @@ from sim.model_store import ModelStore
 from sim.observer import Witness
 
 STORE_ID = "store"
-#: `invariants.check` looks at everything, so not after every step.
+#: `invariants.check` looks at everything, so only after so many steps that changed anything durable.
 CHECK_EVERY = 10
 
 
@@ -68,7 +68,6 @@ class Process:
         wall_offset_us: int,
         failed: Callable[[], None],
     ) -> None:
-        self.is_dead = False
         #: Called when something has left the coordinator.
         self.released: Callable[[], None] = _nothing
         self.sessions: dict[int, Any] = {}
@@ -83,6 +82,7 @@ class Process:
         self._inbox: list[Event] = []
         self._is_scheduled = False
         self._timer_us = 0
+        self._unchecked = 0
         self._releases: ReleaseQueue[Any, Committed] = ReleaseQueue()
         self._loading: dict[int, deque[Any]] = {}
         self._random = kernel.stream("coordinator")
@@ -104,21 +104,18 @@ class Process:
 
     def later(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
         """Do this in the event loop, so much later at the earliest."""
-        self.kernel.after(delay_us, self._run, action, arguments)
+        self.kernel.after(delay_us, self.pausable.do, action, *arguments)
 
-    def _run(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if not self.is_dead:
-            self.pausable.do(self._live, action, arguments)
-
-    def _live(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if not self.is_dead:
-            action(*arguments)
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process is over."""
+        return self.pausable.is_dead
 
     def kill(self) -> None:
         """SIGKILL: nothing more happens in here; the peers of its connections find out."""
         if self.is_dead:
             return
-        self.is_dead = True
+        self.pausable.is_dead = True
         self.store.crash()
         for stream in sorted(self.streams, key=lambda stream: stream.number):
             stream.process_died()
@@ -141,15 +138,17 @@ class Process:
         witness = self._witness
         witness.stepping(events)
         effects = step(self.state, events, self.now_us())
-        if witness.step % CHECK_EVERY == 0:
-            invariants.check(self.state)
         self._take(effects)
+        if self._unchecked >= CHECK_EVERY:
+            self._unchecked = 0
+            invariants.check(self.state)
         self._arm_timer()
         if witness.is_rebuild_due():
             witness.rebuilt(self.state, [*self._pending_rows()], self.store.tables)
 
     def _take(self, effects: Effects) -> None:
         made = rows(effects)
+        self._unchecked += bool(made)
         committed = Committed(made, effects.sends, self._witness.step, self.kernel.now_us)
         self._witness.stepped(effects)
         self._release(self._releases.add(made, [committed]))
@@ -163,7 +162,7 @@ class Process:
             self.store.commit(Batch(flight.rows, tuple(flight.releases)), self._stored)
 
     def _stored(self, is_durable: bool) -> None:
-        self._run(self._committed if is_durable else self._fail, ())
+        self.pausable.do(self._committed if is_durable else self._fail)
 
     def _committed(self) -> None:
         released = self._releases.committed()

@@ -33,6 +33,12 @@ def _key_fields(thing: str) -> int:
     return _KEYS.get(thing) or (len(delete._fields) if delete is not None else 1)
 
 
+#: Records that are put: the thing, and how many of its first fields name it.
+_PUTS = {
+    kind: (name[3:], _key_fields(name[3:])) for name, kind in sorted(vars(records).items()) if name.startswith("Put")
+}
+
+
 class Tables:
     """Everything that is durable. Rows are never changed, so a copy is cheap."""
 
@@ -65,13 +71,14 @@ class Tables:
                 self.tasks[row[0]] = records.InsertTask._make(known[:_FIXED] + row[1:])
             elif kind is records.InsertTask:
                 self.tasks[row[0]] = row
+            elif kind in _PUTS:
+                thing, key_fields = _PUTS[kind]
+                self.put[thing][row[:key_fields]] = row
             else:
-                self._put(kind.__name__, row)
+                self._other(kind.__name__, row)
 
-    def _put(self, name: str, row: Any) -> None:
-        if name.startswith("Put"):
-            self.put[name[3:]][row[: _key_fields(name[3:])]] = row
-        elif name.startswith("Delete"):
+    def _other(self, name: str, row: Any) -> None:
+        if name.startswith("Delete"):
             self.put[name[6:]].pop(row, None)
             for table in _BELONGINGS.get(name[6:], ()):
                 for key in [key for key in self.put[table] if key[0] == row[0]]:

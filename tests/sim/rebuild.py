@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from outrider_coordinator.core.states import AttemptState, BreakerState
@@ -161,9 +162,10 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
     name = type(one).__name__
     if name == "Breaker" and one.state is other.state is BreakerState.CLOSED:
         return  # it has no row
-    for field in fields(one):
-        if (name, field.name) not in VOLATILE:
-            yield from differences(f"{path}.{field.name}", getattr(one, field.name), getattr(other, field.name))
+    for field in _compared(type(one)):
+        mine, theirs = getattr(one, field), getattr(other, field)
+        if mine is not theirs:
+            yield from differences(f"{path}.{field}", mine, theirs)
     if name == "State":
         yield from differences(f"{path}.queue", _order(one.queue), _order(other.queue))
         yield from _missing(f"{path}.dependents", other.dependents, one.dependents)
@@ -177,6 +179,12 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
         yield from differences(f"{path}.waits", _waits(one), _waits(other))
     elif name == "Attempt":
         yield from differences(f"{path}.state", _durable_state(one.state), _durable_state(other.state))
+
+
+@cache
+def _compared(kind: type) -> tuple[str, ...]:
+    """Names of the fields that are not volatile."""
+    return tuple(field.name for field in fields(kind) if (kind.__name__, field.name) not in VOLATILE)
 
 
 def _missing(path: str, wanted: dict[str, list[Any]], there: dict[str, list[Any]]) -> Iterator[tuple[str, Any, Any]]:

@@ -7,10 +7,11 @@ stretch of user code is told to the witness as a run.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from outrider.worker import messages
 from outrider.worker.lease_watch import SLACK_US
@@ -134,7 +135,7 @@ class ModelWorker:
                 return
         run = self._run
         assert run is not None
-        text = json.dumps({"by": [run.task_id, run.attempt, run.agent, run.number]}).encode()
+        text = msgspec.json.encode({"by": [run.task_id, run.attempt, run.agent, run.number]})
         self._end(messages.Completed(self.running_key, self._pool.wall_ns(), text))
 
     def _do_run(self, duration_us: int) -> bool:
@@ -405,7 +406,7 @@ class ModelExecutioner:
 def _script(run: messages.Run) -> dict[str, Any]:
     """What this attempt does: the last script goes for all later attempts."""
     if isinstance(run.work, messages.CommandWork):
-        scripts = json.loads(run.work.stdin)
+        scripts = msgspec.json.decode(run.work.stdin)
     else:
-        scripts = json.loads(run.work.arguments)["args"]
+        scripts = msgspec.json.decode(run.work.arguments)["args"]
     return scripts[min(run.attempt, len(scripts)) - 1]

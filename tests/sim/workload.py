@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sim import faults
+from sim.dice import Dice
 from sim.plan import AgentPlan, Item, Plan
 
 S = 1_000_000
@@ -63,7 +64,7 @@ FEATURES = (
 
 def make(seed: int) -> Plan:
     """The plan of a seed."""
-    dice = random.Random(f"plan/{seed}")
+    dice = Dice(f"plan/{seed}")
     features = tuple(name for name in FEATURES if dice.random() < 0.5)
     kinds = tuple(name for name in faults.FAULTS if dice.random() < 0.4)
     agents = tuple(_agent(name, dice, features) for name in "abcd"[: dice.choice((1, 2, 2, 3, 3, 4))])

@@ -128,7 +128,10 @@ class Board:
     @property
     def slots_used(self) -> int:
         """Workers with unfinished attempts whose running one is not parked."""
-        return sum(1 for worker in self.workers.values() if worker.queue and not self._is_parked(worker))
+        used = 0
+        for worker in self.workers.values():
+            used += bool(worker.queue) and not self.attempts[worker.queue[0]].is_parked
+        return used
 
     @property
     def waiting_count(self) -> int:
@@ -266,14 +269,19 @@ class Board:
     def plan(self, now_us: int) -> Plan:
         """Decide who goes on, who starts where and who comes back, and take these decisions as carried out."""
         plan = Plan()
-        used = self._resume(plan, self.slots_used)
+        used = self.slots_used
+        if self._resuming:
+            used = self._resume(plan, used)
         self._recall_behind_slow(plan, now_us)
-        used = self._start_on_idle(plan, used, now_us)
-        self._send_ahead(plan, now_us)
-        busy = sum(1 for worker in self.workers.values() if worker.queue)
-        more = max(0, min(self.limits.slots - used, len(self._waiting)))
-        wanted = max(self.limits.workers_min, busy + more)
-        plan.workers_wanted = min(wanted, self.limits.slots + self.limits.parked_max)
+        if self._waiting:
+            used = self._start_on_idle(plan, used, now_us)
+            self._send_ahead(plan, now_us)
+        wanted = 0
+        for worker in self.workers.values():
+            wanted += bool(worker.queue)
+        if self._waiting:
+            wanted += max(0, min(self.limits.slots - used, len(self._waiting)))
+        plan.workers_wanted = min(max(self.limits.workers_min, wanted), self.limits.slots + self.limits.parked_max)
         return plan
 
     def _resume(self, plan: Plan, used: int) -> int:
@@ -375,9 +383,6 @@ class Board:
             self.parked -= 1
             if attempt.key in self._resuming:
                 self._resuming.remove(attempt.key)
-
-    def _is_parked(self, worker: Worker) -> bool:
-        return self.attempts[worker.queue[0]].is_parked
 
     def check(self) -> None:
         """Assert the invariants of this module that hold after every method."""

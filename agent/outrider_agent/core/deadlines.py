@@ -57,6 +57,8 @@ class Deadlines:
 
     def expired(self, now_us: int) -> list[int]:
         """Take out and return the keys whose budget is used up."""
+        if not self._budgets:
+            return []
         late = [key for key, budget in self._budgets.items() if _left_us(budget, now_us) <= 0]
         for key in late:
             del self._budgets[key]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from outrider_coordinator.core.limits import caps, holdings
 from outrider_coordinator.core.model import Agent, Attempt, Breaker, Run, Task
 from outrider_coordinator.core.placement import fleet, resources
 from outrider_coordinator.core.placement.eligibility import fits
+from outrider_coordinator.core.placement.order import Strand
 from outrider_coordinator.core.schedules import firing
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
@@ -38,11 +40,11 @@ def check(state: State) -> None:
     firing.check(state)
     fleet.check(state.fleet, state.agents, fits)
     _check_queue(state)
-    queued = sum(task.state is TaskState.QUEUED for task in state.tasks.values())
+    found = Counter(task.state for task in state.tasks.values())
+    queued = found[TaskState.QUEUED]
     assert len(state.queue) == queued, f"{len(state.queue)} in the queue, {queued} are QUEUED"
-    for task_state in TaskState:
-        found = sum(task.state is task_state for task in state.tasks.values())
-        assert state.count(task_state) == found, f"{task_state.name}: counted {state.count(task_state)}, are {found}"
+    for one in TaskState:
+        assert state.count(one) == found[one], f"{one.name}: counted {state.count(one)}, are {found[one]}"
 
 
 def _check_run(state: State, run: Run) -> None:
@@ -63,11 +65,15 @@ def _check_queue(state: State) -> None:
     """Every need counts its tasks, every sleeping one is woken by its agents, and no tag runs ahead of its lanes."""
     queue = state.queue
     waiting: dict[tuple[object, ...], int] = {}
+    lines: dict[Strand, set[str]] = {}
     for task in queue.tasks.values():
-        assert task.strand is not None, f"task {task.id} is in the queue and in no strand of it"
-        need = task.strand.group.need
+        strand = task.strand
+        assert strand is not None, f"task {task.id} is in the queue and in no strand of it"
+        if strand not in lines:
+            lines[strand] = {entry[2] for entry in strand.line}
+        need = strand.group.need
         waiting[need.name] = waiting.get(need.name, 0) + 1
-        assert any(entry[2] == task.id for entry in task.strand.line), f"task {task.id} has no entry in its strand"
+        assert task.id in lines[strand], f"task {task.id} has no entry in its strand"
     for need in queue.needs.values():
         assert need.waiting == waiting.get(need.name, 0), f"{need.demands}: counted {need.waiting}, are {waiting}"
         assert need.is_awake or (need.reach and need in need.reach.asleep), f"{need.demands} sleeps for ever"
@@ -76,31 +82,36 @@ def _check_queue(state: State) -> None:
 
 
 def _check_task(state: State, task: Task) -> None:
-    story = f"task {task.id} ({task.state.name})"
-    assert task.state not in TERMINAL, f"I1: {story} is terminal and still in memory"
-    assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {story} has attempt {task.attempt}"
-    _check_tries(task, story)
+    assert task.state not in TERMINAL, f"I1: {_name(task)} is terminal and still in memory"
+    assert (task.attempt is not None) == (task.state in _WITH_ATTEMPT), f"I2: {_name(task)} has attempt {task.attempt}"
+    _check_tries(task)
     if task.waits:
         _check_waits(state, task)
     for stray in task.strays:
-        assert stray.state is AttemptState.LOST, f"I2: {story} has a stray in {stray.state.name}"
+        assert stray.state is AttemptState.LOST, f"I2: {_name(task)} has a stray in {stray.state.name}"
     if task.state is not TaskState.PENDING:
-        assert not task.waiting_for, f"I9: {story} waits for {sorted(task.waiting_for)}"
+        assert not task.waiting_for, f"I9: {_name(task)} waits for {sorted(task.waiting_for)}"
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
-        assert task.attempt.key in agent.attempts, f"{story}: agent {agent.id} does not know its attempt"
+        assert task.attempt.key in agent.attempts, f"{_name(task)}: agent {agent.id} does not know its attempt"
 
 
-def _check_tries(task: Task, story: str) -> None:
+def _name(task: Task) -> str:
+    return f"task {task.id} ({task.state.name})"
+
+
+def _check_tries(task: Task) -> None:
     """Numbers of tries, and who may run beside whom."""
     counted, limit = task.attempts_counted, task.spec.max_attempts
-    assert counted <= task.attempts_made, f"I3: {story} counted more tries than were made"
-    assert not limit or counted < limit or task.cancel_requested, f"I3: {story} has counted {counted} of {limit} tries"
+    assert counted <= task.attempts_made, f"I3: {_name(task)} counted more tries than were made"
+    assert not limit or counted < limit or task.cancel_requested, f"I3: {_name(task)} counts {counted} of {limit} tries"
+    if task.attempt is None and not task.strays:
+        return
     live = [task.attempt, *task.strays] if task.attempt is not None else [*task.strays]
-    assert all(attempt.number <= task.attempts_made for attempt in live), f"I3: {story} has a try without a number"
-    assert len({attempt.number for attempt in live}) == len(live), f"I2: {story} has one try twice"
-    assert not (task.spec.exclusive and task.strays), f"I13: {story} is exclusive and has strays"
-    assert not (task.spec.at_most_once and task.strays), f"I12: {story} runs at most once and has strays"
+    assert all(attempt.number <= task.attempts_made for attempt in live), f"I3: {_name(task)}: a try has no number"
+    assert len({attempt.number for attempt in live}) == len(live), f"I2: {_name(task)} has one try twice"
+    assert not (task.spec.exclusive and task.strays), f"I13: {_name(task)} is exclusive and has strays"
+    assert not (task.spec.at_most_once and task.strays), f"I12: {_name(task)} runs at most once and has strays"
 
 
 def _check_waits(state: State, task: Task) -> None:
