@@ -88,7 +88,6 @@ RULES: dict[str, Need] = {
     # The protocols of gRPC itself: who may call anything may ask what there is.
     "grpc.health.v1.Health/Check": Need(Role.VIEWER),
     "grpc.health.v1.Health/Watch": Need(Role.VIEWER),
-    "grpc.health.v1.Health/List": Need(Role.VIEWER),
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Need(Role.VIEWER),
 }
 
