@@ -34,6 +34,7 @@ __all__ = [
     "request_of",
     "sign",
     "spiffe_of",
+    "usage",
 ]
 
 PrivateKey = ec.EllipticCurvePrivateKey
@@ -123,8 +124,24 @@ def anchor(point: bytes) -> bytes:
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .sign(new_key(), hashes.SHA256())
+    )
+
+
+def usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """What a key may be used for: signatures, and an authority's for certificates."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 

@@ -21,7 +21,9 @@ MACHINE_PATH = Path("/etc/outrider/outrider.toml")
 
 
 def default_path(*, is_root: bool) -> Path:
-    """Where settings are written when nobody says where."""
+    """Where settings are written when no option says where: ``$OUTRIDER_CONFIG``, the machine's or the user's file."""
+    if given := os.environ.get(CONFIG_ENVIRONMENT):
+        return Path(given)
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return MACHINE_PATH if is_root else Path(base) / "outrider" / "outrider.toml"
 
@@ -29,7 +31,7 @@ def default_path(*, is_root: bool) -> Path:
 def found() -> Path | None:
     """The file a daemon reads when none is named: ``$OUTRIDER_CONFIG``, the user's, the machine's; None for no file."""
     if given := os.environ.get(CONFIG_ENVIRONMENT):
-        return Path(given)
+        return Path(given)  # also when it is not there: who names a file wants to hear of it
     return next((path for path in (default_path(is_root=False), MACHINE_PATH) if path.is_file()), None)
 
 

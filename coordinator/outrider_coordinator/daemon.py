@@ -24,7 +24,7 @@ from pathlib import Path
 import uvloop
 from grpc_health.v1 import health, health_pb2
 
-from outrider import collector, errors
+from outrider import collector, discovery, errors
 from outrider.endpoint import Endpoint
 from outrider.sdnotify import notify, watchdog_interval_s
 from outrider.v1 import (
@@ -150,6 +150,7 @@ class _Daemon:
         self._folder = folder
         self._tls = tls
         self._fatal: BaseException | None = None
+        self._announced: Path | None = None
         self._exporter = span_exporter(store.store_id)
         self._access = Access(folder, authority)
 
@@ -189,6 +190,8 @@ class _Daemon:
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.close, TRACES_DEADLINE_S)
         (self._folder / ADDRESSES_FILE).unlink(missing_ok=True)
+        if self._announced is not None:
+            self._announced.unlink(missing_ok=True)
         return EXIT_FATAL if self._fatal else EXIT_OK
 
     def _engine(self) -> Engine:
@@ -276,6 +279,9 @@ class _Daemon:
         partial.write_text(json.dumps({"addresses": addresses, "join": join, "pid": os.getpid()}))
         partial.replace(path)
         logger.info("serving on %s", ", ".join(f"{target} ({door})" for door, target in bound))
+        sockets = [target for door, target in bound if target.startswith("unix:")]
+        if self._settings.announce and sockets and not discovery.find():
+            self._announced = discovery.announce(sockets[0], os.getpid())
         notify("READY=1\nSTATUS=serving on " + ", ".join(addresses))
 
     async def _keep_reloading(self) -> None:

@@ -35,6 +35,9 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         ),
     ] = msgspec.field(default_factory=list)
     host: Annotated[str, setting("Name under which other machines reach this one; `coordinator init` writes it.")] = ""
+    announce: Annotated[
+        bool, setting("Let this user's commands on this machine find it by themselves, at its Unix socket.")
+    ] = False
     state_directory: Annotated[
         str, setting("Folder of the database; empty means the user's XDG state directory, or systemd's.")
     ] = ""

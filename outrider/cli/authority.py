@@ -50,16 +50,28 @@ def init(
     made = make_authority(folder, hosts)
     values: dict[str, Any] = {
         "state_directory": str(folder),
-        "listen": [Endpoint.parse(listen).target, f"unix:{folder}/coordinator.sock"],
+        "listen": [Endpoint.parse(listen).target, _socket(folder)],
         "listen_join": [Endpoint.parse(join).target],
         "host": hosts[0],
+        "announce": True,
     }
     set_table(file, "coordinator", values)
     output.line(f"{'made' if made else 'kept'} the authority in {folder / 'authority'}, for {', '.join(hosts)}")
     output.say(
         f"settings are in {file}; start it with:  outrider coordinator run" + (f" --config {file}" if config else "")
     )
-    output.say(f"talk to it from here:  export OUTRIDER_COORDINATOR=unix:{folder}/coordinator.sock")
+    output.say("then, for the line to paste on another machine:  outrider agent token create")
+
+
+def _socket(folder: Path) -> str:
+    """In the state directory, where that is not too long a path for a socket; among this user's sockets otherwise."""
+    from outrider.discovery import runtime_directory
+    from outrider.endpoint import Endpoint
+
+    try:
+        return Endpoint.parse(f"unix:{folder}/coordinator.sock").target
+    except InvalidRequest:
+        return Endpoint.parse(f"unix:{runtime_directory()}/coordinator.sock").target
 
 
 def make_authority(folder: Path, hosts: list[str]) -> bool:

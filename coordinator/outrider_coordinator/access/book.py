@@ -23,7 +23,7 @@ from outrider import credentials
 from outrider.errors import InvalidRequest, NotFound, OutriderError, Unauthenticated
 from outrider_coordinator.access.principals import Role, Standing
 
-__all__ = ["Book", "Credential", "JoinGrant", "Machine"]
+__all__ = ["NAMED", "Book", "Credential", "JoinGrant", "Machine"]
 
 SCHEMA_VERSION = 1
 _ALPHABET = string.ascii_letters + string.digits
@@ -101,6 +101,10 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
     "join": JoinGrant,
     "machine": Machine,
 }
+
+
+#: The tables of a book, by the names of its attributes.
+NAMED = ("users", "credentials", "joins", "machines")
 
 
 class Book:
