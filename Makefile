@@ -79,9 +79,9 @@ coverage: $(STAMP) ## Show which branches of the decision core its pure tests do
 	@$(BIN)/python -m coverage report --skip-covered --show-missing
 
 .PHONY: mutate
-mutate: $(STAMP) ## Put small faults into the decision core and see whether tests notice (ARGS="breaker queue")
+mutate: $(STAMP) ## Put small faults into the decision core and see whether tests notice (ARGS="trust queue", ARGS=--again)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutation.txt
-	@$(BIN)/python tests/mutation/mutate_core.py $(ARGS)
+	@cd tests && ../$(BIN)/python -m mutation.mutate_core $(ARGS)
 
 .PHONY: sim
 sim: $(STAMP) ## Simulate whole systems under faults (SEEDS=1000 FIRST=0)

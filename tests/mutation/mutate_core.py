@@ -1,131 +1,190 @@
 """Mutation test of the decision core: small faults put into it one by one, and whether any test notices.
 
-    python tests/mutation/mutate_core.py [MODULE ...] [--children N] [--again]
+    cd tests && python -m mutation.mutate_core [MODULE or FOLDER ...] [--again] [--show]
 
-Works on a copy under build/mutation, laid out as mutmut wants it, with the pure tests of the core. Prints the score of
-each module, and every survivor as a diff in build/mutation/survivors.txt. Needs requirements/mutation.txt.
+Prints the score of each module and writes what survived to build/mutation/survivors.txt; what was found about modules
+not named now is kept from before. Survivors that README.md beside this file explains are counted apart. Needs
+requirements/mutation.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import shutil
-import subprocess
+import re
 import sys
+import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+import hypothesis
+import pytest
+
+from mutation import mutants, trial
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "outrider_coordinator.core"
+FOLDER = ROOT / "coordinator" / "outrider_coordinator" / "core"
 PLACE = ROOT / "build" / "mutation"
-CORE = "outrider_coordinator/core"
-COPIED = ("outrider", "agent", "protos", "tests", "examples", "benchmarks")
-TESTS = ("tests/unit", "tests/property", "tests/transcripts", "tests/sim")
-SURVIVED = ("survived", "no tests")
-
-SETTINGS = """\
-[tool.pytest.ini_options]
-pythonpath = ["tests", "examples", "benchmarks"]
-asyncio_mode = "auto"
-
-[tool.mutmut]
-source_paths = ["src/"]
-only_mutate = {modules}
-also_copy = {copied}
-pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-p", "no:xdist", "-p", "no:cacheprovider", "-x"]
-"""
+README = Path(__file__).with_name("README.md")
+FOLDERS = ("unit", "property", "transcripts", "sim")
+#: A test file with one of these words in it uses the core.
+SIGNS = re.compile(r"outrider_coordinator\.core|support\.\w+_world|transcript|run_seed")
+#: Not of the core, though they import some of it: they start threads, stores or processes.
+LEFT_OUT = re.compile(r"test_(engine|journal|store_thread|watch_hub|quarantine|dispatch_spans|two_stores|planted|tiny)")
 
 
-def prepare(modules: list[str]) -> None:
-    """Copy what the tests need and say what to mutate."""
-    shutil.rmtree(PLACE, ignore_errors=True)
-    skip = shutil.ignore_patterns("__pycache__", "node_modules")
-    shutil.copytree(ROOT / "coordinator" / "outrider_coordinator", PLACE / "src" / "outrider_coordinator", ignore=skip)
-    for name in COPIED:
-        shutil.copytree(ROOT / name, PLACE / name, ignore=skip)
-    tests = [test for name in TESTS for test in _tests_of_core(PLACE / name)]
-    mutated = [f"src/{CORE}/{name}.py" for name in modules]
-    settings = SETTINGS.format(modules=_listed(mutated), copied=_listed(COPIED), tests=_listed(tests))
-    (PLACE / "pyproject.toml").write_text(settings)
-    for folder in ("src", "agent"):  # the import system remembers folders that were not there
-        (PLACE / "mutants" / folder).mkdir(parents=True)
+class Verdict(NamedTuple):
+    """What became of a mutant; ``by`` is the test that noticed it."""
+
+    module: str
+    function: str
+    before: str
+    after: str
+    verdict: str
+    by: str
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """As README.md names it."""
+        return f"{self.module}.{self.function}", self.before, self.after
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
-
-
-def _tests_of_core(folder: Path) -> list[str]:
+def tests() -> list[str]:
     """Test files that use the core, and nothing with processes or sockets in it."""
-    files = sorted(folder.glob("test_*.py"))
-    return [str(file.relative_to(PLACE)) for file in files if "outrider_coordinator.core" in _reach(file)]
+    files = [file for folder in FOLDERS for file in sorted((ROOT / "tests" / folder).glob("test_*.py"))]
+    return [str(file) for file in files if SIGNS.search(file.read_text()) and not LEFT_OUT.match(file.stem)]
 
 
-def _reach(file: Path) -> str:
-    text = file.read_text()
-    through_world = "support.core_world" in text or file.parent.name in ("sim", "transcripts")
-    return text + ("outrider_coordinator.core" if through_world else "")
+def chosen(names: list[str]) -> list[tuple[Path, str]]:
+    """The modules with these names, or in folders with these names; all when there are none."""
+    modules = trial.import_all(PACKAGE, FOLDER)
+    wanted = {name.removesuffix(".py").replace("/", ".") for name in names}
+    short = {module: module.removeprefix(PACKAGE + ".") for _, module in modules}
+    known = {part for name in short.values() for part in (name, name.partition(".")[0], name.rpartition(".")[2])}
+    if wanted - known:
+        sys.exit(f"no such module of the core: {', '.join(sorted(wanted - known))}")
+    return [
+        (file, module)
+        for file, module in modules
+        if not wanted or wanted & {short[module], short[module].partition(".")[0], short[module].rpartition(".")[2]}
+    ]
 
 
-def mutmut(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run mutmut on the copy."""
-    mutants = PLACE / "mutants"
-    path = os.pathsep.join(map(str, (mutants / "src", mutants, mutants / "agent")))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
-    command = [sys.executable, "-m", "mutmut", *arguments]
-    is_quiet = arguments[0] != "run"
-    return subprocess.run(command, cwd=PLACE, env=environment, text=True, capture_output=is_quiet, check=False)
+def explained() -> set[tuple[str, str, str]]:
+    """Survivors that README.md gives a reason for, in rows of: function, before, after, reason."""
+    row = re.compile(r"^\| `([^`]+)` \| `(.*?)` \| `(.*?)` \| .+ \|$")
+    found = (row.match(line) for line in README.read_text().splitlines())
+    return {(match[1], match[2].replace("\\|", "|"), match[3].replace("\\|", "|")) for match in found if match}
 
 
-def verdicts() -> dict[str, str]:
-    """Mutant to verdict: killed, survived, no tests, timeout, suspicious."""
-    lines = mutmut("results", "--all", "true").stdout.splitlines()
-    return {name.strip(): verdict.strip() for name, _, verdict in (line.partition(": ") for line in lines) if verdict}
-
-
-def report(found: dict[str, str]) -> int:
-    """Print the score by module, write the survivors; returns how many there are."""
+def report(verdicts: list[Verdict], known: set[tuple[str, str, str]]) -> None:
+    """Print the score by module and write down what survived without a reason."""
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, verdict in found.items():
-        by_module[name.split(".x", 1)[0].removeprefix("outrider_coordinator.core.")][verdict] += 1
-    print(f"{'module':<24} {'mutants':>8} {'noticed':>8} {'survived':>9} {'no test':>8} {'score':>7}")
+    left = []
+    for verdict in verdicts:
+        is_explained = verdict.verdict != trial.NOTICED and verdict.name in known
+        by_module[verdict.module]["explained" if is_explained else verdict.verdict] += 1
+        if verdict.verdict != trial.NOTICED and not is_explained:
+            left.append(verdict)
+    columns = (trial.NOTICED, "explained", trial.SURVIVED, trial.UNREACHED)
+    print(f"{'module':<26} {'mutants':>8} " + " ".join(f"{column:>10}" for column in columns) + f" {'score':>7}")
     for module, counts in [*sorted(by_module.items()), ("all", sum(by_module.values(), Counter()))]:
-        total, left = sum(counts.values()), sum(counts[verdict] for verdict in SURVIVED)
-        score = 100 * (total - left) / max(1, total)
+        total = sum(counts.values())
+        score = 100 * counts[trial.NOTICED] / max(1, total - counts["explained"])
         print(
-            f"{module:<24} {total:>8} {total - left:>8} {counts['survived']:>9} {counts['no tests']:>8} {score:>6.1f}%"
+            f"{module:<26} {total:>8} " + " ".join(f"{counts[column]:>10}" for column in columns) + f" {score:>6.1f}%"
         )
-    survivors = [name for name, verdict in sorted(found.items()) if verdict in SURVIVED]
-    (PLACE / "survivors.txt").write_text("\n".join(mutmut("show", name).stdout for name in survivors))
-    print(f"survivors: {PLACE / 'survivors.txt'}")
-    return len(survivors)
+    (PLACE / "survivors.txt").write_text("".join(f"{_told(verdict)}\n" for verdict in left))
+    print(f"survivors without a reason: {len(left)}, in {PLACE / 'survivors.txt'}")
+    stale = known - {verdict.name for verdict in verdicts if verdict.verdict != trial.NOTICED}
+    covered = set(by_module)
+    for function, before, after in sorted(stale):
+        if any(function.startswith(f"{module}.") for module in covered):
+            print(f"README.md explains what does not survive (any more): {function}: {before} => {after}")
 
 
-def modules_of(core: Path, names: list[str]) -> list[str]:
-    """Paths below the core, without suffix, of modules or folders with these names; all when none is given."""
-    files = sorted(file.relative_to(core).with_suffix("") for file in core.rglob("*.py") if file.stem != "__init__")
-    if unknown := [name for name in names if not any(name in (*file.parts, str(file)) for file in files)]:
-        sys.exit(f"no such module of the core: {', '.join(unknown)}")
-    return [str(file) for file in files if not names or any(name in (*file.parts, str(file)) for name in names)]
+def _told(verdict: Verdict) -> str:
+    return f"{verdict.module}.{verdict.function} [{verdict.verdict}]\n    {verdict.before}\n    {verdict.after}"
+
+
+def run(
+    modules: list[tuple[Path, str]],
+    noticed: dict[tuple[str, str, str], Verdict],
+    keep: Callable[[list[Verdict]], None],
+    arguments: argparse.Namespace,
+) -> None:
+    """Try the mutants of these modules, but for those noticed already; ``keep`` is given what is known so far."""
+    made, found = [], []
+    for mutant in (mutant for file, module in modules for mutant in mutants.of_module(file, module)):
+        name = f"{mutant.module.removeprefix(PACKAGE + '.')}.{mutant.function}", mutant.before, mutant.after
+        if name in noticed:
+            found.append(noticed[name])
+        else:
+            made.append(mutant)
+    before, began_s = len(found), time.monotonic()
+
+    def told(mutant: mutants.Mutant, verdict: str, by: str) -> None:
+        module = mutant.module.removeprefix(PACKAGE + ".")
+        found.append(Verdict(module, mutant.function, mutant.before, mutant.after, verdict, by))
+        if len(found) % 200 == 0:
+            bad = sum(one.verdict != trial.NOTICED for one in found)
+            passed_s = time.monotonic() - began_s
+            print(f"{len(found) - before} of {len(made)} in {passed_s:.0f} s, {bad} not noticed", flush=True)
+            keep(found)
+
+    print(f"{len(made)} mutants of {len(modules)} modules", flush=True)
+    store = PLACE / "durations.json"
+    durations_s = json.loads(store.read_text()) if store.exists() else {}
+    court = trial.Trial(
+        PACKAGE, made, arguments.children, arguments.most_s, arguments.longest_s, told, durations_s=durations_s
+    )
+    options = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "timeout=0", "-W", "ignore", *tests()]
+    if pytest.main(options, plugins=[court]) != 0:
+        sys.exit("the tests do not pass without mutants")
+    store.write_text(json.dumps(court.durations_s, indent=1))
+    keep(found)
 
 
 def main() -> None:
     """Mutate, test, report."""
     parser = argparse.ArgumentParser(description="mutation test of the decision core")
-    parser.add_argument(
-        "modules",
-        nargs="*",
-        help="modules or folders of the core; all when none is named",
-    )
+    parser.add_argument("modules", nargs="*", help="modules or folders of the core; all of them when none is named")
     parser.add_argument("--children", type=int, default=os.cpu_count() or 1, help="how many mutants at once")
-    parser.add_argument("--again", action="store_true", help="go on with the copy of last time")
+    parser.add_argument("--most-s", type=float, default=6.0, help="CPU time that tests may take for one mutant")
+    parser.add_argument("--longest-s", type=float, default=0.7, help="tests that took longer last time are left out")
+    parser.add_argument("--again", action="store_true", help="try only what was not noticed last time")
+    parser.add_argument("--show", action="store_true", help="only report what was found before")
     arguments = parser.parse_args()
-    modules = modules_of(ROOT / "coordinator" / CORE, arguments.modules)
-    if not arguments.again:
-        prepare(modules)
-    mutmut("run", "--max-children", str(arguments.children))
-    report(verdicts())
+    os.environ.setdefault("SIM_SEEDS", "12")  # a few are enough: what they notice, they mostly notice early
+    hypothesis.settings.register_profile(
+        "mutation",
+        database=None,
+        max_examples=25,
+        derandomize=True,
+        deadline=None,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    hypothesis.settings.load_profile("mutation")
+    PLACE.mkdir(parents=True, exist_ok=True)
+    store = PLACE / "verdicts.json"
+    verdicts = [Verdict(*row) for row in json.loads(store.read_text())] if store.exists() else []
+    if not arguments.show:
+        modules = chosen(arguments.modules)
+        names = {module.removeprefix(PACKAGE + ".") for _, module in modules}
+        others = [verdict for verdict in verdicts if verdict.module not in names]
+        noticed = {verdict.name: verdict for verdict in verdicts if verdict.verdict == trial.NOTICED}
+
+        def keep(found: list[Verdict]) -> None:
+            verdicts[:] = sorted(others + found)
+            store.write_text(json.dumps(verdicts))
+
+        run(modules, noticed if arguments.again else {}, keep, arguments)
+    report(verdicts, explained())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,3 @@ class Chance:
     def randrange(self, stop: int) -> int:
         """A number from 0 to below ``stop``; ``stop`` is at least 1."""
         return self.bits() * stop >> 64
-
-    def random(self) -> float:
-        """A number from 0 to below 1."""
-        return (self.bits() >> 11) / (1 << 53)

@@ -88,7 +88,7 @@ def restore(
 
 
 def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
-    task, agent = state.tasks[attempt.task_id], state.agents.get(attempt.agent_id)
+    task = state.tasks[attempt.task_id]
     if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
         task.failed_on = (*task.failed_on, attempt.agent_id)
     if attempt.state is AttemptState.CLOSED:
@@ -101,10 +101,8 @@ def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
             return  # it decides nothing any more
         task.strays = (*task.strays, attempt)
         return
-    task.attempt = attempt
-    if agent is None:
-        return
-    holds_slot = attempt.holds_slot
+    agent = state.agents[attempt.agent_id]  # one that is removed takes its attempts along
+    task.attempt, holds_slot = attempt, attempt.holds_slot
     slots.take(state, agent, attempt)
     named_limits.hold(state, task, attempt)
     caps.take(state, task, attempt)

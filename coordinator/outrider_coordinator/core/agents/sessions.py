@@ -85,9 +85,10 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
         return
     unlisted, agent.unlisted = agent.unlisted, []
     for key in unlisted:
-        attempt, task = agent.attempts.get(key), state.tasks.get(key[0])
-        if attempt is None or task is None:
+        attempt = agent.attempts.get(key)
+        if attempt is None:
             continue
+        task = state.tasks[key[0]]
         over_us = lease.unlisted_over_us(state, agent, attempt)
         if may_have_started(task, attempt) or (task.spec.at_most_once and not lease.knows(agent, attempt)):
             task.worker_deaths += agent.has_rebooted and attempt.started_us > 0
@@ -338,8 +339,7 @@ def _stray_returned(state: State, effects: Effects, agent: Agent, task: Task, at
     holdings.hold(state, task, attempt)
     caps.take(state, task, attempt)
     effects.attempts[attempt.key] = attempt
-    if not task.cancel_requested:
-        state.move(task, TaskState.RUNNING, effects)
+    state.move(task, TaskState.RUNNING, effects)
     return VERDICT_RESUME
 
 

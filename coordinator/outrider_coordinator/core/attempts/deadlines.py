@@ -28,9 +28,7 @@ def watch(state: State, task: Task) -> None:
 
 
 def left_us(state: State, task: Task) -> int:
-    """What is left of a task's deadline, at least 1; 0 when it has none."""
-    if not task.spec.deadline_us:
-        return 0
+    """What is left of the deadline of a task that has one, at least 1."""
     return max(1, task.created_us + task.spec.deadline_us - state.now_us)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from outrider_coordinator.core.model import Agent, Attempt, Measured, Task
 from outrider_coordinator.core.placement import resources, wishes
 from outrider_coordinator.core.placement.eligibility import fits, is_open
-from outrider_coordinator.core.placement.fleet import Index, Key, KeyOf, Lot, Ranking, Reach, hard_of
+from outrider_coordinator.core.placement.fleet import Index, Key, KeyOf, Lot, Ranking, hard_of
 from outrider_coordinator.core.placement.queue import Need
 from outrider_coordinator.core.spec import Strategy
 from outrider_coordinator.core.state import KINDS_MAX, State
@@ -205,11 +205,3 @@ def measure(state: State, agent: Agent, kind: str, duration_us: int | None) -> N
     measured.failure_rate += SMOOTHING * (failed - measured.failure_rate)
     if duration_us is not None:
         measured.duration_us += SMOOTHING * (duration_us - measured.duration_us)
-
-
-def reach_of(state: State, need: Need) -> Reach:
-    """The agents that a need could reach."""
-    if need.reach is None:
-        _prepare(state, need)
-    assert need.reach is not None
-    return need.reach

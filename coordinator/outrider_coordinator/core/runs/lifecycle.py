@@ -21,9 +21,7 @@ _FAILURES = (TaskState.FAILED, TaskState.EXPIRED)
 
 def member_ended(state: State, effects: Effects, task: Task) -> None:
     """A task of a run has just become terminal."""
-    run = state.runs.get(task.run_id)
-    if run is None:
-        return
+    run = state.runs[task.run_id]
     run.open_count -= 1
     run.weight_done += task.spec.weight
     if run.milestone_of:

@@ -13,7 +13,7 @@ from outrider_coordinator.core.model import Task
 from outrider_coordinator.core.runs import admission
 from outrider_coordinator.core.runs.errands import Admission, Consequence, Decision, Errand, RunStop
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import Intent, Reason, TaskState
+from outrider_coordinator.core.states import Intent, Reason
 
 #: Tasks that one step decides, takes in or cancels for errands: 10 to 20 us each.
 UNITS_PER_STEP = 128
@@ -65,7 +65,7 @@ def _decide(state: State, effects: Effects, errand: Consequence | Decision | Run
     elif task.id in errand.unmet:
         label, ended, reason = errand.unmet[task.id]
         outcome.skip(state, effects, task, reason, label, ended)
-    elif not task.waiting_for and task.state is TaskState.PENDING:
+    else:
         outcome.make_ready(state, effects, task)
 
 
