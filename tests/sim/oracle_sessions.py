@@ -25,6 +25,8 @@ class SessionJudge:
     def __init__(self, marks: Marks, record_judge: RecordJudge) -> None:
         self.marks = marks
         self.current: dict[str, int] = {}
+        #: Whose session it is or was: a Welcome may leave after its session has ended.
+        self.agent_of: dict[int, str] = {}
         #: When each agent was last heard in its session, on the coordinator's clock.
         self.contact_us: dict[str, int] = {}
         self.listed: dict[str, set[tuple[str, int]]] = {}
@@ -101,6 +103,7 @@ class SessionJudge:
         demand("I17", answer.epoch > self.epoch_max, "session {} after {}", answer.epoch, self.epoch_max)
         self.epoch_max = answer.epoch
         self.current[event.agent_id] = answer.epoch
+        self.agent_of[answer.epoch] = event.agent_id
         self.contact_us[event.agent_id] = now_us
         self._leaving.discard(event.agent_id)
         self.listed[event.agent_id] = {(held.ref.task_id, held.ref.attempt) for held in event.held}
