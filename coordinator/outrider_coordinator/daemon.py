@@ -19,6 +19,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import uvloop
@@ -47,6 +48,7 @@ from outrider.v1 import (
 from outrider_coordinator.access.access import AUTHORITY, Access
 from outrider_coordinator.access.authority import Authority
 from outrider_coordinator.access.principals import Door
+from outrider_coordinator.access.quotas import Quotas
 from outrider_coordinator.clock import Clock, watch_wall
 from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.step import new_state
@@ -152,7 +154,12 @@ class _Daemon:
         self._fatal: BaseException | None = None
         self._announced: Path | None = None
         self._exporter = span_exporter(store.store_id)
-        self._access = Access(folder, authority)
+        self._access = Access(
+            folder,
+            authority,
+            timedelta(seconds=settings.agent_certificate_s),
+            Quotas(settings.caller_rate, settings.caller_streams),
+        )
 
     async def serve(self, listen_on: list[tuple[Door, Endpoint]]) -> int:
         """Start, wait for the order to stop, stop."""

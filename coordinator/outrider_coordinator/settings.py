@@ -38,6 +38,23 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     announce: Annotated[
         bool, setting("Let this user's commands on this machine find it by themselves, at its Unix socket.")
     ] = False
+    agent_certificate_s: Annotated[
+        float,
+        setting(
+            "How long an agent's certificate lives; it is renewed after two thirds of that, so a stolen one is soon "
+            "worthless.",
+            unit="s",
+            ge=3,
+            le=397 * 86_400,
+        ),
+    ] = 86_400.0
+    caller_rate: Annotated[
+        float,
+        setting("Calls a second of each user from other machines, on average; streams count once.", unit="/s", ge=0.1),
+    ] = 200.0
+    caller_streams: Annotated[
+        int, setting("Streams (watches, submissions) that a user from other machines may have open.", ge=1)
+    ] = 100
     state_directory: Annotated[
         str, setting("Folder of the database; empty means the user's XDG state directory, or systemd's.")
     ] = ""

@@ -149,6 +149,18 @@ def test_submissions_of_a_batch_and_a_stream_are_held_against_the_wall(secured: 
     assert {task.namespace for task in stub.List(task_service_pb2.ListRequest(namespace="theirs")).tasks} == {"theirs"}
 
 
+def test_nobody_submits_on_another_ones_behalf(secured: SecuredCoordinator) -> None:
+    """Whatever the request says, a task is that of the caller; this machine's own user may speak for others."""
+    from outrider.v1 import task_service_pb2, task_service_pb2_grpc
+
+    request = task_service_pb2.SubmitRequest(submitter="the-boss")
+    request.spec.command.argv.append("true")
+    for channel, expected in ((secured.by_token(secured.token("eve")), "eve"), (secured.local, "the-boss")):
+        stub = task_service_pb2_grpc.TaskServiceStub(channel)
+        task_id = stub.Submit(request, timeout=TIMEOUT_S).task_id
+        assert stub.Get(task_service_pb2.GetRequest(task_id=task_id), timeout=TIMEOUT_S).task.submitter == expected
+
+
 def test_a_task_of_another_namespace_is_not_there(secured: SecuredCoordinator, tmp_path: Path) -> None:
     """Its full id does not help: who reaches only another namespace is told that there is no such task."""
     from outrider.v1 import task_service_pb2, task_service_pb2_grpc

@@ -22,6 +22,7 @@ from outrider.errors import OutriderError, PermissionDenied, StoreUnavailable, U
 from outrider_coordinator.access.audit import Audit, Entry
 from outrider_coordinator.access.identity import Identities
 from outrider_coordinator.access.principals import LOCAL, Door, Principal, Role, caller
+from outrider_coordinator.access.quotas import Quotas
 from outrider_coordinator.access.rules import Need, need_of
 
 __all__ = ["RECHECK_S", "Guard"]
@@ -59,8 +60,9 @@ class _Stream:
 class Guard:
     """One coordinator's guard. ``who`` and ``audit`` are those of the book it keeps."""
 
-    def __init__(self, identities: Identities, audit: Audit) -> None:
+    def __init__(self, identities: Identities, audit: Audit, quotas: Quotas) -> None:
         self._identities = identities
+        self._quotas = quotas
         self._audit = audit
         self._streams: set[_Stream] = set()
 
@@ -112,7 +114,7 @@ class Guard:
             caller.set(principal)
             if is_fed and need is not None and need.is_namespaced and principal.namespaces:
                 request = _checked(request, principal)
-            with self._open(principal) as stream:
+            with self._open(principal) as stream, self._quotas.stream(principal):
                 try:
                     async for response in method(request, context):
                         yield response
@@ -141,6 +143,7 @@ class Guard:
         try:
             principal = self._known(door, need, context)
             _judge(principal, path, need, request)
+            self._quotas.call(principal)
             if need is not None and _is_noted(need, door):
                 self._note(principal, path, request, "allowed", context)
         except OutriderError as error:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from outrider import certificates
 from outrider.credentials import ApiToken, JoinToken
 from outrider.errors import IllegalTransition, InvalidRequest, Unauthenticated
-from outrider_coordinator.access.authority import Authority, Signed
+from outrider_coordinator.access.authority import AGENT_LIFE, Authority, Signed
 from outrider_coordinator.access.book import Book, Credential, JoinGrant, Machine, User
 from outrider_coordinator.access.guard import Guard
 from outrider_coordinator.access.principals import Role
@@ -48,8 +48,16 @@ class Joined:
 class Registrar:
     """All changes of who may call."""
 
-    def __init__(self, book: Book, guard: Guard, authority: Authority | None, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        book: Book,
+        guard: Guard,
+        authority: Authority | None,
+        now_us: Callable[[], int],
+        agent_life: timedelta = AGENT_LIFE,
+    ) -> None:
         self.book = book
+        self._agent_life = agent_life
         self._guard = guard
         self._authority = authority
         self._now_us = now_us
@@ -117,7 +125,7 @@ class Registrar:
         agent_id = agent_id or (known.agent if known is not None else "")
         grant = self.book.admits(token_id, secret, peer, agent_id, point)
         _check_agent_name(agent_id)
-        signed = self.authority.agent_certificate(agent_id, key)
+        signed = self.authority.agent_certificate(agent_id, key, self._agent_life)
         now_us = self._now_us()
         machine = Machine(
             agent_id, point, signed.serial, now_us, now_us, signed.expires_us, signed.issuer, grant.labels
@@ -150,7 +158,7 @@ class Registrar:
         return self._renewed(machine, point, new)
 
     def _renewed(self, machine: Machine, old_point: str, key: ec.EllipticCurvePublicKey) -> Joined:
-        signed = self.authority.agent_certificate(machine.id, key)
+        signed = self.authority.agent_certificate(machine.id, key, self._agent_life)
         now_us, point = self._now_us(), certificates.point_of(key).hex()
         self.book.renewed(
             Machine(
