@@ -16,6 +16,7 @@ from outrider.cli import (
     audit,
     authority,
     coordinator,
+    doctor,
     inbox,
     joining,
     limit,
@@ -65,6 +66,7 @@ app.add_typer(system.app, name="system", rich_help_panel=_SERVE)
 coordinator.app.command("init", examples=authority.INIT_EXAMPLES, notes=authority.INIT_NOTES)(authority.init)
 coordinator.app.add_typer(authority.app, name="authority")
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
+app.command("doctor", rich_help_panel=_SERVE, examples=doctor.EXAMPLES, notes=doctor.NOTES)(doctor.doctor)
 app.add_typer(user.app, name="user", rich_help_panel=_ACCESS)
 app.command("login", rich_help_panel=_ACCESS, examples=login.LOGIN_EXAMPLES, notes=login.LOGIN_NOTES)(login.login)
 app.command("logout", rich_help_panel=_ACCESS, examples=login.LOGOUT_EXAMPLES)(login.logout)

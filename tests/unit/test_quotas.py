@@ -38,8 +38,7 @@ def test_calls_are_bounded_for_users_and_nobody_else() -> None:
     quotas = Quotas(rate=0.5)
     quotas.call(a_user("ann"))
     with pytest.raises(RateLimited) as caught:
-        for _ in range(3):
-            quotas.call(a_user("ann"))
+        quotas.call(a_user("ann"))
     assert caught.value.retry_after_s is not None
     assert 0 < caught.value.retry_after_s <= 2
     for _ in range(100):
