@@ -49,7 +49,7 @@ from outrider_coordinator.access.access import AUTHORITY, Access
 from outrider_coordinator.access.authority import Authority
 from outrider_coordinator.access.principals import Door
 from outrider_coordinator.access.quotas import Quotas
-from outrider_coordinator.clock import Clock, watch_wall
+from outrider_coordinator.clock import Clock, stepped_us, watch_wall
 from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.doors import Adder, Doors, sorted_doors
@@ -202,11 +202,12 @@ class _Daemon:
         return EXIT_FATAL if self._fatal else EXIT_OK
 
     def _engine(self) -> Engine:
-        clock = Clock()
+        clock = Clock(self._store.reader.last_event_us())
         settings = core_settings(self._settings)
         epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
         state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
         state.store_id = self._store.store_id
+        state.schedules.wall_offset_us = stepped_us(clock)
         recovered = restore(state, self._store.reader, stored_spec, stored_schedule)
         if state.epoch == 1:
             state.requests.is_complete = True

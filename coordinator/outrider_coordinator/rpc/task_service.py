@@ -9,7 +9,7 @@ from typing import Any
 from outrider import errors
 from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
-from outrider_coordinator.core.events import CancelRequested, Submission, TasksSubmitted
+from outrider_coordinator.core.events import CancelRequested, Ends, Submission, TasksSubmitted
 from outrider_coordinator.core.explain import reasons
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
@@ -136,7 +136,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         self.check_open()
         await self._engine.admit()
         known = await self._known_requests(submissions)
-        ended: dict[str, TaskState] = {}
+        ended: Ends = {}
         while True:
             facts = dict(ended)
             answer = await asked(
@@ -146,7 +146,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             if not isinstance(answer, NeedTasks):
                 return [raised(item) if isinstance(item, Refused) else item for item in answer]
             namespaces = {other: item.namespace for item in submissions for other in item.dependency_ids}
-            ended |= await ended_states(self._engine, {other: namespaces[other] for other in answer.task_ids})
+            ended |= await ended_tasks(self._engine, {other: namespaces[other] for other in answer.task_ids})
 
     def _reaching(self, submission: Submission) -> Submission:
         """The submission, if what it depends on is of its own namespace: other results are not its business."""
@@ -310,17 +310,21 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             yield chunks, after
 
 
-async def ended_states(engine: Engine, wanted: Mapping[str, str]) -> dict[str, TaskState]:
-    """States of those of these tasks (id to the namespace it must be of) that are terminal.
+async def ended_tasks(engine: Engine, wanted: Mapping[str, str]) -> Ends:
+    """How those of these tasks (id to the namespace it must be of) ended that are terminal.
 
     Raises InvalidRequest for one that is not there.
     """
     task_ids, reader = tuple(wanted), engine.store.reader
-    states, namespaces = await engine.read(lambda: (reader.task_states(task_ids), reader.task_namespaces(task_ids)))
+
+    def read() -> tuple[dict[str, int | None], Ends, dict[str, str]]:
+        return reader.task_states(task_ids), reader.task_ends(task_ids), reader.task_namespaces(task_ids)
+
+    states, ends, namespaces = await engine.read(read)
     for task_id, state in states.items():
         if state is None or namespaces[task_id] != wanted[task_id]:
             raise no_dependency(task_id)
-    return {task_id: TaskState(state) for task_id, state in states.items() if state in TERMINAL}
+    return ends
 
 
 def no_dependency(task_id: str) -> errors.InvalidRequest:
