@@ -11,7 +11,7 @@ from outrider.cli import output
 from outrider.cli.options import EXIT_FAILED, session_of
 
 if TYPE_CHECKING:
-    from outrider.checkup import Finding
+    from outrider.cli.checkup import Finding
 
 EXAMPLES = ("outrider doctor", "outrider doctor --security", "outrider doctor --config /etc/outrider/outrider.toml")
 NOTES = (
@@ -31,7 +31,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Look for what is wrong on this machine, and say how to mend it."""
-    from outrider.checkup import Mark, findings
+    from outrider.cli.checkup import Mark, findings
     from outrider.settings_file import found
 
     shown = findings(config or found(), with_security=security)
@@ -50,7 +50,7 @@ def doctor(
 
 def _connection(context: typer.Context) -> list[Finding]:
     """Whether the coordinator that the commands would use answers."""
-    from outrider.checkup import Finding, Mark
+    from outrider.cli.checkup import Finding, Mark
     from outrider.errors import OutriderError
     from outrider.v1 import access_service_pb2
 
