@@ -55,6 +55,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="HOST:PORT where machines join and programs show tokens; needs TLS; may be repeated",
     )
+    parser.add_argument("--host", metavar="NAME", help="how other machines reach this one, for the lines it prints")
     parser.add_argument("--state-directory", metavar="DIR", help="folder of the database")
     parser.add_argument("--tls-certificate", metavar="FILE", help="certificate chain of the server (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")
