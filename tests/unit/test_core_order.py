@@ -163,12 +163,12 @@ def test_a_ranking_is_rebuilt_once_most_of_it_is_dead() -> None:
     for number in range(66):
         agents["a"].slots_used = 499 - number
         ranking.note(agents["a"])
-    assert len(ranking.heap) == 68
+    assert len(ranking.heap) + len(ranking.fresh) == 68
     agents["a"].slots_used = 1
     ranking.note(agents["a"])
-    assert sorted(ranking.heap) == [(1, "a"), (500, "b")]
+    assert (sorted(ranking.heap), ranking.fresh) == ([(1, "a"), (500, "b")], [])
     ranking.note(agents["a"])
-    assert len(ranking.heap) == 2
+    assert len(ranking.heap) + len(ranking.fresh) == 2
     agents["a"].slots_used = 10_000
     assert not ranking.note(agents["a"])
     assert ranking.first(agents) is agents["b"]
@@ -183,7 +183,7 @@ def test_the_best_come_in_order_and_stay() -> None:
     assert [agent.id for agent in ranking.best(agents, 2)] == ["a", "b"]
     assert [agent.id for agent in ranking.best(agents, 9)] == ["a", "b", "c"]
     assert [agent.id for agent, _ in zip(ranking.each(agents), range(2), strict=False)] == ["a", "b"]
-    assert len(ranking.heap) == 3
+    assert len(ranking.heap) + len(ranking.fresh) == 3
 
 
 def test_a_lot_knows_who_is_in_it() -> None:
