@@ -25,7 +25,7 @@ from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Attempt
 from outrider_coordinator.core.records import PutAttempt
 from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US, Claim, Demands
+from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator
 from outrider_coordinator.core.states import AttemptState, Blame, EventType, Intent, Reason, TaskState
 from support.core_world import ModelAgent, World, member
 from support.limit_world import submit as submit_claims
@@ -417,6 +417,50 @@ def test_a_stray_comes_back_to_what_it_held_itself() -> None:
     world.do(AgentOrdered("b", AgentOrder.RESUME, world.replies.append))
     assert world.ref(other, task)
     assert world.state.limits.pools.keys() == {("default", "x")}
+
+
+def test_a_stray_comes_back_only_to_what_it_had_got_besides() -> None:
+    """A limit that it had waited for and got is somebody else's by now: it is fenced, though nobody replaced it."""
+    world = World()
+    agent, other = world.connect("a", 2, labels={"own": "yes"}), world.connect("b", 2)
+    (task,) = world.submit(demands=Demands((Constraint("own", Operator.EXISTS),)))
+    ref = world.ref(agent, task)
+    world.start(agent, ref)
+    world.block(agent, ref, "y", "resource", claim=Claim("y"))
+    world.unblock(agent, ref, "y")
+    world.disconnect(agent)
+    world.wait(6)
+    submit_claims(world, "y")
+    begin(world, other)
+    agent.held[ref] = AttemptState.STARTED
+    world.connect("a", 2, labels={"own": "yes"})
+    assert {verdict[0]: verdict[3] for verdict in world.replies[-1].verdicts} == {task: 2}
+
+
+def test_a_loss_is_counted_from_the_last_time_contact_was_lost() -> None:
+    """The timer of an earlier silence makes nobody LOST."""
+    world = World(CoreSettings(lost_after_us=8 * SECOND_US))
+    agent = world.connect("a")
+    world.disconnect(agent)
+    world.wait(5)
+    world.connect("a")
+    world.disconnect(agent)
+    world.wait(5)
+    assert world.state.agents["a"].connectivity.name == "SUSPECT"
+    world.wait(4)
+    assert world.state.agents["a"].connectivity.name == "LOST"
+
+
+def test_a_reboot_is_no_strike_for_what_had_not_started() -> None:
+    """A task that runs at most once was taken, and may have started: it is over, and has killed nothing."""
+    world = World()
+    agent = world.connect("a", boot_id="b1")
+    (task,) = world.submit(at_most_once=True)
+    world.report(agent, world.ref(agent, task), ReportKind.TAKEN)
+    agent.held.clear()
+    deaths = world.state.tasks[task]
+    world.connect("a", boot_id="b2")
+    assert (world.ended[task], deaths.worker_deaths) == (TaskState.FAILED, 0)
 
 
 def test_an_older_session_is_ended_by_name() -> None:
