@@ -295,6 +295,26 @@ def test_an_invariant_that_is_broken_is_named(name: str) -> None:
         invariants.check(world.state)
 
 
+@pytest.mark.parametrize(
+    ("count", "fields"), [(OPEN_MAX - 2, {}), (REMEMBERED_MAX + OPEN_MAX - 2, {"resolution": b"x"})]
+)
+def test_as_many_waits_as_there_may_be_break_nothing(count: int, fields: dict[str, Any]) -> None:
+    """The bound itself is allowed."""
+    world = small()
+    many_waits(count, **fields)(world)
+    invariants.check(world.state)
+
+
+def test_two_attempts_that_write_the_same_are_found() -> None:
+    """Also when the books agree with each other (I21)."""
+    world = small()
+    record = world.state.tasks["t2"]
+    record.spec.demands = Demands(scopes=("src/x",))
+    world.state.limits.scopes["default"][attempt(world, "t2").key] = ("src/x",)
+    with pytest.raises(AssertionError, match="may both write"):
+        invariants.check(world.state)
+
+
 def probed(world: World) -> Breaker:
     """Two probes out through one half-open breaker: t1 has it leased, t2 has not."""
     known: Breaker = agent(world).breaker

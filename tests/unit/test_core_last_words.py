@@ -23,7 +23,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Attempt
-from outrider_coordinator.core.records import PutAttempt
+from outrider_coordinator.core.records import InsertEvidence, PutAttempt
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator
 from outrider_coordinator.core.states import AttemptState, Blame, EventType, Intent, Reason, TaskState
@@ -461,6 +461,54 @@ def test_a_reboot_is_no_strike_for_what_had_not_started() -> None:
     deaths = world.state.tasks[task]
     world.connect("a", boot_id="b2")
     assert (world.ended[task], deaths.worker_deaths) == (TaskState.FAILED, 0)
+
+
+def test_a_queue_timeout_is_not_for_a_second_try() -> None:
+    """A task that waits for its backoff has started before."""
+    world, agent, (ref,) = running(queue_timeout_us=5 * SECOND_US, max_attempts=2, initial_backoff_us=9 * SECOND_US)
+    world.fail(agent, ref)
+    world.wait(7)
+    assert world.state_of(ref.task_id) is TaskState.PENDING
+
+
+def test_a_try_that_nobody_knows_beside_one_that_was_lost_is_evidence() -> None:
+    """A report of another number or of another agent is not that of the stray."""
+    world, agent, (ref,) = running()
+    other = world.connect("b")
+    for name in "ab":
+        world.do(AgentOrdered(name, AgentOrder.PAUSE, world.replies.append))
+    world.disconnect(agent)
+    world.wait(6)
+    agent.held[ref] = AttemptState.CLOSED
+    world.connect("a")
+    assert [stray.number for stray in world.state.tasks[ref.task_id].strays] == [1]
+    for one, number in ((agent, 9), (other, 1)):
+        report = Report(ref._replace(attempt=number), 9, 0, ReportKind.COMPLETED, True, b"")
+        world.do(ReportsReceived(one.id, one.epoch, "new", 1, [report]))
+        causes = [row.cause for row in world.written if isinstance(row, InsertEvidence)]
+        assert causes == ["no open attempt"]
+
+
+def test_news_of_one_outbox_end_no_replay_of_another() -> None:
+    """What Hello announced of an old outbox is waited for, whatever comes in the new one."""
+    world, agent, (ref,) = running()
+    agent.held.clear()
+    world.connect("a", outboxes=[OutboxFacts("old", 1, 1)])
+    log = Report(ref, 2, 0, ReportKind.LOG, False, b"")
+    world.do(ReportsReceived("a", agent.epoch, "box-a", 2, [log]))
+    assert world.state.agents["a"].replaying == {"old": 1}
+    assert world.state_of(ref.task_id) is TaskState.RUNNING
+
+
+def test_a_stray_with_write_scopes_comes_back_to_them() -> None:
+    """Nobody writes there meanwhile: it goes on where it was."""
+    world, agent, (ref,) = running(demands=Demands(scopes=("src/*",)))
+    world.disconnect(agent)
+    world.wait(6)
+    agent.held[ref] = AttemptState.STARTED
+    world.connect("a")
+    assert world.state_of(ref.task_id) is TaskState.RUNNING
+    assert record(world, ref.task_id).number == 1
 
 
 def test_an_older_session_is_ended_by_name() -> None:
