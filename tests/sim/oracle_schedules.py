@@ -60,6 +60,12 @@ class ScheduleJudge:
     def entered(self, rows: Sequence[Any]) -> None:
         """Before the runs of a step are judged: what the graphs of its schedules were asked to be."""
         self._works = [work for row in rows if (work := _work(row)) is not None and work[2] not in self._seen]
+        fired = [name for name, _, _ in self._works]
+        for row in rows:
+            if type(row) is records.PutSchedule and row.name in fired and row.name not in self.schedules:
+                # Made in the step in which it fired, after a pause: it is judged from before that.
+                self._put(row._replace(fired_count=row.fired_count - fired.count(row.name), queued_us=0, last_id=""))
+                self.schedules[row.name].is_strict = False
         for name, due_us, work_id in self._works:
             self._seen.add(work_id)
             self._records.runs.wanted[f"{MARK}{name}:{due_us}"] = wanted_of(self.schedules[name].spec.run)
