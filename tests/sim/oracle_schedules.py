@@ -129,7 +129,7 @@ class ScheduleJudge:
             demand("times", not open_ids, "{} fires beside {}", name, open_ids)
         elif view.spec.overlap == REPLACE and open_ids:
             self._marks.saw("saw:schedule replaced its work")
-            left = [one for one in open_ids if self._records.tasks[one].state != CANCELLING]
+            left = [one for one in open_ids if not self._is_stopping(one)]
             demand("times", not left, "{} replaces {}, which goes on", name, left)
         if row.queued_us == due_us:
             self._marks.saw("saw:time of a schedule waited")
@@ -146,6 +146,12 @@ class ScheduleJudge:
             return due_us == spec.at_time.ToMicroseconds()
         every_s = int(spec.cron.line.split()[0].removeprefix("*/"))
         return due_us % 1_000_000 == 0 and due_us // 1_000_000 % 60 % every_s == 0
+
+    def _is_stopping(self, task_id: str) -> bool:
+        """It is being cancelled, or is going to be with its run, which takes more than one step."""
+        view = self._records.tasks[task_id]
+        run = self._records.runs.runs.get(view.run_id)
+        return view.state == CANCELLING or (run is not None and run.is_stopping)
 
     def _open(self, work_id: str) -> list[str]:
         """Tasks of this work that are not over."""
