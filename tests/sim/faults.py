@@ -76,6 +76,7 @@ FAULTS: dict[str, Draw] = {
     "workers_unborn": _lasting(1, 6, _agent),
     "wall_step": _step,
     "coordinator_clock": _coordinator_step,
+    "old_backup": _lasting(0.1, 4),
 }
 
 
@@ -150,6 +151,10 @@ class Faults:
     def _store_full(self, for_us: int) -> None:
         self._world.store.is_full = True
         self._later(for_us, self._set, self._world.store, "is_full", False)
+
+    def _old_backup(self, for_us: int) -> None:
+        """The coordinator's disk goes back to a backup; the first time one is made."""
+        self._world.go_back(for_us)
 
     # --- agents ----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ the records' fields. A step is judged as a whole: rows in it are snapshots of it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,6 +104,19 @@ class RecordJudge:
             view.was_over = view.state in TERMINAL
         return made
 
+    # --- backups ---------------------------------------------------------------------------------------------------
+
+    def copy(self) -> RecordJudge:
+        """As it is now, for a backup; what people have asked for is one for all copies."""
+        shared = (self.marks, self.runs.wanted, self.schedules.requests)
+        return copy.deepcopy(self, {id(one): one for one in shared})
+
+    def become(self, backup: RecordJudge) -> None:
+        """The disk is as it was when this copy was made."""
+        is_steady = self.schedules.is_steady
+        self.__dict__.update(backup.copy().__dict__)
+        self.schedules.is_steady = is_steady
+
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def _event(self, row: records.InsertEvent) -> None:
@@ -173,6 +187,8 @@ class RecordJudge:
             self.breakers[row[:3]] = row
             if row.state == BREAKER_HALF_OPEN and (known is None or known.state != BREAKER_HALF_OPEN):
                 self.probes[row[:3]] = []
+        elif isinstance(row, records.PutEpoch):
+            self.marks.saw("saw:epoch risen")
         elif isinstance(row, records.DeleteBreaker):
             self.breakers.pop(row[:3], None)
         elif isinstance(row, records.PutLimit | records.DeleteLimit):
@@ -204,6 +220,16 @@ class RecordJudge:
             demand("I3", counted <= allowed, "task {} counts {} tries of {}", view.id, counted, allowed)
         if view.cancel_is_promised and view.state in TERMINAL:
             demand("I14", view.state == CANCELLED, "task {} ends {} after its cancel", view.id, view.state)
+
+    def is_known(self, task_id: str, attempt: int, fence: int) -> bool:
+        """Whether an attempt is durable, with this fence."""
+        view = self.tasks.get(task_id)
+        row = view.attempts.get(attempt) if view is not None else None
+        return row is not None and row.fence == fence
+
+    def is_started(self, task_id: str, attempt: int, fence: int) -> bool:
+        """Whether it is durable that an attempt with this fence has begun."""
+        return self.is_known(task_id, attempt, fence) and self.tasks[task_id].attempts[attempt].started_us > 0
 
     def holds(self, view: TaskView) -> bool:
         """Whether everything that a task comes after has ended as asked, as committed."""

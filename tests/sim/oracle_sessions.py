@@ -30,7 +30,8 @@ class SessionJudge:
         self.listed: dict[str, set[tuple[str, int]]] = {}
         #: What must be applied of each outbox once everything heard is.
         self.applied: dict[tuple[str, str], int] = {}
-        self.epoch_max = 0
+        #: The highest session given, and of those that left the coordinator: others were never there.
+        self.epoch_max = self._epoch_told = 0
         self._leaving: set[str] = set()
         self._lost: set[tuple[str, int]] = set()
         self._records = record_judge
@@ -42,9 +43,17 @@ class SessionJudge:
         """A coordinator begins with what is committed; all sessions are over."""
         self.current.clear()
         self.applied = dict(self._records.outboxes)
+        self.epoch_max = self._epoch_told
         above = coordinator_epoch << _EPOCH_BITS
         self.marks.demand("I17", above >= self.epoch_max >> _EPOCH_BITS << _EPOCH_BITS, "an epoch is used twice")
         self._terminals = {key: rows for key, rows in self._terminals.items() if rows}
+
+    def rolled_back(self) -> None:
+        """The coordinator's disk is as it was once: what was heard since is forgotten."""
+        self._epoch_told = 0
+        self._terminals.clear()
+        rows = (row for view in self._records.tasks.values() for row in view.attempts.values())
+        self._lost = {row[:2] for row in rows if row.state == LOST}
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
@@ -99,6 +108,9 @@ class SessionJudge:
             return
         demand = self.marks.demand
         demand("I17", answer.epoch > self.epoch_max, "session {} after {}", answer.epoch, self.epoch_max)
+        if event.coordinator_epoch:
+            seen = answer.epoch >> _EPOCH_BITS >= event.coordinator_epoch
+            demand("I17", seen, "session {}, and the agent has seen epoch {}", answer.epoch, event.coordinator_epoch)
         self.epoch_max = answer.epoch
         self.current[event.agent_id] = answer.epoch
         self.contact_us[event.agent_id] = now_us
@@ -191,8 +203,9 @@ class SessionJudge:
         row = view.attempts.get(report.ref.attempt) if view else None
         return row is not None and row.fence == report.ref.fence and row.state in (CLOSED, FENCED)
 
-    def welcomed(self, agent_id: str, applied: dict[str, int]) -> None:
+    def welcomed(self, agent_id: str, epoch: int, applied: dict[str, int]) -> None:
         """A Welcome leaves."""
+        self._epoch_told = max(epoch, self._epoch_told)
         for outbox_id, seq in applied.items():
             durable = self._records.applied_once.get((agent_id, outbox_id), 0)
             self.marks.demand("I7", seq <= durable, "Welcome acks {} of {}, durable is {}", seq, outbox_id, durable)

@@ -12,6 +12,9 @@ LIVENESS = ("ends", "online", "empty", "quiet")
 SEEN = (
     "queue full",
     "disk rolled back",
+    "old backup restored",
+    "forgotten attempt begun",
+    "epoch risen",
     "tasks added to a run",
     "run cancelled",
     "run done again",

@@ -118,7 +118,7 @@ class ModelWorker:
         self._steps = deque(script["steps"])
         self._ignores_stop = bool(script.get("deaf"))
         pool = self._pool
-        self._run = pool.witness.run_began(run.task_id, run.attempt, pool.agent, pool.incarnation, self.pid)
+        self._run = pool.witness.run_began(run.task_id, run.attempt, pool.fence(run.key), pool.agent)
         child_pid = self.pid + 1 if isinstance(run.work, messages.CommandWork) else 0
         self._say(messages.Started(run.key, pool.wall_ns(), child_pid))
         self._go_on()
@@ -264,6 +264,11 @@ class ModelPool:
     def pids(self) -> set[int]:
         """Process ids of all workers."""
         return {worker.pid for worker in self.workers.values()}
+
+    def fence(self, key: int) -> int:
+        """The fence under which an attempt was handed out; 0 when the keeper has forgotten it."""
+        attempt = self.listener.board.attempts.get(key)
+        return attempt.fence if attempt is not None else 0
 
     def ensure(self, count: int, now_us: int) -> None:
         """Start workers until ``count`` are there or on their way."""

@@ -109,6 +109,17 @@ class World:
             self.process = None
             self.kernel.after(down_us, self._start_coordinator)
 
+    def go_back(self, down_us: int) -> None:
+        """The coordinator is started on a backup of its store, the first time one is made."""
+        if self.store.backup is None:
+            self.store.take_backup()
+            self.witness.backed_up()
+            return
+        self.crash(down_us)
+        self.kernel.tell("coordinator", "is restored from a backup")
+        self.store.restore_backup()
+        self.witness.rolled_back()
+
     def step_clock(self, by_us: int) -> None:
         """The wall clock of the coordinator's machine is set."""
         self.wall_offset_us += by_us

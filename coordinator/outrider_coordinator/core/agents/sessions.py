@@ -33,7 +33,16 @@ from outrider_coordinator.core.placement import slots
 from outrider_coordinator.core.placement.eligibility import fits
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
+from outrider_coordinator.core.states import (
+    Admin,
+    AttemptState,
+    Blame,
+    Connectivity,
+    EventType,
+    Intent,
+    Reason,
+    TaskState,
+)
 from outrider_coordinator.core.transitions import move_admin, move_attempt, move_connectivity
 from outrider_coordinator.core.trust import blame, breaker
 from outrider_coordinator.core.waits.blockage import push_answer, stray_gone
@@ -55,6 +64,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
     history = _history(state, effects, agent, event)
+    agent.is_unsure = epochs.is_unsure(state, agent, event)
     lease.taken_over(state, agent, event)
     _register(state, effects, agent, event, history)
     lease.sent(state, agent)
@@ -66,6 +76,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     effects.sends.append(Reply(event.reply, accepted))
     listed = {(held.ref.task_id, held.ref.attempt) for held in event.held}
     agent.unlisted = [key for key in agent.attempts if key not in listed]
+    agent.unheard = [held.ref[:2] for held in event.held if agent.is_unsure and held.state is AttemptState.BLOCKED]
     nothing_left_to_replay(state, effects, agent)
     _send_again(state, effects, agent)
     if agent.admin is Admin.DRAINING:
@@ -90,12 +101,28 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
             continue
         task = state.tasks[key[0]]
         over_us = lease.unlisted_over_us(state, agent, attempt)
-        if may_have_started(task, attempt) or (task.spec.at_most_once and not lease.knows(agent, attempt)):
+        is_unclear = agent.is_unsure or not lease.knows(agent, attempt)
+        if may_have_started(task, attempt) or (task.spec.at_most_once and is_unclear):
             task.worker_deaths += agent.has_rebooted and attempt.started_us > 0
             stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it", over_us)
         else:
             message = "never reached its agent"
             attempt_returned(state, effects, agent, task, attempt, AttemptState.LOST, message, over_us)
+    if agent.unheard:
+        _move_unheard(state, effects, agent)
+
+
+def _move_unheard(state: State, effects: Effects, agent: Agent) -> None:
+    """What waits for something that a restored store has forgotten would wait for ever: it goes on elsewhere."""
+    unheard, agent.unheard = agent.unheard, []
+    for key in unheard:
+        attempt = agent.attempts.get(key)
+        if attempt is None:
+            continue
+        task = state.tasks[key[0]]
+        if not any(wait.is_open and wait.opened_us >= agent.session_start_us for wait in task.waits):
+            text = "it waits for something that was forgotten when the store was restored"
+            stopping.stop_attempt(state, effects, task, attempt, Intent.MOVE, text)
 
 
 def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye: bool) -> None:
@@ -289,6 +316,7 @@ def _outboxes(state: State, effects: Effects, agent: Agent, outboxes: list[Outbo
             text = f"outbox {outbox.outbox_id}: reports {known + 1} to {seq} are not there any more"
             state.agent_event(effects, EventType.AGENT_OUTBOX_GAP, agent.id, text=text)
             agent.applied[outbox.outbox_id] = seq
+            agent.is_unsure = True
             effects.outboxes[agent.id, outbox.outbox_id] = seq
         applied[outbox.outbox_id] = seq
         if outbox.last_seq > seq:
