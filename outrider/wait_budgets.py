@@ -18,13 +18,17 @@ _EXPIRIES = {
     "fail": task_pb2.WAIT_EXPIRY_FAIL,
     "move": task_pb2.WAIT_EXPIRY_MOVE,
     "keep": task_pb2.WAIT_EXPIRY_KEEP,
+    "move-or-keep": task_pb2.WAIT_EXPIRY_MOVE_OR_KEEP,
 }
 #: A hundred years.
 _SECONDS_MAX = 3_155_760_000
 
 
 class WaitBudget(NamedTuple):
-    """``seconds`` that a wait may last, None for the coordinator's setting; then ``fail``, ``move`` or ``keep``."""
+    """``seconds`` that a wait may last, None for the coordinator's setting, and what then.
+
+    That is ``fail``, ``move``, ``keep`` or ``move-or-keep``.
+    """
 
     seconds: float | None = None
     on_expiry: str = "fail"
@@ -40,7 +44,7 @@ class WaitBudget(NamedTuple):
     def checked(self) -> WaitBudget:
         """The same. Raises `InvalidRequest` for one that cannot be."""
         if self.on_expiry not in _EXPIRIES:
-            raise InvalidRequest(f"a wait over its budget can fail, move or keep waiting, not {self.on_expiry!r}")
+            raise InvalidRequest(f"a wait over its budget can {', '.join(_EXPIRIES)}, not {self.on_expiry!r}")
         if self.seconds is not None and not 0 < self.seconds <= _SECONDS_MAX:
             raise InvalidRequest(f"a wait lasts more than 0 and at most {_SECONDS_MAX} seconds, not {self.seconds!r}")
         return self

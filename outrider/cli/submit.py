@@ -54,7 +54,7 @@ WaitBudgets = Annotated[
     list[str],
     typer.Option(
         "--wait-budget",
-        metavar="KIND=DURATION[:fail|:move|:keep]",
+        metavar="KIND=DURATION[:fail|:move|:keep|:move-or-keep]",
         help="How long dependency, external, complexity, clarification or any waits may last; repeatable.",
     ),
 ]

@@ -68,9 +68,13 @@ class _WaitExpiryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitExpiry
     WAIT_EXPIRY_FAIL: _WaitExpiry.ValueType  # 1
     """The attempt is stopped and the task fails with WAIT_EXPIRED."""
     WAIT_EXPIRY_MOVE: _WaitExpiry.ValueType  # 2
-    """The attempt is stopped and the task goes to another agent, where earlier answers are known; no try is used up."""
+    """The attempt is stopped and the task goes to another agent, where earlier answers are known; no try is used up. As
+    FAIL once no agent is left that could take it and on which this wait has not run out yet, and after 16 moves.
+    """
     WAIT_EXPIRY_KEEP: _WaitExpiry.ValueType  # 3
     """It goes on waiting."""
+    WAIT_EXPIRY_MOVE_OR_KEEP: _WaitExpiry.ValueType  # 4
+    """As MOVE while it can move, then as KEEP."""
 
 class WaitExpiry(_WaitExpiry, metaclass=_WaitExpiryEnumTypeWrapper):
     """What happens when a wait lasts longer than its budget."""
@@ -80,9 +84,13 @@ WAIT_EXPIRY_UNSPECIFIED: WaitExpiry.ValueType  # 0
 WAIT_EXPIRY_FAIL: WaitExpiry.ValueType  # 1
 """The attempt is stopped and the task fails with WAIT_EXPIRED."""
 WAIT_EXPIRY_MOVE: WaitExpiry.ValueType  # 2
-"""The attempt is stopped and the task goes to another agent, where earlier answers are known; no try is used up."""
+"""The attempt is stopped and the task goes to another agent, where earlier answers are known; no try is used up. As
+FAIL once no agent is left that could take it and on which this wait has not run out yet, and after 16 moves.
+"""
 WAIT_EXPIRY_KEEP: WaitExpiry.ValueType  # 3
 """It goes on waiting."""
+WAIT_EXPIRY_MOVE_OR_KEEP: WaitExpiry.ValueType  # 4
+"""As MOVE while it can move, then as KEEP."""
 Global___WaitExpiry: _TypeAlias = WaitExpiry  # noqa: Y015
 
 class _DependencyCondition:

@@ -110,6 +110,21 @@ def test_an_expired_question_moves(client: outrider.Client) -> None:
     assert agent != events[-1].agent
 
 
+def test_an_expired_question_that_cannot_move_is_kept(client: outrider.Client) -> None:
+    """On the last agent it waits on, and an answer ends it; without `keep` it has failed there."""
+    kept = client.with_options(wait_budgets={"clarification": "300ms:move-or-keep"}).submit(wait_tasks.asks, "which?")
+    failing = client.with_options(wait_budgets={"clarification": "300ms:move"}).submit(wait_tasks.asks, "which?")
+    with pytest.raises(outrider.TaskFailed) as caught:
+        failing.result(TIMEOUT_S)
+    assert caught.value.cause == "WAIT_EXPIRED"
+    blocked(kept)
+    kept.answer("late")
+    assert kept.result(TIMEOUT_S) == "late"
+    for handle in (kept, failing):
+        agents = [event.agent for event in handle.events() if event.type == "TASK_ASSIGNED"]
+        assert len(agents) == len(set(agents)) == 2
+
+
 def test_a_budget_goes_on_while_the_coordinator_is_away(tmp_path: Path) -> None:
     """A coordinator that is killed and comes back ends the wait at the time that was stored."""
     with cluster(tmp_path) as started, started.connect() as client:

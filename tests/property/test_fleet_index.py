@@ -59,12 +59,12 @@ class Scan:
         (task,) = self.world.submit(demands=demands, kind=kind, max_attempts=2)
         self.tasks.append(task)
         attempt = self.world.state.tasks[task].attempt
-        if not any(other.id != task for other in self.world.state.queue.tasks.values()):
+        if not any(other.id != task for other in self.world.state.queue):
             assert (attempt.agent_id if attempt else None) == (expected[2] if expected else None)
 
     def check_nobody_waits_for_nothing(self) -> None:
         """No queued task could be taken by any agent."""
-        for task in self.world.state.queue.tasks.values():
+        for task in self.world.state.queue:
             assert brute_force(self.world.state.agents, task.spec.demands, task.spec.kind) is None, task.id
 
     def connect(self) -> None:

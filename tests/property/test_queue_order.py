@@ -50,7 +50,7 @@ class Waiting:
         if strand is None:
             return None
         assert strand.known is not None
-        task = self.queue.tasks[strand.known[2]]
+        task = strand.known[2]
         self.queue.remove(task)
         self.queue.started(strand, task.spec.priority)
         return task

@@ -58,6 +58,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Task", "strays"): "what is lost for good is a stray again after a start; compared as far as memory has them",
     ("Task", "waits"): "those that matter are compared: open ones and resolved ones",
     ("State", "fleet"): "rankings of agents, derived; Fleet.check compares them",
+    ("Agent", "reaches"): "where it stands in those rankings, derived",
     ("Task", "strand"): "its place in the queue; who is queued is compared",
     ("Task", "rank_us"): "a start ranks what is queued anew, in the order accepted",
     ("Agent", "pressure"): "the next heartbeat says it",
@@ -215,7 +216,7 @@ def _missing(path: str, wanted: dict[str, list[Any]], there: dict[str, list[Any]
 
 
 def _order(queue: Any) -> list[str]:
-    return sorted(queue.tasks)
+    return sorted(task.id for task in queue)
 
 
 def _waits(task: Any) -> list[Any]:

@@ -392,7 +392,8 @@ def _preemption(dice: random.Random, spec: Task) -> None:
 
 
 def _wait_budgets(dice: random.Random, spec: Task) -> None:
-    spec["wait_policies"] = {"budget_us": dice.choice((3_000_000, 6_000_000)), "on_expiry": dice.choice((1, 2, 3))}
+    budget_us = dice.choice((100_000, 300_000, 1_000_000, 3_000_000, 6_000_000))
+    spec["wait_policies"] = {"budget_us": budget_us, "on_expiry": dice.choice((1, 2, 3, 4))}
 
 
 def _types(dice: random.Random, spec: Task) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +31,8 @@ from outrider.v1 import (
 )
 
 READY_TIMEOUT_S = 30
+#: A scripted agent is heard this often, however long its test takes for the next line.
+HEARTBEAT_S = 1.0
 
 
 class CoordinatorProcess:
@@ -90,7 +93,7 @@ class CoordinatorProcess:
 
 
 class ScriptedAgent:
-    """An agent that does what the test says, over a real Session stream."""
+    """An agent that does what the test says, over a real Session stream; heartbeats it sends by itself."""
 
     def __init__(self, coordinator: CoordinatorProcess, name: str, slots: int = 1, **hello: Any) -> None:
         self.name = name
@@ -106,6 +109,10 @@ class ScriptedAgent:
         self.frames: Iterator[agent_service_pb2.SessionResponse] = iter(self.call)
         self.welcome = next(self.frames).welcome
         self._numbers: dict[tuple[str, int], int] = {}
+        self._is_over = threading.Event()
+        if not self.call.add_callback(self._is_over.set):
+            self._is_over.set()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def next(self, kind: str) -> Any:
         """The next frame of a kind; others are passed over."""
@@ -118,6 +125,10 @@ class ScriptedAgent:
         """Send one frame of this session."""
         epoch = self.welcome.session_epoch
         self._outgoing.put(agent_service_pb2.SessionRequest(session_epoch=epoch, **frame))
+
+    def _beat(self) -> None:
+        while not self._is_over.wait(HEARTBEAT_S):
+            self.send(heartbeat=agent_service_pb2.Heartbeat())
 
     def report(self, ref: agent_service_pb2.AttemptRef, **message: Any) -> None:
         """Report one message of an attempt through the outbox."""
@@ -132,6 +143,7 @@ class ScriptedAgent:
 
     def close(self, message: str = "") -> None:
         """Say goodbye and end the stream."""
+        self._is_over.set()
         self.send(goodbye=agent_service_pb2.Goodbye(message=message))
         self._outgoing.put(None)
         for _ in self.frames:
@@ -139,5 +151,6 @@ class ScriptedAgent:
 
     def vanish(self) -> None:
         """End the stream without a word."""
+        self._is_over.set()
         self.call.cancel()
         self._outgoing.put(None)

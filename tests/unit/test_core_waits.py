@@ -10,13 +10,23 @@ from outrider.v1 import task_pb2
 from outrider_coordinator.core import recovery
 from outrider_coordinator.core.attempts.stopping import STOPS
 from outrider_coordinator.core.effects import Effects, PushAssign
-from outrider_coordinator.core.events import Answered, GivenAnswer, Ref, ReportKind
+from outrider_coordinator.core.events import AgentOrder, AgentOrdered, Answered, GivenAnswer, Ref, ReportKind
+from outrider_coordinator.core.records import PutWait
 from outrider_coordinator.core.settings import CoreSettings, WaitBudgets
 from outrider_coordinator.core.snapshots import wait_row
-from outrider_coordinator.core.spec import SECOND_US, Claim, WaitExpiry, WaitPolicies, WaitPolicy
-from outrider_coordinator.core.states import AttemptState, Reason, TaskState
+from outrider_coordinator.core.spec import (
+    SECOND_US,
+    Claim,
+    Constraint,
+    Demands,
+    Operator,
+    WaitExpiry,
+    WaitPolicies,
+    WaitPolicy,
+)
+from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.step import new_state
-from outrider_coordinator.core.waits import blockage
+from outrider_coordinator.core.waits import blockage, budgets
 from support.core_world import ModelAgent, World
 from support.limit_world import SEMAPHORE, define
 
@@ -114,6 +124,90 @@ def test_an_answer_that_comes_after_the_move_is_there_when_it_is_asked_for() -> 
     world.block(other, ref, "k")
     assert other.answers[-1].attempt == ref.attempt
     assert world.state_of(task) is TaskState.RUNNING
+
+
+def asks(world: World, task: str, key: str = "k") -> str:
+    """The task's new attempt starts, asks and is left alone for a minute; the agent it did that on."""
+    while (attempt := world.state.tasks[task].attempt) is None:
+        world.wait(1)
+    agent = world.agents[attempt.agent_id]
+    ref = world.ref(agent, task)
+    world.start(agent, ref)
+    world.block(agent, ref, key)
+    world.wait(61)
+    obey(world)
+    return attempt.agent_id
+
+
+def test_a_wait_moves_to_each_agent_once() -> None:
+    """MOVE: where it ran out it does not go again; when everybody has had it the task has failed."""
+    world, _, task, _ = waiting(agents=3, waits=policies("clarification", 60, WaitExpiry.MOVE), max_attempts=1)
+    world.wait(61)
+    obey(world)
+    assert {asks(world, task), asks(world, task)} == {"b", "c"}
+    assert world.state_of(task) is TaskState.FAILED
+    assert Reason(world.of(EventType.TASK_FAILED)[0].reason) is Reason.WAIT_EXPIRED
+    assert len(world.assigned) == 3
+
+
+def test_a_wait_that_can_move_no_more_may_be_kept() -> None:
+    """MOVE_OR_KEEP: on the last agent it waits on, and an answer still ends it."""
+    world, _, task, _ = waiting(agents=2, waits=policies("clarification", 60, WaitExpiry.MOVE_OR_KEEP))
+    world.wait(61)
+    obey(world)
+    assert asks(world, task) == "b"
+    world.wait(1000)
+    assert world.state_of(task) is TaskState.BLOCKED
+    answer(world, task)
+    assert world.agents["b"].answers
+
+
+@pytest.mark.parametrize("closed", [AgentOrder.PAUSE, AgentOrder.DRAIN, "labels"])
+def test_a_wait_moves_only_where_somebody_could_take_it(closed: str) -> None:
+    """An agent that takes no work, or not this one, is no place to move to."""
+    spec = {"demands": Demands((Constraint("zone", Operator.IN, ("x",)),))} if closed == "labels" else {}
+    world = World()
+    agent = world.connect("a", 2, labels={"zone": "x"})
+    (task,) = world.submit(waits=policies("clarification", 60, WaitExpiry.MOVE), **spec)
+    world.start(agent, ref := world.ref(agent, task))
+    world.connect("b", 2)
+    if closed != "labels":
+        world.do(AgentOrdered("b", closed, world.replies.append))
+    world.block(agent, ref, "k")
+    world.wait(61)
+    assert agent.reasons[ref] is Reason.WAIT_EXPIRED
+
+
+def test_all_waits_of_a_task_move_it_so_often_and_ever_more_rarely() -> None:
+    """A task that asks something new wherever it comes is moved 16 times, each time later than before."""
+    world, _, task, _ = waiting(
+        agents=2, waits=policies("clarification", 60, WaitExpiry.MOVE), initial_backoff_us=SECOND_US
+    )
+    world.wait(61)
+    obey(world)
+    for number in range(budgets.MOVES_MAX - 1):
+        assert world.state_of(task) is not TaskState.FAILED
+        asks(world, task, f"k{number}")
+    assert budgets.moves_made(world.state.tasks[task]) == budgets.MOVES_MAX
+    asks(world, task, "last")
+    assert world.state_of(task) is TaskState.FAILED
+    moved = [event.time_us for event in world.of(EventType.TASK_RETRYING)]
+    queued = [event.time_us for event in world.of(EventType.TASK_QUEUED)][1:]
+    pauses_s = [round((after - before) / SECOND_US) for before, after in zip(moved, queued, strict=True)]
+    assert pauses_s[:5] == [0, 1, 2, 4, 8]
+    assert pauses_s == sorted(pauses_s)
+
+
+def test_what_a_wait_has_tried_survives_a_restart() -> None:
+    """The agents on which it ran out are stored with the wait."""
+    world, _, task, _ = waiting(agents=3, waits=policies("clarification", 60, WaitExpiry.MOVE))
+    world.wait(61)
+    obey(world)
+    first = asks(world, task)
+    world.wait(2)
+    world.block(world.agents["c"], world.ref(world.agents["c"], task), "k")
+    (row,) = [row for row in world.rows if isinstance(row, PutWait)][-1:]
+    assert (first, row.moved_from, row.expired_on) == ("b", ("a", "b"), "")
 
 
 def test_a_wait_that_is_kept_lasts() -> None:

@@ -65,15 +65,17 @@ def _check_queue(state: State) -> None:
     """Every need counts its tasks, every sleeping one is woken by its agents, and no tag runs ahead of its lanes."""
     queue = state.queue
     waiting: dict[tuple[object, ...], int] = {}
-    lines: dict[Strand, set[str]] = {}
-    for task in queue.tasks.values():
+    lines: dict[Strand, set[int]] = {}
+    queued = [task for task in state.tasks.values() if task.strand is not None]
+    assert queue.waiting == len(queued), f"{queue.waiting} tasks are counted in the queue, {len(queued)} stand there"
+    for task in queued:
         strand = task.strand
-        assert strand is not None, f"task {task.id} is in the queue and in no strand of it"
+        assert task.state is TaskState.QUEUED, f"task {task.id} is {task.state.name} and stands in the queue"
         if strand not in lines:
-            lines[strand] = {entry[2] for entry in strand.line}
+            lines[strand] = {entry[1] for entry in strand.line if entry[2].strand is strand}
         need = strand.group.need
         waiting[need.name] = waiting.get(need.name, 0) + 1
-        assert task.id in lines[strand], f"task {task.id} has no entry in its strand"
+        assert task.order in lines[strand], f"task {task.id} has no entry in its strand"
     for need in queue.needs.values():
         assert need.waiting == waiting.get(need.name, 0), f"{need.demands}: counted {need.waiting}, are {waiting}"
         assert need.is_awake or (need.reach and need in need.reach.asleep), f"{need.demands} sleeps for ever"

@@ -24,6 +24,8 @@ from outrider_coordinator.core.states import (
 )
 from outrider_coordinator.core.trust.samples import Window
 
+_CANCELLING = TaskState.CANCELLING
+
 
 class Trace(NamedTuple):
     """W3C trace context of the submit; empty strings when nobody traces."""
@@ -92,7 +94,8 @@ class Wait:
 
     ``kind`` is dependency, resource, external, complexity or clarification. ``body`` is the BlockedReason,
     ``resolution`` the Resolution, serialized. ``opened_us`` is when it was reported, ``expires_us`` the end of its
-    budget, 0 for none; ``expired_on`` names the agent on which that came. ``additional_us`` is what a complexity wait
+    budget, 0 for none; ``expired_on`` names the agent on which that came, ``moved_from`` those on which it came to
+    earlier attempts that asked the same, in their order. ``additional_us`` is what a complexity wait
     asks for, ``granted_us`` what the task has been granted in all, this wait included.
     ``claim`` is what a resource wait is for, ``held_by`` the number of the attempt that got it, 0 while none did.
     """
@@ -114,6 +117,7 @@ class Wait:
     additional_us: int = 0
     granted_us: int = 0
     held_by: int = 0
+    moved_from: tuple[str, ...] = ()
 
     @property
     def is_resolved(self) -> bool:
@@ -196,7 +200,7 @@ class Task:
     @property
     def cancel_requested(self) -> bool:
         """Whether a committed cancel decides the outcome."""
-        return self.state is TaskState.CANCELLING
+        return self.state is _CANCELLING
 
     def set_wait(self, wait: Wait) -> None:
         """Add a wait, or put it in place of the one with its key."""
@@ -364,7 +368,7 @@ class Agent:
     they took its machine down. ``takeovers`` are the times when another process took its name, of which too many make
     it ``is_quarantined``.
     ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
-    its last one.
+    its last one, ``reaches`` where it stands in the indexes of the fleet (`fleet.Reach`).
     """
 
     id: str
@@ -418,6 +422,7 @@ class Agent:
     is_quarantined: bool = False
     takeovers: list[int] = field(default_factory=list)
     drain_us: int = 0
+    reaches: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id

@@ -103,6 +103,7 @@ class PutWait(NamedTuple):
     additional_us: int
     granted_us: int
     held_by: int
+    moved_from: tuple[str, ...]
 
 
 class PutRun(NamedTuple):

@@ -66,8 +66,8 @@ def inserted(task: Task) -> InsertTask:
 def _changing(task: Task) -> tuple[int | bytes, ...]:
     """The fields that both rows end with, in their order: what a task's life changes."""
     return (
-        int(task.state),
-        int(task.reason),
+        task.state._value_,
+        task.reason._value_,
         task.ready_us,
         task.attempts_made,
         task.attempts_counted,
@@ -88,19 +88,19 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
             attempt.number,
             attempt.agent_id,
             attempt.fence,
-            int(attempt.state),
+            attempt.state._value_,
             attempt.prefetched,
             attempt.counted,
             attempt.offered_us,
             attempt.started_us,
             attempt.ended_us,
-            int(attempt.reason),
+            attempt.reason._value_,
             attempt.error,
             attempt.holds_slot,
             attempt.is_probe,
             attempt.last_number,
-            int(attempt.intent),
-            int(attempt.blame),
+            attempt.intent._value_,
+            attempt.blame._value_,
         )
     )
 
@@ -129,6 +129,7 @@ def wait_row(task_id: str, wait: Wait) -> PutWait:
         wait.additional_us,
         wait.granted_us,
         wait.held_by,
+        wait.moved_from,
     )
 
 

@@ -46,11 +46,17 @@ class Condition(IntEnum):
 
 
 class WaitExpiry(IntEnum):
-    """What happens when a wait lasts longer than its budget."""
+    """What happens when a wait lasts longer than its budget. What cannot move any more fails, or is kept."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves as long as it can."""
+        return self in (WaitExpiry.MOVE, WaitExpiry.MOVE_OR_KEEP)
 
     FAIL = 1
     MOVE = 2
     KEEP = 3
+    MOVE_OR_KEEP = 4
 
 
 class Claim(NamedTuple):

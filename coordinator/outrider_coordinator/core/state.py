@@ -28,6 +28,7 @@ from outrider_coordinator.core.trust.samples import Tally
 KINDS_MAX = 10_000
 
 _QUEUED, _ASSIGNED = TaskState.QUEUED, TaskState.ASSIGNED
+_OFFERED, _NO_REASON = AttemptState.OFFERED, Reason.NONE
 _event = InsertEvent._make
 
 
@@ -130,9 +131,9 @@ class State:
     def take_doubtful_offers(self) -> list[Attempt]:
         """Offers that nothing was heard of in time; those that something was heard of are forgotten."""
         doubtful, offers = [], self.offers
-        while offers and (offers[0][1].state is not AttemptState.OFFERED or offers[0][0] <= self.now_us):
+        while offers and (offers[0][1].state is not _OFFERED or offers[0][0] <= self.now_us):
             attempt = offers.popleft()[1]
-            if attempt.state is AttemptState.OFFERED:
+            if attempt.state is _OFFERED:
                 doubtful.append(attempt)
         return doubtful
 
@@ -205,7 +206,7 @@ class State:
             _event(
                 (
                     cursor,
-                    int(kind),
+                    kind._value_,
                     self.now_us,
                     task.namespace,
                     task.id,
@@ -213,7 +214,7 @@ class State:
                     task.client_id,
                     number,
                     agent_id,
-                    int(reason),
+                    reason._value_,
                     text,
                     body,
                     outcome,

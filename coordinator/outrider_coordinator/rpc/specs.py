@@ -108,7 +108,7 @@ def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path
         facts.demands = Demands(**demands)
     if facts.at_most_once and facts.max_attempts > 1:
         raise invalid(f"{path}.retry.max_attempts", "a task that runs at most once has one attempt")
-    if facts.at_most_once and any(policy.on_expiry is WaitExpiry.MOVE for policy in facts.waits[:4]):
+    if facts.at_most_once and any(policy.on_expiry.moves for policy in facts.waits[:4]):
         raise invalid(f"{path}.wait_policies", "a task that runs at most once cannot MOVE; let it FAIL or KEEP waiting")
     return facts
 
@@ -200,7 +200,7 @@ def _wait_policies(facts: Spec, policies: task_pb2.WaitPolicies, path: str) -> N
 
 def _wait_policy(policy: task_pb2.WaitPolicy, path: str) -> WaitPolicy:
     if policy.on_expiry not in (0, *WaitExpiry):
-        raise invalid(f"{path}.on_expiry", "must be FAIL, MOVE or KEEP")
+        raise invalid(f"{path}.on_expiry", "must be FAIL, MOVE, KEEP or MOVE_OR_KEEP")
     return WaitPolicy(
         duration_us(policy.budget_duration, f"{path}.budget_duration"), WaitExpiry(policy.on_expiry or WaitExpiry.FAIL)
     )

@@ -141,6 +141,10 @@ def _part_row(record: Any) -> Row:
     return (*record[:3], *(json.dumps(part) if part else "[]" for part in record[3:8]), *record[8:])
 
 
+def _wait_row(record: Any) -> Row:
+    return (*record[:-1], json.dumps(record.moved_from) if record.moved_from else "[]")
+
+
 def _agent_row(record: Any) -> Row:
     values = list(record)
     values[4:8] = map(json.dumps, values[4:8])
@@ -166,7 +170,7 @@ _Write = tuple[type, tuple[queries.Writing, ...], Callable[[Any], Row] | None, C
 #: by, None for those that only gather. In the order in which one transaction runs them, behind the tasks.
 _WRITES: tuple[_Write, ...] = (
     (records.PutAttempt, (queries.PUT_ATTEMPT,), None, _pair),
-    (records.PutWait, (queries.PUT_WAIT,), None, _pair),
+    (records.PutWait, (queries.PUT_WAIT,), _wait_row, _pair),
     (records.PutRun, (queries.PUT_RUN,), _run_row, _id),
     (records.InsertRunPart, (queries.INSERT_RUN_PART,), _part_row, None),
     (records.DeleteAgent, (queries.DELETE_AGENT, queries.DELETE_OUTBOXES, queries.DELETE_BREAKERS), None, None),

@@ -122,6 +122,7 @@ def _wait(row: records.PutWait) -> Wait:
         row.additional_us,
         row.granted_us,
         row.held_by,
+        row.moved_from,
     )
 
 

@@ -318,7 +318,7 @@ def _attempt(row: tuple[Any, ...]) -> records.PutAttempt:
 
 
 def _wait(row: tuple[Any, ...]) -> records.PutWait:
-    return records.PutWait(*row)
+    return records.PutWait._make((*row[:-1], tuple(json.loads(row[-1])) if row[-1] != "[]" else ()))
 
 
 def _agent(row: tuple[Any, ...]) -> records.PutAgent:

@@ -14,6 +14,7 @@ from outrider_coordinator.core.states import TERMINAL, AttemptState, EventType, 
 from outrider_coordinator.core.transitions import move_attempt
 from outrider_coordinator.core.waits import blockage
 
+_QUEUED, _CANCELLED, _TASK_QUEUED = TaskState.QUEUED, TaskState.CANCELLED, EventType.TASK_QUEUED
 _EVENTS = {
     TaskState.SUCCEEDED: EventType.TASK_SUCCEEDED,
     TaskState.FAILED: EventType.TASK_FAILED,
@@ -39,7 +40,7 @@ def end_task(
     Attempts still running are fenced. Dependents become ready or are skipped, in the order they were submitted.
     """
     state.move(task, to, effects, reason)
-    if to is TaskState.CANCELLED:
+    if to is _CANCELLED:
         error = error or task.error  # what the cancel said
     task.outcome, task.error, task.end_us = outcome, error, state.now_us
     if task.attempt is not None or task.strays:
@@ -107,8 +108,8 @@ def make_ready(state: State, effects: Effects, task: Task) -> None:
         state.set_timer(task.ready_us, TimerKind.READY, task.id)
         return
     task.ready_us = state.now_us
-    state.move(task, TaskState.QUEUED, effects)
-    state.event(effects, EventType.TASK_QUEUED, task)
+    state.move(task, _QUEUED, effects)
+    state.event(effects, _TASK_QUEUED, task)
 
 
 def fence(state: State, effects: Effects, attempt: Attempt, message: str) -> None:

@@ -16,6 +16,12 @@ from outrider_coordinator.core.transitions import move_attempt
 from outrider_coordinator.core.trust import blame, systems
 from outrider_coordinator.core.waits import blockage
 
+#: Looked up once: to ask an enumeration for a member takes longer than to compare two.
+_OFFERED, _STARTED, _CLOSED = AttemptState.OFFERED, AttemptState.STARTED, AttemptState.CLOSED
+_RUNNING, _CANCELLING, _SUCCEEDED = TaskState.RUNNING, TaskState.CANCELLING, TaskState.SUCCEEDED
+_QUARANTINED, _TASK_STARTED = ReportKind.QUARANTINED, EventType.TASK_STARTED
+_ack = PushAck._make
+
 
 def received(state: State, effects: Effects, event: ReportsReceived) -> None:
     """Apply a frame of reports and acknowledge it (I4, I5, I7). A seq applied before is only acked again."""
@@ -33,8 +39,9 @@ def received(state: State, effects: Effects, event: ReportsReceived) -> None:
             _apply(state, effects, agent, event.outbox_id, seq, report)
             applied = seq
     agent.applied[event.outbox_id] = applied
-    effects.outboxes[agent.id, event.outbox_id] = applied
-    effects.acks[agent.id, event.outbox_id] = PushAck(agent.epoch, agent.id, event.outbox_id, applied)
+    key = (agent.id, event.outbox_id)
+    effects.outboxes[key] = applied
+    effects.acks[key] = _ack((agent.epoch, agent.id, event.outbox_id, applied))
     if agent.replaying and applied >= agent.replaying.get(event.outbox_id, applied + 1):
         del agent.replaying[event.outbox_id]
         nothing_left_to_replay(state, effects, agent)
@@ -61,7 +68,7 @@ def _is(attempt: Attempt, agent: Agent, report: Report) -> bool:
 
 
 def _refusal(attempt: Attempt | None, task: Task | None, report: Report) -> str:
-    if report.kind == ReportKind.QUARANTINED:
+    if report.kind == _QUARANTINED:
         return "has stopped the coordinator twice"
     if attempt is None or task is None or task.state in TERMINAL:
         return "no open attempt"
@@ -92,13 +99,13 @@ def _keep_as_evidence(
 
 def _started(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
     if attempt is task.attempt:
-        if attempt.state is not AttemptState.STARTED:
-            if attempt.state is AttemptState.OFFERED:
+        if attempt.state is not _STARTED:
+            if attempt.state is _OFFERED:
                 strategies.first_word(state, agent, attempt)
-            move_attempt(attempt, AttemptState.STARTED)
+            move_attempt(attempt, _STARTED)
             slots.started(state, agent, attempt)
-        if not task.cancel_requested:
-            state.move(task, TaskState.RUNNING, effects)
+        if task.state is not _CANCELLING:
+            state.move(task, _RUNNING, effects)
     _begin(state, effects, task, attempt, report.time_us, report.body)
 
 
@@ -106,10 +113,10 @@ def _begin(state: State, effects: Effects, task: Task, attempt: Attempt, time_us
     """User code began: said by a Started, or by the message that ends an attempt so short that it needed none."""
     attempt.started_us = time_us
     effects.attempts[attempt.key] = attempt
-    if attempt is task.attempt and task.state is not TaskState.CANCELLING:
+    if attempt is task.attempt and task.state is not _CANCELLING:
         task.start_us = time_us
         effects.tasks[task.id] = task
-    state.event(effects, EventType.TASK_STARTED, task, attempt, body=started)
+    state.event(effects, _TASK_STARTED, task, attempt, body=started)
 
 
 def _taken(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:
@@ -144,7 +151,7 @@ def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt
     """The first success wins, also a stray's; a committed cancel wins over it (I1, I14)."""
     started_us = attempt.started_us or report.time_us
     slots.release(state, effects, agent, attempt)
-    move_attempt(attempt, AttemptState.CLOSED)
+    move_attempt(attempt, _CLOSED)
     attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
@@ -159,11 +166,11 @@ def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt
         task.attempts_counted += 1
     else:
         task.drop_stray(attempt)
-    if task.cancel_requested:
+    if task.state is _CANCELLING:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)
     else:
         task.start_us = started_us
-        end_task(state, effects, task, TaskState.SUCCEEDED, outcome=report.body, attempt=attempt)
+        end_task(state, effects, task, _SUCCEEDED, outcome=report.body, attempt=attempt)
 
 
 def _failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: Attempt, report: Report) -> None:

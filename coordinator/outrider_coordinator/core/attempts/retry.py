@@ -13,7 +13,7 @@ from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from outrider_coordinator.core.transitions import move_attempt
 from outrider_coordinator.core.trust import blame
-from outrider_coordinator.core.waits import blockage
+from outrider_coordinator.core.waits import blockage, budgets
 
 #: Failures that are not the task's own: tried again even without a retry policy.
 INFRASTRUCTURE = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED, Reason.LEASE_EXPIRED))
@@ -199,6 +199,9 @@ def _stopped(
         return
     if stop.ends is None:
         task.ready_us = max(state.now_us, task.ready_us)
+        moves = budgets.moves_made(task) if stop.reason is Reason.MOVED and task.waits else 0
+        if moves > 1:  # the first move is made at once
+            task.ready_us = max(task.ready_us, state.now_us + backoff_us(task.spec, moves - 1))
         state.event(effects, EventType.TASK_RETRYING, task, attempt=attempt, reason=stop.reason, text=message)
         make_ready(state, effects, task)
         return

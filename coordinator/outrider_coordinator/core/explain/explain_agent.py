@@ -73,9 +73,8 @@ def explain_agent(state: State, agent_id: str) -> Generator[None, None, AgentExp
 
 def _first(state: State, group: TaskClass) -> tuple[Task | None, int]:
     """The task of a class that came first, and about how many there are."""
-    tasks = state.queue.tasks
-    entries = [(strand.first(tasks), len(strand.line)) for strand in group.strands.values()]
-    firsts = [tasks[entry[2]] for entry, _ in entries if entry is not None]
+    entries = [(strand.first(), len(strand.line)) for strand in group.strands.values()]
+    firsts = [entry[2] for entry, _ in entries if entry is not None]
     return min(firsts, key=lambda task: task.order, default=None), sum(count for _, count in entries)
 
 

@@ -76,7 +76,7 @@ def rivals(state: State, agents: Sequence[Agent]) -> Generator[None, None, Rival
     return found
 
 
-def ahead(state: State, place: Place, others: Rivals) -> Generator[None, None, list[Ahead]]:
+def ahead(place: Place, others: Rivals) -> Generator[None, None, list[Ahead]]:
     """What goes before a place among tasks that could go to the same agents. Yields between slices.
 
     Priorities compare by rank; inside one, submitters take turns: of another submitter at most as many go first as of
@@ -89,29 +89,29 @@ def ahead(state: State, place: Place, others: Rivals) -> Generator[None, None, l
     for number, (need, strand) in enumerate(others.strands):
         if number % _SLICE == _SLICE - 1:
             yield
-        count = _count(state, strand, place, own_turns)
+        count = _count(strand, place, own_turns)
         if count and need not in others.competes:
             hard = hard_of(need.demands)
             others.competes[need] = any(fits(agent, hard) for agent in others.agents)
         if count and others.competes[need]:
-            known = found.get(need.kind) or Ahead(need.kind, 0, _estimate_us(state, strand))
+            known = found.get(need.kind) or Ahead(need.kind, 0, _estimate_us(strand))
             found[need.kind] = known._replace(tasks=known.tasks + count)
     return [found[kind] for kind in sorted(found)]
 
 
-def _estimate_us(state: State, strand: Strand) -> int:
-    first = strand.first(state.queue.tasks)
-    return state.queue.tasks[first[2]].spec.estimated_us if first is not None else 0
+def _estimate_us(strand: Strand) -> int:
+    first = strand.first()
+    return first[2].spec.estimated_us if first is not None else 0
 
 
-def _count(state: State, strand: Strand, place: Place, own_turns: int) -> int:
+def _count(strand: Strand, place: Place, own_turns: int) -> int:
     priority = strand.place[0]
     if strand.place == place[:3]:
         return _before(strand, place.entry)
     if priority == place.priority:
         return min(len(strand.line), own_turns)
-    first = strand.first(state.queue.tasks)
-    rank_us = state.queue.tasks[first[2]].rank_us or 0 if first is not None else 0
+    first = strand.first()
+    rank_us = first[2].rank_us or 0 if first is not None else 0
     is_before = first is not None and (rank_us, -priority) < (place.rank_us, -place.priority)
     return len(strand.line) if is_before else 0
 

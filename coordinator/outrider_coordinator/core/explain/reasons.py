@@ -161,7 +161,7 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
         if could_take(agent, task):
             able.append(agent)
     others = yield from position.rivals(state, able)
-    before = yield from position.ahead(state, position.place_of(state, task), others)
+    before = yield from position.ahead(position.place_of(state, task), others)
     explanation.ahead = sum(item.tasks for item in before)
     explanation.position = explanation.ahead + 1
     explanation.held_back = [rule.text for rule in obstacles(state, task)[:LINES_MAX]]

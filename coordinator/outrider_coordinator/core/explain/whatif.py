@@ -84,7 +84,7 @@ def better_priority(
     """The least priority that would make the task next, or else go before most; None when none changes its place."""
     best: tuple[int, int] | None = None
     for priority in range(task.spec.priority + 1, PRIORITY_MAX + 1):
-        found = yield from position.ahead(state, position.place_of(state, task, priority), others)
+        found = yield from position.ahead(position.place_of(state, task, priority), others)
         count = sum(item.tasks for item in found)
         if count < (before if best is None else best[0]):
             best = count, priority

@@ -10,7 +10,7 @@ from outrider_coordinator.core.placement import resources
 from outrider_coordinator.core.placement.fleet import Hard, hard_of
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
-from outrider_coordinator.core.states import Admin, Connectivity
+from outrider_coordinator.core.states import Admin, BreakerState, Connectivity
 from outrider_coordinator.core.trust import breaker
 
 _ABSENT = {
@@ -18,7 +18,7 @@ _ABSENT = {
     Connectivity.LOST: "it is lost: out of contact for long",
     Connectivity.LEFT: "it has left",
 }
-_ONLINE, _ACTIVE = Connectivity.ONLINE, Admin.ACTIVE
+_ONLINE, _ACTIVE, _CLOSED = Connectivity.ONLINE, Admin.ACTIVE, BreakerState.CLOSED
 
 
 def is_open(agent: Agent) -> bool:
@@ -28,7 +28,7 @@ def is_open(agent: Agent) -> bool:
         and agent.admin is _ACTIVE
         and not agent.facts.is_leaving
         and not agent.is_quarantined
-        and breaker.may_pass(agent.breaker)
+        and (agent.breaker.state is _CLOSED or breaker.may_pass(agent.breaker))
     )
 
 

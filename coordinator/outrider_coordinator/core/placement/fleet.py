@@ -174,7 +174,7 @@ class Reach:
 
 @dataclass(slots=True)
 class Fleet:
-    """Every reach in use, which of them each agent belongs to, and the agents that changed since the last placement.
+    """Every reach in use, and the agents that changed since the last placement; `Agent.reaches` has those of each.
 
     ``lines`` are agents with attempts ahead of a slot. ``victims`` are live attempts that may be stopped for a more
     urgent task, by priority, oldest first. ``measured_kinds`` of work are compared between agents. ``turn`` counts
@@ -182,7 +182,6 @@ class Fleet:
     """
 
     reaches: dict[Hard, Reach] = field(default_factory=dict)
-    of_agent: dict[str, list[Reach]] = field(default_factory=dict)
     dirty: dict[str, Agent] = field(default_factory=dict)
     lines: dict[str, Agent] = field(default_factory=dict)
     victims: list[dict[tuple[str, int], Attempt]] = field(default_factory=lambda: [{} for _ in range(PRIORITIES)])
@@ -196,17 +195,18 @@ class Fleet:
 
     def joined(self, agent: Agent, fits: Callable[[Agent, Hard], bool]) -> None:
         """An agent is new, or offers other things than before: ``fits`` tells whether it meets hard demands."""
-        for reach in self.of_agent.get(agent.id, ()):
+        for reach in agent.reaches:
             reach.members.pop(agent.id, None)
-        belongs = self.of_agent[agent.id] = [reach for hard, reach in self.reaches.items() if fits(agent, hard)]
-        for reach in belongs:
+        agent.reaches = [reach for hard, reach in self.reaches.items() if fits(agent, hard)]
+        for reach in agent.reaches:
             reach.members[agent.id] = agent
         self.changed(agent)
 
     def left(self, agent: Agent) -> None:
         """An agent is forgotten for good."""
-        for reach in self.of_agent.pop(agent.id, ()):
+        for reach in agent.reaches:
             reach.members.pop(agent.id, None)
+        agent.reaches = []
         self.dirty.pop(agent.id, None)
         self.lines.pop(agent.id, None)
 
@@ -221,15 +221,15 @@ class Fleet:
             for agent in agents.values():
                 if fits(agent, hard):
                     reach.members[agent.id] = agent
-                    self.of_agent.setdefault(agent.id, []).append(reach)
+                    agent.reaches.append(reach)
         return reach
 
     def _forget_unused(self) -> None:
         unused = [hard for hard, reach in self.reaches.items() if not reach.needs and hard != Hard()]
         for hard in unused:
             gone = self.reaches.pop(hard)
-            for agent_id in gone.members:
-                self.of_agent[agent_id].remove(gone)
+            for agent in gone.members.values():
+                agent.reaches.remove(gone)
 
 
 def check(fleet: Fleet, agents: dict[str, Agent], fits: Callable[[Agent, Hard], bool]) -> None:

@@ -23,7 +23,7 @@ from outrider_coordinator.core.waits.blockage import attempt_ended
 from outrider_coordinator.core.waits.budgets import carried
 
 _assign = PushAssign._make
-
+_OFFERED, _ASSIGNED, _TASK_ASSIGNED = AttemptState.OFFERED, TaskState.ASSIGNED, EventType.TASK_ASSIGNED
 
 #: What one step may place: an offer or a need that finds nobody is 1, as are so many agents read for a new reach.
 #: What is left goes on in the next step, which comes at once.
@@ -49,7 +49,7 @@ def _wake(state: State) -> None:
     fleet, queue = state.fleet, state.queue
     dirty, fleet.dirty = fleet.dirty, {}
     for agent in dirty.values():
-        for reach in fleet.of_agent.get(agent.id, ()):
+        for reach in agent.reaches:
             has_room = False
             for index in reach.indexes.values():
                 has_room |= index.note(agent)
@@ -73,7 +73,7 @@ def _place_queue(state: State, effects: Effects) -> None:
         if strand is None:
             return
         assert strand.known is not None
-        task = queue.tasks[strand.known[2]]
+        task = strand.known[2]
         need: Need = strand.group.need
         choice = strategies.choose(state, need, task)
         if reaches != state.fleet.reaches_made:
@@ -110,7 +110,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     """Make a new attempt: its row is written in this step, the assignment leaves after the commit."""
     number = task.attempts_made = task.attempts_made + 1
     fence, now_us = state.next_fence(), state.now_us
-    attempt = Attempt(task.id, number, agent.id, fence, AttemptState.OFFERED, now_us, prefetched)
+    attempt = Attempt(task.id, number, agent.id, fence, _OFFERED, now_us, prefetched)
     attempt.resources = task.spec.demands.resources
     if preemption.is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
@@ -127,9 +127,9 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
         holdings.take(state, effects, task, attempt)
         if state.systems:
             systems.offered(state, effects, task, attempt)
-    state.move(task, TaskState.ASSIGNED, effects)
+    state.move(task, _ASSIGNED, effects)
     effects.attempts[attempt.key] = attempt
-    state.event(effects, EventType.TASK_ASSIGNED, task, attempt)
+    state.event(effects, _TASK_ASSIGNED, task, attempt)
     state.offered(attempt)
     state.retries.dispatched += 1
     spec = task.spec

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,15 +29,15 @@ from outrider_coordinator.core.spec import SECOND_US
 NO_DEADLINE_US = 24 * 3600 * SECOND_US
 PRIORITIES = 11
 
-#: When it is due, in which order it was accepted, and its id.
-Entry = tuple[int, int, str]
+#: When it is due, in which order it was accepted, and the task itself, which is never compared: no two have one order.
+Entry = tuple[int, int, Task]
 
 
 def entry_of(task: Task) -> Entry:
     """Position among the tasks of one submitter: smaller goes first. The order is unique, so ties cannot happen."""
     deadline_us = task.spec.deadline_us
     due_us = task.created_us + deadline_us if deadline_us else task.created_us + NO_DEADLINE_US
-    return due_us, task.order, task.id
+    return due_us, task.order, task
 
 
 @dataclass(slots=True)
@@ -77,15 +77,15 @@ class Strand:
     serial: int = 0
     is_parked: bool = False
 
-    def first(self, tasks: Mapping[str, Task]) -> Entry | None:
+    def first(self) -> Entry | None:
         """The first entry of a task that stands here; those before it are dropped.
 
         They are of tasks that left the queue, or came back to it in another class.
         """
         fresh, late = self.line.fresh, self.line.late
-        while fresh and ((task := tasks.get(fresh[0][2])) is None or task.strand is not self):
+        while fresh and fresh[0][2].strand is not self:
             fresh.popleft()
-        while late and ((task := tasks.get(late[0][2])) is None or task.strand is not self):
+        while late and late[0][2].strand is not self:
             heapq.heappop(late)
         if late and not (fresh and fresh[0] < late[0]):
             return late[0]

@@ -11,6 +11,7 @@ heaps as a whole, so that a thousand classes that nobody can run are looked at o
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from outrider_coordinator.core.states import TaskState
 
 #: Empty classes, and idle lanes of one parent, are kept up to so many: most come back.
 CLASSES_KEPT, LANES_KEPT = 256, 256
+
+_QUEUED = TaskState.QUEUED
 
 
 class ClassKey(NamedTuple):
@@ -90,7 +93,8 @@ def class_key(task: Task) -> ClassKey:
 
 def _elsewhere(task: Task) -> Demands:
     """The task's demands, rather anywhere else than where it failed or where one of its waits ran out of time."""
-    avoided = {wait.expired_on for wait in task.waits}.union(task.failed_on) - {""}
+    expired = (agent_id for wait in task.waits for agent_id in (wait.expired_on, *wait.moved_from))
+    avoided = {*task.failed_on, *expired} - {""}
     left = tuple((agent_id, -100) for agent_id in sorted(avoided))
     demands = task.spec.demands
     return demands._replace(affinities=demands.affinities + left) if left else demands
@@ -100,15 +104,16 @@ def _elsewhere(task: Task) -> Demands:
 class ReadyQueue:
     """QUEUED tasks. Entries of tasks that left the queue are dropped when they come up.
 
-    ``urgent`` are those of the highest priority. ``active`` counts needs that are awake and have tasks: 0 means that
-    there is nothing to look at. ``shares`` are weights of namespaces (``name``) and submitters (``namespace/name``), 1
-    where nothing is said. ``clock_us`` is the time for which tasks were passed over, ``is_passing`` whether it runs
-    since ``seen_us``; ``lowest`` is the least priority that had a task to place when one was chosen last.
+    ``waiting`` counts them, ``urgent`` are those of the highest priority. ``active`` counts needs that are awake and
+    have tasks: 0 means that there is nothing to look at. ``shares`` are weights of namespaces (``name``) and submitters
+    (``namespace/name``), 1 where nothing is said. ``clock_us`` is the time for which tasks were passed over,
+    ``is_passing`` whether it runs since ``seen_us``; ``lowest`` is the least priority that had a task to place when one
+    was chosen last.
     """
 
     aging_us: int = 600 * SECOND_US
     shares: dict[str, float] = field(default_factory=dict)
-    tasks: dict[str, Task] = field(default_factory=dict)
+    waiting: int = 0
     classes: dict[ClassKey, TaskClass] = field(default_factory=dict)
     needs: dict[tuple[Demands, str, bool, bool], Need] = field(default_factory=dict)
     held: dict[ClassKey, TaskClass] = field(default_factory=dict)
@@ -125,14 +130,19 @@ class ReadyQueue:
     lowest: int = PRIORITIES
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return self.waiting
+
+    def __iter__(self) -> Iterator[Task]:
+        """Every task, class by class: for tests and for people, it reads all there are."""
+        for group in self.classes.values():
+            for strand in group.strands.values():
+                yield from {entry[1]: entry[2] for entry in strand.line if entry[2].strand is strand}.values()
 
     def push(self, task: Task) -> None:
         """Add a QUEUED task; one that was here before takes its old place."""
-        assert task.state is TaskState.QUEUED
+        assert task.state is _QUEUED
         if task.rank_us is None:
             task.rank_us = self.clock_us - task.spec.priority * self.aging_us
-        self.tasks[task.id] = task
         key = class_key(task)
         group = self.classes.get(key) or self._new_class(key)
         place = (task.spec.priority, task.namespace, task.submitter)
@@ -144,6 +154,7 @@ class ReadyQueue:
         if task.spec.priority == PRIORITIES - 1:
             self.urgent[task.id] = task
         need = group.need
+        self.waiting += 1
         need.waiting += 1
         if need.waiting == 1 and need.is_awake:
             self.active += 1
@@ -154,17 +165,19 @@ class ReadyQueue:
 
     def remove(self, task: Task) -> None:
         """Take a task out, wherever it stands; unknown ones are ignored."""
-        if self.tasks.pop(task.id, None) is None:
+        strand: Strand | None = task.strand
+        if strand is None:
             return
-        need = task.strand.group.need
         task.strand = None
+        need: Need = strand.group.need
         if self.urgent:
             self.urgent.pop(task.id, None)
+        self.waiting -= 1
         need.waiting -= 1
         if need.waiting == 0 and need.is_awake:
             self.active -= 1
         self.removed += 1
-        if self.removed > 2 * len(self.tasks) + 10_000:
+        if self.removed > 2 * self.waiting + 10_000:
             self._sweep()
 
     def begin(self, now_us: int) -> None:
@@ -186,7 +199,7 @@ class ReadyQueue:
 
     def _rank_us(self, strand: Strand) -> int:
         assert strand.known is not None
-        return self.tasks[strand.known[2]].rank_us or 0
+        return strand.known[2].rank_us or 0
 
     def started(self, strand: Strand, priority: int) -> None:
         """The first task of a strand was placed: its submitter and namespace have had their turn."""
@@ -230,7 +243,7 @@ class ReadyQueue:
 
     def _relist(self, strand: Strand) -> None:
         strand.known, strand.is_parked = None, False
-        entry = strand.first(self.tasks)
+        entry = strand.first()
         if entry is not None:
             self._list(strand, entry)
         else:
@@ -242,39 +255,24 @@ class ReadyQueue:
         heapq.heappush(strand.lane.heap, (entry[0], entry[1], self.serial, strand))
         strand.lane.enlist()
 
-    def _champion(self, level: Lane) -> Strand | None:
-        """The strand whose turn it is among those that are neither asleep nor held."""
-        heap = level.heap
-        while heap:
-            tag, _, _, space = heap[0]
-            if tag != space.tag:
-                heapq.heapreplace(heap, (space.tag, space.served, space.name, space))
-                continue
-            strand = self._of_namespace(space)
-            if strand is not None:
-                return strand
-            heapq.heappop(heap)
-            space.is_listed = False
-            level.sweep(LANES_KEPT)
-        return None
-
-    def _of_namespace(self, space: Lane) -> Strand | None:
-        heap = space.heap
+    def _champion(self, above: Lane) -> Strand | None:
+        """The strand whose turn it is among those that are neither asleep nor held, in a priority or a namespace."""
+        heap = above.heap
         while heap:
             tag, _, _, lane = heap[0]
             if tag != lane.tag:
                 heapq.heapreplace(heap, (lane.tag, lane.served, lane.name, lane))
                 continue
-            strand = self._of_submitter(lane)
+            strand = self._champion(lane) if above.parent is None else self._of_submitter(lane)
             if strand is not None:
                 return strand
             heapq.heappop(heap)
             lane.is_listed = False
-            space.sweep(LANES_KEPT)
+            above.sweep(LANES_KEPT)
         return None
 
     def _of_submitter(self, lane: Lane) -> Strand | None:
-        heap, tasks = lane.heap, self.tasks
+        heap = lane.heap
         while heap:
             strand: Strand = heap[0][3]
             known = strand.known
@@ -287,12 +285,11 @@ class ReadyQueue:
                 strand.is_parked = True
                 (group.parked if group.is_held else group.need.parked).append(strand)
                 continue
-            task = tasks.get(known[2])
             # One that came back in another class stands there, and not here.
-            stands_here: bool = task is not None and task.strand is strand
+            stands_here: bool = known[2].strand is strand
             if stands_here:
                 return strand
-            entry = strand.first(tasks)
+            entry = strand.first()
             if entry is not None:
                 strand.known = entry
                 heapq.heapreplace(heap, (entry[0], entry[1], strand.serial, strand))
@@ -351,7 +348,7 @@ class ReadyQueue:
         self.removed = 0
         for group in self.classes.values():
             for strand in group.strands.values():
-                kept = sorted(entry for entry in strand.line if self._stands(entry, strand))
+                kept = sorted(entry for entry in strand.line if entry[2].strand is strand)
                 strand.line = Line()
                 strand.line.fresh.extend(kept)
 
@@ -361,11 +358,6 @@ class ReadyQueue:
         for key, group in self.classes.items():
             if key.demands.claims:
                 for strand in group.strands.values():
-                    known = (entry for entry in sorted(strand.line) if self._stands(entry, strand))
-                    found += (self.tasks[entry[2]] for entry in islice(known, of_class_max))
+                    known = (entry[2] for entry in sorted(strand.line) if entry[2].strand is strand)
+                    found += islice(known, of_class_max)
         return sorted(found, key=lambda task: (task.rank_us or 0, task.order))
-
-    def _stands(self, entry: Entry, strand: Strand) -> bool:
-        """Whether an entry of a strand is that of a task that waits there now."""
-        task = self.tasks.get(entry[2])
-        return task is not None and task.strand is strand

@@ -15,6 +15,7 @@ from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
 from outrider_coordinator.core.trust import breaker
 
+_OFFERED = AttemptState.OFFERED
 _UNSTARTED = frozenset((AttemptState.OFFERED, AttemptState.ACCEPTED))
 
 
@@ -25,7 +26,7 @@ def take(state: State, agent: Agent, attempt: Attempt) -> None:
         resources.take(agent, attempt)
     if attempt.victim_priority >= 0:
         state.fleet.victims[attempt.victim_priority][attempt.key] = attempt
-    if attempt.prefetched and attempt.state is AttemptState.OFFERED:
+    if attempt.prefetched and attempt.state is _OFFERED:
         attempt.holds_slot = False
         agent.ahead[attempt.key] = attempt
         state.fleet.lines[agent.id] = agent

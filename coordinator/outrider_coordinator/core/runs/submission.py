@@ -11,7 +11,9 @@ from outrider_coordinator.core.events import Ends, Submission, TasksSubmitted
 from outrider_coordinator.core.model import Task
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import EventType, TaskState
+from outrider_coordinator.core.states import EventType, Reason, TaskState
+
+_PENDING, _NO_REASON, _TASK_SUBMITTED = TaskState.PENDING, Reason.NONE, EventType.TASK_SUBMITTED
 
 
 def tasks_submitted(state: State, effects: Effects, event: TasksSubmitted) -> None:
@@ -89,34 +91,41 @@ def full(state: State) -> Refused:
 
 
 def _accept(state: State, effects: Effects, submission: Submission, ended: Ends) -> None:
-    task = Task(
+    task = Task(  # by position, as many are made: names would take as long as the task itself
         submission.task_id,
         submission.namespace,
         submission.spec,
         state.order_next,
         state.now_us,
-        TaskState.PENDING,
-        client_id=submission.client_id,
-        submitter=submission.submitter,
-        request_id=submission.request_id,
-        digest=submission.digest,
-        trace=submission.trace,
-        dependency_ids=submission.dependency_ids,
-        dependency_conditions=submission.dependency_conditions,
-        dependency_keys=submission.dependency_keys,
-        retry_of_task_id=submission.retry_of_task_id,
-        ready_us=submission.spec.not_before_us,
+        _PENDING,
+        _NO_REASON,
+        "",
+        "",
+        submission.client_id,
+        submission.submitter,
+        submission.request_id,
+        submission.digest,
+        submission.trace,
+        submission.dependency_ids,
+        submission.dependency_conditions,
+        submission.dependency_keys,
+        submission.retry_of_task_id,
+        None,
+        submission.spec.not_before_us,
     )
     state.order_next += 1
     state.requests.add(task.namespace, task.request_id, task.id, task.digest)
     _enter(state, effects, task)
-    _link(state, effects, task, ended)
+    if task.dependency_ids:
+        _link(state, effects, task, ended)
+    else:
+        make_ready(state, effects, task)
 
 
 def _enter(state: State, effects: Effects, task: Task) -> None:
     state.add_task(task)
     effects.tasks[task.id] = task
-    state.event(effects, EventType.TASK_SUBMITTED, task)
+    state.event(effects, _TASK_SUBMITTED, task)
     if task.spec.queue_timeout_us or task.spec.deadline_us:
         deadlines.watch(state, task)
 

@@ -36,7 +36,7 @@ def may_pass(breaker: Breaker) -> bool:
 
 def may_offer(agent: Agent, kind: str) -> bool:
     """Whether an agent's breakers let one more attempt of this kind of work through."""
-    if not may_pass(agent.breaker):
+    if agent.breaker.state is not _CLOSED and not may_pass(agent.breaker):
         return False
     breaker = agent.type_breakers.get(kind) if agent.type_breakers else None
     return breaker is None or may_pass(breaker)

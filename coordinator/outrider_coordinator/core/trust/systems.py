@@ -188,7 +188,7 @@ def _queued(state: State, name: str) -> Iterator[str]:
     for key, group in state.queue.classes.items():
         if name in key.demands.systems:
             for strand in group.strands.values():
-                yield from (entry[2] for entry in strand.line if entry[2] in state.queue.tasks)
+                yield from (entry[2].id for entry in strand.line if entry[2].strand is strand)
 
 
 def _wake_canary(state: State, effects: Effects, name: str, known: Breaker) -> None:

@@ -82,7 +82,7 @@ def close_all(state: State, effects: Effects, task: Task) -> None:
 
 def is_remembered(wait: Wait) -> bool:
     """Whether a wait still matters: it is open, its answer holds for later attempts, it got a limit, or it ran out."""
-    if wait.is_open or wait.expired_on or wait.held_by:
+    if wait.is_open or wait.expired_on or wait.moved_from or wait.held_by:
         return True
     if wait.kind == "complexity":
         return wait.granted_us > 0
@@ -246,6 +246,8 @@ def _open(state: State, task: Task, facts: WaitFacts, body: bytes) -> Wait:
         additional_us=facts.additional_us,
     )
     budgets.open_budget(state, task, wait)
+    if known is not None:
+        wait.moved_from = budgets.expired_on(known)
     if known is not None and known.kind == wait.kind:
         if known.is_pending:
             _unwatch(state, task, known)

@@ -2,18 +2,24 @@
 
 A budget counts from the report that opened a wait to its resolution, on the coordinator's clock; its end is durable
 with the wait. It must not know who resolves waits. Invariants: nothing that is resolved expires; what policy grants a
-task in all is at most its ``extension_max_us``.
+task in all is at most its ``extension_max_us``; a wait moves its task only to an agent on which it has not run out yet,
+and all waits of a task together at most `MOVES_MAX` times.
 """
 
 from __future__ import annotations
 
 from outrider_coordinator.core.attempts.stopping import stop_attempt
 from outrider_coordinator.core.effects import Carried, Effects
-from outrider_coordinator.core.model import Task, Wait
+from outrider_coordinator.core.model import Attempt, Task, Wait
+from outrider_coordinator.core.placement.eligibility import closed_to_kind, fits, is_open
+from outrider_coordinator.core.placement.fleet import hard_of
 from outrider_coordinator.core.protobuf import block, integer
 from outrider_coordinator.core.spec import SECOND_US, WaitExpiry, WaitPolicy
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Intent
+
+#: How often the waits of one task may move it, whatever they are called.
+MOVES_MAX = 16
 
 #: Resolution.key, .answer, .resolved_by, .error, .granted_duration; Duration.seconds, .nanos.
 _KEY, _ANSWER, _BY, _ERROR, _GRANTED, _SECONDS, _NANOS = 1, 2, 4, 5, 6, 1, 2
@@ -44,14 +50,39 @@ def budget_ended(state: State, effects: Effects, task_id: str, key: str) -> None
     if not 0 < wait.expires_us <= state.now_us or wait.expired_on:
         return
     policy = policy_of(state, task, wait.kind)
-    if policy.on_expiry is WaitExpiry.KEEP:
-        return
-    # What may have started on one agent never starts on another.
-    moves = policy.on_expiry is WaitExpiry.MOVE and not task.spec.at_most_once
+    intent = _intent(state, task, task.attempt, wait, policy.on_expiry)
     message = f"{wait.kind} {wait.key!r} waited for longer than {policy.budget_us / SECOND_US:g} s"
-    if stop_attempt(state, effects, task, task.attempt, Intent.MOVE if moves else Intent.WAIT_EXPIRED, message):
+    if wait.moved_from:
+        message += f", after {len(wait.moved_from)} times elsewhere"
+    if intent and stop_attempt(state, effects, task, task.attempt, intent, message):
         wait.expired_on = task.attempt.agent_id
         effects.waits[task.id, key] = wait
+
+
+def expired_on(wait: Wait) -> tuple[str, ...]:
+    """Agents on which the time of a wait ran out, in their order."""
+    return (*wait.moved_from, wait.expired_on) if wait.expired_on else wait.moved_from
+
+
+def moves_made(task: Task) -> int:
+    """How often waits of the task have run out of time."""
+    return sum(len(expired_on(wait)) for wait in task.waits)
+
+
+def _intent(state: State, task: Task, attempt: Attempt, wait: Wait, on_expiry: WaitExpiry) -> Intent:
+    """What becomes of an attempt whose wait has run out of time; NONE: it waits on."""
+    if on_expiry.moves and _may_move(state, task, {*wait.moved_from, attempt.agent_id}):
+        return Intent.MOVE
+    return Intent.NONE if on_expiry in (WaitExpiry.KEEP, WaitExpiry.MOVE_OR_KEEP) else Intent.WAIT_EXPIRED
+
+
+def _may_move(state: State, task: Task, tried: set[str]) -> bool:
+    """Whether there is an agent for the task that is none of these. What may have started never starts elsewhere."""
+    if task.spec.at_most_once or moves_made(task) >= MOVES_MAX:
+        return False
+    reach = state.fleet.reach(hard_of(task.spec.demands), state.agents, fits)
+    others = (agent for agent in reach.members.values() if agent.id not in tried)
+    return any(is_open(agent) and closed_to_kind(agent, task.spec.kind) is None for agent in others)
 
 
 def carried(task: Task) -> Carried:
