@@ -188,7 +188,8 @@ class Witness:
     def run_cancelled(self, run_id: str) -> None:
         """A client was told that what was open of a run is cancelled."""
         self.marks.saw("saw:run cancelled")
-        for task_id in self.records.runs.runs[run_id].members.values():
+        run = self.records.runs.runs.get(run_id)
+        for task_id in run.members.values() if run is not None else ():
             state = self.records.tasks[task_id].state
             self.marks.demand("I14", state >= 6, "run {} is cancelled, its task {} is not", run_id, task_id)
             if state == 6:

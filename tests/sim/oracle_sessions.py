@@ -27,7 +27,7 @@ class SessionJudge:
         self.current: dict[str, int] = {}
         #: When each agent was last heard in its session, on the coordinator's clock.
         self.contact_us: dict[str, int] = {}
-        self.listed: dict[str, set[tuple[str, int]]] = {}
+        self.listed: dict[str, set[heard.Ref]] = {}
         #: What must be applied of each outbox once everything heard is.
         self.applied: dict[tuple[str, str], int] = {}
         #: The highest session given, and of those that left the coordinator: others were never there.
@@ -115,7 +115,7 @@ class SessionJudge:
         self.current[event.agent_id] = answer.epoch
         self.contact_us[event.agent_id] = now_us
         self._leaving.discard(event.agent_id)
-        self.listed[event.agent_id] = {(held.ref.task_id, held.ref.attempt) for held in event.held}
+        self.listed[event.agent_id] = {held.ref for held in event.held}
         for facts in event.outboxes:
             key = (event.agent_id, facts.outbox_id)
             known = self.applied.get(key, 0)
@@ -225,13 +225,15 @@ class SessionJudge:
                 self._lost.discard(key)
             elif key not in self._lost:
                 self._lost.add(key)
-                self._judge_one(key, attempt.agent_id, effects, attempt.agent_id in removed, now_us)
+                self._judge_one(key, attempt, attempt.agent_id in removed, now_us)
 
-    def _judge_one(self, key: tuple[str, int], agent_id: str, effects: Any, is_removed: bool, now_us: int) -> None:
-        view = self._records.tasks.get(key[0])
+    def _judge_one(self, key: tuple[str, int], attempt: Any, is_removed: bool, now_us: int) -> None:
+        view, agent_id = self._records.tasks.get(key[0]), attempt.agent_id
         if view is None:
             return  # it is not even durable
-        came_back_without = self.current.get(agent_id, 0) and key not in self.listed[agent_id]
+        came_back_without = (
+            self.current.get(agent_id, 0) and heard.Ref(*key, attempt.fence) not in self.listed[agent_id]
+        )
         silent_us = now_us - self.contact_us.get(agent_id, 0)
         fair = is_removed or came_back_without or silent_us >= grace_us(view.spec)
         self.marks.demand("I2", bool(fair), "attempt {}/{} is given up after {} s", *key, silent_us / 1e6)

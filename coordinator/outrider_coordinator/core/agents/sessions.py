@@ -26,7 +26,7 @@ from outrider_coordinator.core.effects import (
     Reply,
     SessionAccepted,
 )
-from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
+from outrider_coordinator.core.events import Held, OutboxFacts, Ref, SessionOpened
 from outrider_coordinator.core.limits import caps, holdings
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.placement import slots
@@ -74,9 +74,10 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
     accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED, agent.heartbeat_us)
     effects.sends.append(Reply(event.reply, accepted))
-    listed = {(held.ref.task_id, held.ref.attempt) for held in event.held}
-    agent.unlisted = [key for key in agent.attempts if key not in listed]
-    agent.unheard = [held.ref[:2] for held in event.held if agent.is_unsure and held.state is AttemptState.BLOCKED]
+    listed = {held.ref: held.state for held in event.held}
+    found = {key: listed.get(Ref(*key, attempt.fence)) for key, attempt in agent.attempts.items()}
+    agent.unlisted = [key for key, state_there in found.items() if state_there is None]
+    agent.unheard = [key for key, state_there in found.items() if state_there is AttemptState.BLOCKED]
     nothing_left_to_replay(state, effects, agent)
     _send_again(state, effects, agent)
     if agent.admin is Admin.DRAINING:
@@ -115,7 +116,7 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
 def _move_unheard(state: State, effects: Effects, agent: Agent) -> None:
     """What waits for something that a restored store has forgotten would wait for ever: it goes on elsewhere."""
     unheard, agent.unheard = agent.unheard, []
-    for key in unheard:
+    for key in unheard if agent.is_unsure else ():
         attempt = agent.attempts.get(key)
         if attempt is None:
             continue
