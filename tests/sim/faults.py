@@ -76,6 +76,8 @@ FAULTS: dict[str, Draw] = {
     "workers_unborn": _lasting(1, 6, _agent),
     "wall_step": _step,
     "coordinator_clock": _coordinator_step,
+    "clone": _lasting(1, 15, _agent),
+    "impostor": _lasting(1, 6, _agent),
     "old_backup": _lasting(0.1, 4),
 }
 
@@ -189,6 +191,14 @@ class Faults:
         keeper = self._world.machines[agent].keeper
         if keeper is not None:
             keeper.link.die()
+
+    def _clone(self, agent: str, for_us: int) -> None:
+        """Somebody starts a copy of the machine, disk and all."""
+        self._world.double(agent, for_us, is_clone=True)
+
+    def _impostor(self, agent: str, for_us: int) -> None:
+        """Another machine asks for the agent's name."""
+        self._world.double(agent, for_us, is_clone=False)
 
     def _disk_slow(self, agent: str, for_us: int) -> None:
         disk = self._world.machines[agent].disk

@@ -40,13 +40,26 @@ _NO_WORKERS: list[Any] = []
 class Machine:
     """A computer with an agent on it; its disk and its clocks outlive every process."""
 
-    def __init__(self, kernel: Kernel, plan: AgentPlan, wire: Wire, witness: Witness, dial: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        plan: AgentPlan,
+        wire: Wire,
+        witness: Witness,
+        dial: Callable[..., Any],
+        label: str = "",
+        machine_id: str = "",
+    ) -> None:
         self.kernel = kernel
         self.plan = plan
+        #: Tells it from others with an agent of the same name.
+        self.label = label or plan.name
+        self.machine_id = machine_id or f"machine-{plan.name}"
+        self.is_scrapped = False
         self.wire = wire
         self.witness = witness
-        self.disk = Disk(kernel, plan.name)
-        self.random = kernel.stream(f"machine/{plan.name}")
+        self.disk = Disk(kernel, self.label)
+        self.random = kernel.stream(f"machine/{self.label}")
         self.dial = dial
         self.wall_offset_us = 0
         self.keeper: Keeper | None = None
@@ -55,12 +68,13 @@ class Machine:
         #: Workers of a keeper that was killed: dead within 2 s, or when the next keeper sweeps.
         self.doomed: list[ModelWorker] = []
         self._drift = plan.drift
-        self._boot_offset_us = self.random.randrange(10**9)
+        self.boots = 1
+        self._booted_us = START_US - self.random.randrange(10**9)
 
     def boot_us(self) -> int:
         """CLOCK_BOOTTIME here: never steps, runs a little fast or slow."""
-        passed_us = self.kernel.now_us - START_US
-        return self._boot_offset_us + passed_us + int(passed_us * self._drift)
+        passed_us = self.kernel.now_us - self._booted_us
+        return passed_us + int(passed_us * self._drift)
 
     def wall_ns(self) -> int:
         """The wall clock here, steps and all."""
@@ -68,9 +82,9 @@ class Machine:
 
     def start(self) -> None:
         """Start the agent, unless it runs."""
-        if self.keeper is None:
+        if self.keeper is None and not self.is_scrapped:
             self.incarnations += 1
-            self.kernel.tell(self.plan.name, "keeper starts", self.incarnations)
+            self.kernel.tell(self.label, "keeper starts", self.incarnations)
             for worker in self.doomed:
                 worker.kill()
             self.doomed = []
@@ -84,10 +98,20 @@ class Machine:
         self.kernel.after(restart_us, self.start)
 
     def lose_power(self, restart_us: int) -> None:
-        """The machine is gone: nobody closes its connections."""
+        """The machine is gone, with all its processes, and boots again: nobody closes its connections."""
         if self.keeper is not None:
             self.keeper.link.vanish()
         self.kill_keeper(restart_us)
+        for worker in self.doomed:
+            worker.kill()
+        self.boots += 1
+        self.witness.marks.saw("saw:machine rebooted")
+        self._booted_us = self.kernel.now_us
+
+    def scrap(self) -> None:
+        """It is switched off for ever."""
+        self.is_scrapped = True
+        self.lose_power(0)
 
 
 class ModelLink:
@@ -193,14 +217,15 @@ class Keeper:
 
     def _compose(self) -> None:
         machine, plan = self.machine, self.machine.plan
-        instance_id = f"{plan.name}-{machine.incarnations}"
+        instance_id = f"{machine.label}-{machine.incarnations}"
         self._enter()
         self.session = Session(("coordinator",), machine.boot_us())
         identity = Identity(
             name=plan.name,
-            machine_id=f"machine-{plan.name}",
-            boot_id="boot",
+            machine_id=machine.machine_id,
+            boot_id=f"{machine.label}-boot-{machine.boots}",
             instance_id=instance_id,
+            previous_instance_id=machine.disk.known().instance_id,
             instance_start_ms=machine.kernel.now_us // 1000,
             version="sim",
             host=plan.name,
@@ -231,7 +256,13 @@ class Keeper:
         origin = Origin(plan.name, instance_id, "scratch")
         self.runner = Runner(limits, origin, self.conversation, reporter, self._wake, KILL_GRACE_S)
         self.pool = ModelPool(
-            machine.kernel, machine.witness, plan.name, machine.incarnations, machine.wall_ns, machine.boot_us, self.act
+            machine.kernel,
+            machine.witness,
+            machine.label,
+            machine.incarnations,
+            machine.wall_ns,
+            machine.boot_us,
+            self.act,
         )
         self.pool.unborn_chance = machine.unborn_chance
         self.pool.listener = self.runner
@@ -281,7 +312,7 @@ class Keeper:
         if self.is_dead:
             return
         self._pausable.is_dead = True
-        self._kernel.tell(self.machine.plan.name, "keeper is killed")
+        self._kernel.tell(self.machine.label, "keeper is killed")
         self.outbox.crash()
         if self.link.connection is not None:
             self.link.connection.link_gone()
@@ -294,7 +325,7 @@ class Keeper:
             self._kernel.after(self.machine.random.randrange(1_000, 2_000_000), worker.kill)
         self.machine.doomed += self.pool.workers.values()
         for run in self.machine.witness.active_runs():
-            run.is_apart |= run.agent == self.machine.plan.name
+            run.is_apart |= run.agent == self.machine.label
 
     # --- the turn of the loop --------------------------------------------------------------------------------------
 
@@ -351,7 +382,7 @@ class Keeper:
     # --- leaving ---------------------------------------------------------------------------------------------------
 
     def _give_up(self, message: str) -> None:
-        self._kernel.tell(self.machine.plan.name, "gives up", message)
+        self._kernel.tell(self.machine.label, "gives up", message)
         self._is_hurried = True
         self.leave("refused", 0, 2_000_000)
 
@@ -402,7 +433,7 @@ class Keeper:
 
     def _exit(self, restart_us: int) -> None:
         self._pausable.is_dead = True
-        self._kernel.tell(self.machine.plan.name, "keeper exits")
+        self._kernel.tell(self.machine.label, "keeper exits")
         self.pool.kill_all()
         self.outbox.close()
         if self.link.connection is not None:

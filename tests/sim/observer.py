@@ -20,6 +20,8 @@ from sim.oracle_sessions import SessionJudge
 from sim.verdicts import Marks
 
 REBUILD_EVERY = 200
+#: Stands in the label of a machine between the name of its agent and a number, when it is not the only one.
+DOUBLE = "+"
 
 
 @dataclass(eq=False, slots=True)
@@ -235,7 +237,7 @@ class Witness:
 
     def _judge_slots(self, run: Run) -> None:
         """On an agent no more user code works than it has slots, save what stopped waiting by itself."""
-        agent = self.records.agents.get(run.agent)
+        agent = self.records.agents.get(run.agent.partition(DOUBLE)[0])
         beside = [one for one in self._active if one.agent == run.agent and not one.is_waiting and not one.is_apart]
         if agent is not None:
             slots = agent.slots

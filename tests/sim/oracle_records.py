@@ -24,7 +24,7 @@ OFFERED, ACCEPTED, STARTED, A_BLOCKED, CLOSED, REJECTED, REVOKED, LOST, FENCED =
 LIVE = frozenset((OFFERED, ACCEPTED, STARTED, A_BLOCKED))
 OVER = frozenset((CLOSED, REJECTED, REVOKED, FENCED))
 ONLINE, ACTIVE, BREAKER_OPEN, BREAKER_HALF_OPEN = 1, 1, 2, 3
-_SKIPPED_EVENT = 14
+_SKIPPED_EVENT, _QUARANTINED_EVENT = 14, 62
 
 
 class TaskView:
@@ -122,6 +122,8 @@ class RecordJudge:
     def _event(self, row: records.InsertEvent) -> None:
         self.marks.demand("I19", row.cursor == self.cursor + 1, "cursor {} follows {}", row.cursor, self.cursor)
         self.cursor = row.cursor
+        if row.type == _QUARANTINED_EVENT:
+            self.marks.saw("saw:agent quarantined")
         if row.type == _SKIPPED_EVENT:
             view = self.tasks.get(row.task_id)
             if view is not None:

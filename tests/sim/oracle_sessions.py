@@ -105,6 +105,8 @@ class SessionJudge:
 
     def _opened(self, event: heard.SessionOpened, answer: Any, effects: Any, now_us: int) -> None:
         if not isinstance(answer, sent.SessionAccepted):
+            if isinstance(answer, sent.Refused) and answer.reason == "AGENT_NAME_TAKEN":
+                self.marks.saw("saw:impostor refused")
             return
         demand = self.marks.demand
         demand("I17", answer.epoch > self.epoch_max, "session {} after {}", answer.epoch, self.epoch_max)

@@ -15,7 +15,7 @@ from sim.model_agent import Machine, ModelLink
 from sim.model_coordinator import Process
 from sim.model_store import ModelStore
 from sim.network import Connection, Wire
-from sim.observer import Witness
+from sim.observer import DOUBLE, Witness
 from sim.plan import Item, Plan
 from sim.streams import AgentStream
 from sim.verdicts import Marks
@@ -49,6 +49,8 @@ class World:
             for agent in plan.agents
         }
         self.faults = Faults(self)
+        self.doubles: list[Machine] = []
+        self._doubles = 0
         self._streams = 0
 
     def begin(self) -> None:
@@ -109,6 +111,20 @@ class World:
             self.process = None
             self.kernel.after(down_us, self._start_coordinator)
 
+    def double(self, agent: str, for_us: int, *, is_clone: bool) -> None:
+        """A second machine takes an agent's name for a while: a clone with a copy of its disk, or another one."""
+        original = self.machines[agent]
+        self._doubles += 1
+        label = f"{agent}{DOUBLE}{self._doubles}"
+        wire = Wire(self.kernel, label, self.latency_us)
+        machine_id = original.machine_id if is_clone else label
+        double = Machine(self.kernel, original.plan, wire, self.witness, self.dial, label, machine_id)
+        if is_clone:
+            double.disk.copy_of(original.disk)
+        self.doubles.append(double)
+        double.start()
+        self.kernel.after(for_us, double.scrap)
+
     def go_back(self, down_us: int) -> None:
         """The coordinator is started on a backup of its store, the first time one is made."""
         if self.store.backup is None:
@@ -152,6 +168,8 @@ class World:
         self.is_calm = True
         self.kernel.tell("plan", "faults stop")
         self.faults.heal()
+        for double in self.doubles:
+            double.scrap()
         self._start_coordinator()
         for machine in self.machines.values():
             if machine.keeper is not None:
