@@ -33,6 +33,8 @@ class SessionJudge:
         #: The highest session given, and of those that left the coordinator: others were never there.
         self.epoch_max = self._epoch_told = 0
         self._leaving: set[str] = set()
+        #: What each agent listed, Hello by Hello, in the step that is judged.
+        self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
@@ -60,6 +62,7 @@ class SessionJudge:
     def stepped(self, events: Sequence[Any], effects: Any, now_us: int) -> None:
         """What went into one step and what came out of it."""
         self._successes = []
+        self._hellos = {}
         removed: set[str] = set()
         answers = {id(send.reply): send.value for send in effects.sends if isinstance(send, sent.Reply)}
         for event in events:
@@ -117,7 +120,8 @@ class SessionJudge:
         self.current[event.agent_id] = answer.epoch
         self.contact_us[event.agent_id] = now_us
         self._leaving.discard(event.agent_id)
-        self.listed[event.agent_id] = {held.ref for held in event.held}
+        listed = self.listed[event.agent_id] = {held.ref for held in event.held}
+        self._hellos.setdefault(event.agent_id, []).append(listed)
         for facts in event.outboxes:
             key = (event.agent_id, facts.outbox_id)
             known = self.applied.get(key, 0)
@@ -233,9 +237,9 @@ class SessionJudge:
         view, agent_id = self._records.tasks.get(key[0]), attempt.agent_id
         if view is None:
             return  # it is not even durable
-        came_back_without = (
-            self.current.get(agent_id, 0) and heard.Ref(*key, attempt.fence) not in self.listed[agent_id]
-        )
+        hellos = [*self._hellos.get(agent_id, ()), self.listed.get(agent_id, set())]
+        ref = heard.Ref(*key, attempt.fence)
+        came_back_without = self.current.get(agent_id, 0) and any(ref not in listed for listed in hellos)
         silent_us = now_us - self.contact_us.get(agent_id, 0)
         fair = is_removed or came_back_without or silent_us >= grace_us(view.spec)
         self.marks.demand("I2", bool(fair), "attempt {}/{} is given up after {} s", *key, silent_us / 1e6)

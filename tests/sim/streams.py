@@ -130,13 +130,18 @@ class AgentStream:
 
     def _over(self, *, goodbye: bool) -> None:
         if not self._is_over:
-            self._process.post(SessionEnded(self.agent_id, self.epoch, goodbye))
+            self._tell_end(goodbye=goodbye)
             self._write()
             self._close("OK", "", "")
 
     def _broken(self, message: str) -> None:
-        self._process.post(SessionEnded(self.agent_id, self.epoch, False))
+        self._tell_end(goodbye=False)
         self._close("INVALID_ARGUMENT", "INVALID_REQUEST", message)
+
+    def _tell_end(self, *, goodbye: bool) -> None:
+        """A session that never began does not end either."""
+        if self.epoch:
+            self._process.post(SessionEnded(self.agent_id, self.epoch, goodbye))
 
     def _close(self, code: str, reason: str, message: str) -> None:
         if self._is_over:
@@ -144,5 +149,5 @@ class AgentStream:
         self._is_over = True
         self._process.streams.discard(self)
         self._process.sessions.pop(self.epoch, None)
-        self._process.post(SessionEnded(self.agent_id, self.epoch, False))
+        self._tell_end(goodbye=False)
         self._connection.end_down(code, reason, message)

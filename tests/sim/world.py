@@ -11,7 +11,8 @@ from sim import rebuild
 from sim.clients import Clients, open_waits
 from sim.faults import FAULTS, Faults
 from sim.kernel import START_US, Kernel
-from sim.model_agent import Machine, ModelLink
+from sim.machine import Machine
+from sim.model_agent import ModelLink
 from sim.model_coordinator import Process
 from sim.model_store import ModelStore
 from sim.network import Connection, Wire
@@ -193,7 +194,9 @@ class World:
         if process is not None and open_waits(process):
             self.clients.answer({"text": "yes"})
         for name, row in self.witness.records.agents.items():
-            if row.admin == PAUSED:
+            if row.machine_id != self.machines[name].machine_id:
+                self.clients.order_agent({"agent": name, "order": "remove"})
+            elif row.admin == PAUSED:
                 self.clients.order_agent({"agent": name, "order": "resume"})
         self.kernel.after(2_000_000, self._care)
 

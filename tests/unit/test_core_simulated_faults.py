@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core.events import OutboxFacts, ReportKind
+from outrider_coordinator.core.events import AgentOrder, AgentOrdered, OutboxFacts, ReportKind, SessionEnded
 from outrider_coordinator.core.limits import holdings
 from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.records import UpdateTask
@@ -97,3 +97,40 @@ def test_what_was_not_needed_long_ago_was_not_needed_for_who_comes_later() -> No
     (late,) = world.submit(after=(not_needed,))
     for task_id in (late, "r-late"):
         assert world.ends[task_id] == (TaskState.SKIPPED, Reason.CONDITION_NOT_MET)
+
+
+def test_a_task_may_turn_out_to_be_poisonous_between_two_tries() -> None:
+    """The third machine that died under it is known to have died when nobody runs the task: that quarantines it."""
+    world = World(CoreSettings(poison_limit=1))
+    agent = world.connect("a", boot_id="1")
+    (task_id,) = world.submit(disconnect_grace_us=SECOND_US, max_attempts=5, initial_backoff_us=60 * SECOND_US)
+    world.start(agent, world.ref(agent, task_id))
+    world.disconnect(agent)
+    world.wait(30)
+    assert world.state_of(task_id) in (TaskState.PENDING, TaskState.QUEUED)
+    agent.held.clear()
+    world.connect("a", boot_id="2")
+    assert world.ends[task_id] == (TaskState.FAILED, Reason.POISONED)
+
+
+def test_a_session_that_never_began_does_not_end() -> None:
+    """The end of a stream that was refused changes nothing for an agent that has left."""
+    world = World()
+    agent = world.connect("a")
+    world.do(SessionEnded("a", agent.epoch, goodbye=True))
+    world.do(SessionEnded("a", 0, goodbye=False))
+    assert world.state.agents["a"].connectivity is Connectivity.LEFT
+
+
+def test_an_agent_is_open_again_once_somebody_has_looked_at_its_quarantine() -> None:
+    """To resume an agent that is active and quarantined gives it work at once."""
+    world = World()
+    agent = world.connect("a")
+    world.submit_run(("x", ()))
+    world.complete(agent, world.ref(agent, "r-x"))
+    known = world.state.agents["a"]
+    known.is_quarantined = True
+    (task_id,) = world.submit()
+    assert world.state_of(task_id) is TaskState.QUEUED
+    world.do(AgentOrdered("a", AgentOrder.RESUME, world.replies.append))
+    assert world.state_of(task_id) is TaskState.ASSIGNED

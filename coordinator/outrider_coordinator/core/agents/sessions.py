@@ -129,7 +129,7 @@ def _move_unheard(state: State, effects: Effects, agent: Agent) -> None:
 def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye: bool) -> None:
     """A stream ended. With a goodbye the agent left; without one contact is lost and the graces begin."""
     agent = state.agents.get(agent_id)
-    if agent is None or agent.epoch != epoch:
+    if agent is None or not epoch or agent.epoch != epoch:
         return
     agent.epoch = 0
     if goodbye:
