@@ -104,13 +104,10 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Agent", "turn"): "only orders agents for a while",
     ("Task", "is_stored"): "what is read is stored",
     ("Task", "outcome"): "an open task has none",
-    ("Task", "error"): "of an open task only a cancel's text, which its row keeps",
     ("Task", "end_us"): "an open task has none",
-    ("Run", "is_stored"): "what is read is stored",
-    ("Run", "counts"): "counted from the rows when asked for",
     ("Attempt", "state"): "Accepted is not made durable",
     ("Attempt", "holds_slot"): "who is promoted from the line is found again",
-    ("Attempt", "last_number"): "the outbox's seq says what is applied",
+    ("Attempt", "last_number"): "the outbox's seq says what is applied; whether there was any is compared (I12)",
     ("Attempt", "revoke_sent"): "asking again is harmless",
     ("Agent", "connectivity"): "every agent is suspect until it says hello",
     ("Agent", "epoch"): "a session ends with the coordinator",
@@ -197,6 +194,9 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
         if lost:
             yield f"{path}.strays", lost, ()
         yield from differences(f"{path}.waits", _waits(one), _waits(other))
+        if one.spec.at_most_once and one.attempt and other.attempt:
+            heard = one.attempt.last_number > 0, other.attempt.last_number > 0
+            yield from differences(f"{path}.attempt.last_number", *heard)
     elif name == "Attempt":
         yield from differences(f"{path}.state", _durable_state(one.state), _durable_state(other.state))
 

@@ -74,7 +74,9 @@ class AgentStream:
             return
         request = pb.SessionRequest.FromString(frame)
         kind = request.WhichOneof("frame")
-        if not self._is_greeted:
+        if not self._is_greeted and kind != "hello":
+            self._broken("the first frame of a session must be Hello")
+        elif not self._is_greeted:
             self._is_greeted = True
             self.agent_id = request.hello.agent_id
             self._process.post(agent_session._hello(request.hello, self._answered))
