@@ -40,6 +40,11 @@ def _cut(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     }
 
 
+def _pause(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    """Sometimes for longer than any lease."""
+    return _agent(dice, agents) | {"for_us": int(dice.choice((0.5, 4, 18, 24)) * dice.uniform(0.7, 1.3) * S)}
+
+
 def _step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     return _agent(dice, agents) | {"by_us": dice.choice((-3600, 3600, -30, 30)) * S}
 
@@ -59,7 +64,7 @@ FAULTS: dict[str, Draw] = {
     "store_slow": _lasting(1, 8),
     "store_full": _lasting(1, 8),
     "keeper_crash": _lasting(0.05, 5, _agent),
-    "keeper_pause": _lasting(0.3, 12, _agent),
+    "keeper_pause": _pause,
     "keeper_stop": _lasting(0.5, 4, _agent),
     "power_loss": _lasting(0.5, 20, _agent),
     "rollback": _lasting(0.1, 4, _agent),

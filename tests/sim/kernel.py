@@ -80,6 +80,12 @@ class Pausable:
         """SIGSTOP, and SIGCONT then."""
         self.resume_us = max(self.resume_us, until_us)
 
+    def resume(self) -> None:
+        """SIGCONT, at once."""
+        self.resume_us = self._kernel.now_us
+        if self._waiting:
+            self._kernel.after(0, self._go_on)
+
     def do(self, action: Callable[..., Any], *arguments: Any) -> None:
         """Now, or behind everything else that waits; not at all in a process that is dead by then."""
         if self._waiting or self._kernel.now_us < self.resume_us:

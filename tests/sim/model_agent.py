@@ -229,7 +229,7 @@ class Keeper:
 
     def resume(self) -> None:
         """SIGCONT, at once."""
-        self._pausable.resume_us = 0
+        self._pausable.resume()
 
     def die(self) -> None:
         """SIGKILL: the disk keeps what it has, the link goes too, workers within 2 s."""

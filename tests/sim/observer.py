@@ -134,9 +134,7 @@ class Witness:
             self.sessions.acked(send.agent_id, send.outbox_id, send.applied_seq)
 
     def _welcomed(self, accepted: SessionAccepted) -> None:
-        for agent_id, epoch in self.sessions.current.items():
-            if epoch == accepted.epoch:
-                self.sessions.welcomed(agent_id, epoch, accepted.applied)
+        self.sessions.welcomed(self.sessions.agent_of[accepted.epoch], accepted.epoch, accepted.applied)
 
     def _assigned(self, send: PushAssign) -> None:
         view = self.records.tasks.get(send.task_id)

@@ -25,6 +25,8 @@ class SessionJudge:
     def __init__(self, marks: Marks, record_judge: RecordJudge) -> None:
         self.marks = marks
         self.current: dict[str, int] = {}
+        #: Whose session it is or was: a Welcome may leave after its session has ended.
+        self.agent_of: dict[int, str] = {}
         #: When each agent was last heard in its session, on the coordinator's clock.
         self.contact_us: dict[str, int] = {}
         self.listed: dict[str, set[heard.Ref]] = {}
@@ -118,6 +120,7 @@ class SessionJudge:
             demand("I17", seen, "session {}, and the agent has seen epoch {}", answer.epoch, event.coordinator_epoch)
         self.epoch_max = answer.epoch
         self.current[event.agent_id] = answer.epoch
+        self.agent_of[answer.epoch] = event.agent_id
         self.contact_us[event.agent_id] = now_us
         self._leaving.discard(event.agent_id)
         listed = self.listed[event.agent_id] = {held.ref for held in event.held}

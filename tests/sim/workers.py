@@ -129,6 +129,7 @@ class ModelWorker:
             return
         left_us = self._pool.lease_left_us() + SLACK_US
         if left_us <= 0:
+            self._pool.witness.marks.saw("saw:worker ended by its lease")
             self.die("exited with code 82", by_lease=True)
         else:
             self._pool.kernel.after(left_us + LOOK_US, self._watch_lease, key)
