@@ -79,6 +79,7 @@ class Process:
         self.kernel = kernel
         self.store = store
         self._witness = witness
+        self.marks = witness.marks
         self._offset_us = max(wall_offset_us, store.tables.last_event_us() - kernel.now_us)
         self._wall_offset_us = self._told_offset_us = wall_offset_us
         self._failed = failed

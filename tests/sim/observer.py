@@ -51,7 +51,7 @@ class Witness:
     ) -> None:
         self.kernel = kernel
         self.marks = marks
-        self.records = RecordJudge(marks, settings.probe_time_us, settings.queue_depth_max)
+        self.records = RecordJudge(marks, settings)
         self.sessions = SessionJudge(marks, self.records)
         self.runs: list[Run] = []
         self.step = 0
@@ -150,8 +150,10 @@ class Witness:
         return True
 
     def rebuilt(self, state: Any, pending: Sequence[Any], tables: Any) -> None:
-        """Judge I20, and what people are shown of limits."""
+        """Judge I20, what people are shown of limits, and what memory keeps beside tasks (I16)."""
         self.marks.saw("I20")
+        known, most = len(state.requests._order), state.settings.request_ids_max
+        self.marks.demand("I16", known <= most, "{} request ids are kept, {} may be", known, most)
         self._rebuild(state, pending, tables)
         self._judge_limits(state, pending)
 

@@ -38,6 +38,8 @@ class SessionJudge:
         #: What each agent listed, Hello by Hello, in the step that is judged.
         self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
+        #: What was applied of an agent's outboxes when it was removed.
+        self._gone: dict[tuple[str, str], int] = {}
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
@@ -96,6 +98,7 @@ class SessionJudge:
     def _removed(self, agent_id: str) -> None:
         """An operator has the agent forgotten, with all that is known of its outboxes."""
         self.current[agent_id] = 0
+        self._gone |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
     def _touch(self, agent_id: str, epoch: int, now_us: int) -> bool:
@@ -192,7 +195,7 @@ class SessionJudge:
     def acked(self, agent_id: str, outbox_id: str, seq: int) -> None:
         """The coordinator tells an agent that everything up to ``seq`` is durable."""
         demand, key = self.marks.demand, (agent_id, outbox_id)
-        durable = self._records.applied_once.get(key, 0)
+        durable = self._durable(key)
         demand("I7", seq <= durable, "outbox {} is acked to {}, durable is {}", key, seq, durable)
         self._acked[outbox_id] = max(seq, self._acked.get(outbox_id, 0))
         rest = []
@@ -203,6 +206,10 @@ class SessionJudge:
                 demand("I7", self._is_kept(agent_id, outbox_id, at, report), "report {} of {} is lost", at, key)
         if key in self._terminals:
             self._terminals[key] = rest
+
+    def _durable(self, key: tuple[str, str]) -> int:
+        """Up to where the reports of an outbox are durable; an agent that is removed takes its positions along."""
+        return max(self._records.applied_once.get(key, 0), self._gone.get(key, 0))
 
     def _is_kept(self, agent_id: str, outbox_id: str, seq: int, report: heard.Report) -> bool:
         """The end of an attempt shows in its row, or the report is kept as evidence."""
@@ -216,7 +223,7 @@ class SessionJudge:
         """A Welcome leaves."""
         self._epoch_told = max(epoch, self._epoch_told)
         for outbox_id, seq in applied.items():
-            durable = self._records.applied_once.get((agent_id, outbox_id), 0)
+            durable = self._durable((agent_id, outbox_id))
             self.marks.demand("I7", seq <= durable, "Welcome acks {} of {}, durable is {}", seq, outbox_id, durable)
             self._acked[outbox_id] = max(seq, self._acked.get(outbox_id, 0))
 

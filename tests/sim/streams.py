@@ -17,6 +17,8 @@ from sim.network import Connection
 
 WRITE_DELAY_US = (10, 300)
 ACK_PATIENCE_US = 10_000
+#: What a frame may hold, and a little for what is around it.
+FRAME_BYTES_MAX = 260 * 1024
 
 
 class AgentStream:
@@ -73,6 +75,7 @@ class AgentStream:
         if self._is_over:
             return
         request = pb.SessionRequest.FromString(frame)
+        self._judge_size(frame, len(request.reports.messages))
         kind = request.WhichOneof("frame")
         if not self._is_greeted and kind != "hello":
             self._broken("the first frame of a session must be Hello")
@@ -125,7 +128,16 @@ class AgentStream:
         waiting, self._waiting = self._waiting, []
         applied, self._applied = self._applied, {}
         for frame in frames.frames(self.epoch, waiting, applied):
+            if len(frame) > FRAME_BYTES_MAX:
+                self._judge_size(frame, len(pb.SessionResponse.FromString(frame).assign.assignments))
             self._connection.down(frame)
+
+    def _judge_size(self, frame: bytes, items: int) -> None:
+        """A frame is large only where one thing in it is (I16)."""
+        if len(frame) > FRAME_BYTES_MAX:
+            marks = self._process.marks
+            marks.saw("saw:large frame")
+            marks.demand("I16", items <= 1, "{} bytes hold {} items", len(frame), items)
 
     def _read_end(self) -> None:
         self._over(goodbye=False)

@@ -12,6 +12,9 @@ LIVENESS = ("ends", "online", "empty", "quiet")
 SEEN = (
     "queue full",
     "disk rolled back",
+    "large frame",
+    "wait too many refused",
+    "cap looked at",
     "old backup restored",
     "forgotten attempt begun",
     "epoch risen",
