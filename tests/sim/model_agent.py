@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sim.machine import Machine
 
 KILL_GRACE_S = 2.0
+CHECK_EVERY = 8
 BUSY_TICK_US, IDLE_TICK_US = 400_000, 2_000_000
 ACK_TIMEOUT_US, STOP_TIMEOUT_US, HANG_UP_US = 10_000_000, 8_000_000, 2_000_000
 _LOAD = Load(0.5, 0.1, 0.2)
@@ -130,6 +131,7 @@ class Keeper:
         self._witness = machine.witness
         self._pausable = Pausable(machine.kernel)
         self._is_settling = False
+        self._turns = 0
         self._beaten_epoch = 0
         self._tick_us = 0
         self._beat_number = 0
@@ -275,6 +277,9 @@ class Keeper:
     def _settle(self) -> None:
         self._is_settling = False
         self.runner.settle()
+        self._turns += 1
+        if self._turns % CHECK_EVERY == 0:
+            self.runner.board.check()
         self.conversation.settle()
         self.conversation.tick(self.machine.boot_us())
         session = self.session
