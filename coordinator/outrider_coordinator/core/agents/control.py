@@ -22,6 +22,8 @@ from outrider_coordinator.core.states import Admin, AttemptState, Blame, EventTy
 from outrider_coordinator.core.transitions import move_admin, move_attempt
 from outrider_coordinator.core.trust import blame
 
+_OFFERED, _ACCEPTED = AttemptState.OFFERED, AttemptState.ACCEPTED
+
 
 def cancel(state: State, effects: Effects, task_id: str, message: str) -> CancelVerdict:
     """Cancel one task: at once when nobody runs it, otherwise the agent is told and its end decides (I14)."""
@@ -63,8 +65,8 @@ def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -
     for ref in event.refs:
         task_id, number, fence = ref
         attempt = agent.attempts.get((task_id, number))
-        if attempt is not None and attempt.fence == fence and attempt.state is AttemptState.OFFERED:
-            move_attempt(attempt, AttemptState.ACCEPTED)
+        if attempt is not None and attempt.fence == fence and attempt.state is _OFFERED:
+            move_attempt(attempt, _ACCEPTED)
             strategies.first_word(state, agent, attempt)
 
 

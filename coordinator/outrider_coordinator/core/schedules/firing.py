@@ -32,6 +32,7 @@ from outrider_coordinator.core.states import EventType, Reason
 
 #: Times that one step deals with, and the units of `pacing` for one: a calendar takes 50 to 100 us, a submit 50.
 TIMES_PER_STEP, UNITS_PER_TIME = 16, 8
+YEAR_US = 366 * 24 * 3600 * SECOND_US
 #: A time dealt with later than this was missed.
 LATE_US = 60 * SECOND_US
 #: Times that are made up for at most (ALL), and that are counted one by one.
@@ -187,7 +188,10 @@ def check(state: State) -> None:
 
 
 def _look(state: State, effects: Effects, schedule: Schedule) -> int:
-    """Deal with one time of a schedule, or arm its timer. Returns how many times were looked at."""
+    """Deal with one time of a schedule, or arm its timer. Returns how many times were looked at.
+
+    A time that is years away counts as so many: a calendar walks there from day to day.
+    """
     book = state.schedules
     if book.wall_offset_us != schedule.offset_us:
         _follow_clock(state, effects, schedule)
@@ -214,7 +218,7 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
     schedule.next_us = schedule.times.following(due_us) or 0
     effects.schedules[schedule.key] = schedule
     book.wake(schedule, state.now_us)
-    return count
+    return count + max(0, schedule.next_us - due_us) // YEAR_US
 
 
 def _judge_passed(state: State, effects: Effects, schedule: Schedule, now_us: int) -> int:
