@@ -38,11 +38,11 @@ class SessionJudge:
         #: What each agent listed, Hello by Hello, in the step that is judged.
         self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
-        #: What was applied of an agent's outboxes when it was removed.
-        self._gone: dict[tuple[str, str], int] = {}
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
+        #: What was applied of outboxes that are forgotten with their agents: no row says so any more.
+        self._forgotten: dict[tuple[str, str], int] = {}
         self._successes: list[tuple[str, heard.Report]] = []
 
     def restarted(self, coordinator_epoch: int, now_us: int) -> None:
@@ -98,7 +98,7 @@ class SessionJudge:
     def _removed(self, agent_id: str) -> None:
         """An operator has the agent forgotten, with all that is known of its outboxes."""
         self.current[agent_id] = 0
-        self._gone |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
+        self._forgotten |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
     def _touch(self, agent_id: str, epoch: int, now_us: int) -> bool:
@@ -209,7 +209,7 @@ class SessionJudge:
 
     def _durable(self, key: tuple[str, str]) -> int:
         """Up to where the reports of an outbox are durable; an agent that is removed takes its positions along."""
-        return max(self._records.applied_once.get(key, 0), self._gone.get(key, 0))
+        return max(self._records.applied_once.get(key, 0), self._forgotten.get(key, 0))
 
     def _is_kept(self, agent_id: str, outbox_id: str, seq: int, report: heard.Report) -> bool:
         """The end of an attempt shows in its row, or the report is kept as evidence."""

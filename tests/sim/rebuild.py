@@ -93,6 +93,8 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Schedule", "times"): "made of the body, which is compared",
     ("Schedule", "work"): "made of the body, which is compared",
     ("Schedule", "seen_us"): "passed times are judged anew",
+    ("Schedule", "next_us"): "compared once the wall clock of now was looked at",
+    ("Task", "failed_on"): "compared as a set: an earlier try may end after a later one",
     ("Schedule", "offset_us"): "how far the wall clock was when it was looked at",
     ("Schedule", "wake_us"): "a start looks at once",
     ("ScheduleBook", "wakes"): "a start looks at once",
@@ -190,7 +192,10 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
         yield from _missing(f"{path}.waiters", other.waiters, one.waiters)
     elif name == "Pool" and one.definition.kind == RATE and one.full_us > other.full_us:
         yield f"{path}.full_us", one.full_us, other.full_us
+    elif name == "Schedule" and one.offset_us == other.offset_us:  # else it is about to be looked at
+        yield from differences(f"{path}.next_us", one.next_us, other.next_us)
     elif name == "Task":
+        yield from differences(f"{path}.failed_on", sorted(one.failed_on), sorted(other.failed_on))
         lost = {stray.number for stray in one.strays} - {stray.number for stray in other.strays}
         if lost:
             yield f"{path}.strays", lost, ()

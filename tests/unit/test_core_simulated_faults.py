@@ -8,7 +8,7 @@ from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.records import UpdateTask
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition
-from outrider_coordinator.core.states import Connectivity, Reason, TaskState
+from outrider_coordinator.core.states import Connectivity, EventType, Reason, TaskState
 from support.core_world import World, member
 
 
@@ -122,15 +122,17 @@ def test_a_session_that_never_began_does_not_end() -> None:
     assert world.state.agents["a"].connectivity is Connectivity.LEFT
 
 
-def test_an_agent_is_open_again_once_somebody_has_looked_at_its_quarantine() -> None:
-    """To resume an agent that is active and quarantined gives it work at once."""
+def test_a_quarantine_that_outlived_its_pause_is_lifted_with_effect() -> None:
+    """Quarantined, drained and back, an agent is ACTIVE and takes nothing; resume gives it work at once."""
     world = World()
-    agent = world.connect("a")
-    world.submit_run(("x", ()))
-    world.complete(agent, world.ref(agent, "r-x"))
-    known = world.state.agents["a"]
-    known.is_quarantined = True
+    for number in range(1, 5):
+        agent = world.connect("a", instance_id=f"i{number}", instance_start_ms=number)
+    assert world.state.agents["a"].is_quarantined
+    world.do(AgentOrdered("a", AgentOrder.DRAIN, world.replies.append))
+    world.do(SessionEnded("a", agent.epoch, goodbye=True))
+    world.connect("a", instance_id="i5", instance_start_ms=5)
     (task_id,) = world.submit()
     assert world.state_of(task_id) is TaskState.QUEUED
     world.do(AgentOrdered("a", AgentOrder.RESUME, world.replies.append))
     assert world.state_of(task_id) is TaskState.ASSIGNED
+    assert world.of(EventType.AGENT_RESUMED)
