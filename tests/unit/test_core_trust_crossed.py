@@ -230,7 +230,7 @@ def test_a_time_that_waits_for_earlier_work_waits_after_a_start() -> None:
     schedule = clockwork.schedule
     assert schedule.queued_us
     world.state.schedules.waited_for.clear()
-    restore(world.state, [schedule])
+    restore(world.state, Effects(), [schedule])
     assert world.state.schedules.waited_for == {schedule.last_id: schedule.key}
     (ref,) = agent.held
     world.complete(agent, ref)
