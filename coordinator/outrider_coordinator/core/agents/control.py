@@ -114,12 +114,15 @@ _ADMIN = {
 
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
+    changes = agent.admin is not admin
     if admin is Admin.ACTIVE:
+        changes |= agent.is_quarantined
         agent.is_quarantined, agent.takeovers = False, []
     agent.drain_us = 0
     effects.agents[agent.id] = agent
     if agent.admin is not admin:
         move_admin(agent, admin)
+    if changes:
         state.agent_event(effects, kind, agent.id)
         state.fleet.changed(agent)
     if admin is Admin.DRAINING:

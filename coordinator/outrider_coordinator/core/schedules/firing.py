@@ -149,7 +149,7 @@ def works_entered(state: State, effects: Effects) -> None:
     _set_timer(state)
 
 
-def restore(state: State, schedules: Iterable[Schedule]) -> None:
+def restore(state: State, effects: Effects, schedules: Iterable[Schedule]) -> None:
     """Take in what the store has; tasks and runs are there already. The first step deals with what was missed."""
     book = state.schedules
     for schedule in schedules:
@@ -157,7 +157,7 @@ def restore(state: State, schedules: Iterable[Schedule]) -> None:
         schedule.offset_us = book.wall_offset_us
         following = schedule.times.following(book.now_us(schedule, state.now_us))
         if following is not None and schedule.next_us > following + CLOCK_STEP_US:
-            schedule.next_us = following
+            _go_on_from(state, effects, schedule, following)
         if schedule.queued_us and _is_open(state, schedule.last_id):
             book.waited_for[schedule.last_id] = schedule.key
         book.wake(schedule, state.now_us)
@@ -332,9 +332,13 @@ def _follow_clock(state: State, effects: Effects, schedule: Schedule) -> None:
         return
     following = schedule.times.following(book.now_us(schedule, state.now_us))
     if following is not None and following != schedule.next_us:
-        schedule.next_us, schedule.seen_us = following, 0
-        _event(state, effects, EventType.SCHEDULE_SKIPPED, schedule, "the clock was set; it goes on from now")
-        effects.schedules[schedule.key] = schedule
+        _go_on_from(state, effects, schedule, following)
+
+
+def _go_on_from(state: State, effects: Effects, schedule: Schedule, following_us: int) -> None:
+    schedule.next_us, schedule.seen_us = following_us, 0
+    _event(state, effects, EventType.SCHEDULE_SKIPPED, schedule, "the clock was set; it goes on from now")
+    effects.schedules[schedule.key] = schedule
 
 
 def _arm(state: State, schedule: Schedule) -> None:
