@@ -222,3 +222,16 @@ def test_an_older_session_is_ended_by_name() -> None:
     world.connect("a")
     world.do(SessionEnded("a", world.agents["a"].epoch, goodbye=True, message="bye"))
     assert [event.agent_id for event in world.of(EventType.AGENT_LEFT)] == ["a"]
+
+
+def test_what_ended_in_a_replay_is_not_moved() -> None:
+    """A restored store has forgotten a wait: its attempt is over when the replay is, and there is nothing to move."""
+    world, agent, (ref,) = running()
+    world.state.store_id = "s"
+    world.disconnect(agent)
+    agent.seq += 5
+    agent.held[ref] = AttemptState.BLOCKED
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.complete(agent, ref)
+    assert world.ended == {ref.task_id: TaskState.SUCCEEDED}
+    assert not agent.cancelled
