@@ -21,6 +21,7 @@ from outrider_coordinator.core.events import (
     SessionOpened,
 )
 from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import agent_facts, frames
 from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming
@@ -189,7 +190,10 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 await self._engine.admit()
                 reports = frame.reports
                 facts = [agent_facts.report(message) for message in reports.messages]
-                self._engine.post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
+                outbox_id, first_seq = reports.outbox_id, reports.first_seq
+                for start in range(0, len(facts) or 1, PART_MAX):
+                    part = facts[start : start + PART_MAX]
+                    self._engine.post(ReportsReceived(agent_id, epoch, outbox_id, first_seq + start, part))
             case "heartbeat":
                 session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))
                 self._engine.post(_heartbeat(agent_id, epoch, frame.heartbeat))
