@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 
+from google.protobuf.message import DecodeError
+
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
@@ -24,7 +26,7 @@ from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import agent_facts, frames
-from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming
+from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming, unreadable
 from outrider_coordinator.telemetry import DispatchTracer
 
 #: How long an acknowledgement waits for company: nobody waits for it, and each frame wakes three processes.
@@ -175,6 +177,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 await self._take(frame, agent_id, session)
         except errors.OutriderError as error:
             session.error = error
+        except DecodeError:
+            session.error = unreadable()
         finally:
             self._ended(agent_id, session, goodbye=goodbye)
             session.close()
