@@ -335,6 +335,16 @@ def test_the_same_schedule_again_changes_nothing_and_another_is_refused(clockwor
     assert clockwork.counts() == (3, 0)
 
 
+def test_what_takes_its_place_does_not_wait_for_its_queued_time(clockwork: Clockwork) -> None:
+    """A time in the queue is given up with the schedule that it belongs to."""
+    clockwork.every(10, overlap=Overlap.QUEUE)
+    clockwork.tick(25)
+    assert clockwork.schedule.queued_us
+    replaced = clockwork.every(20, body=b"other", overlap=Overlap.QUEUE, replace=True)
+    assert replaced.queued_us == 0
+    assert not clockwork.world.state.schedules.waited_for
+
+
 def test_a_time_that_never_comes_is_refused(clockwork: Clockwork) -> None:
     """A time in the past and a calendar without times are refused when they are made."""
     for times in (single_time(1), Times(lambda us: None, lambda us, count: [])):

@@ -60,6 +60,8 @@ def created(state: State, effects: Effects, event: ScheduleCreated) -> None:
         return
     if known is not None:
         _abandon(state, known)
+        # A time in the old one's queue is given up, too: it would be submitted with work that nobody asked for then.
+        book.waited_for.pop(known.last_id, None)
         _succeed(schedule, known)
     book.schedules[schedule.key] = schedule
     schedule.offset_us = book.wall_offset_us
