@@ -201,8 +201,12 @@ class Clients:
     # --- orders ----------------------------------------------------------------------------------------------------
 
     def cancel(self, data: Mapping[str, Any]) -> None:
-        """Cancel one task, if its submit was answered."""
-        task_id = self.ids.get(data["number"])
+        """Cancel one task, if its submit was answered, or the ``nth`` of those that run just now."""
+        if "nth" in data:
+            running = [view.id for view in self.witness.records.tasks.values() if view.state == TaskState.RUNNING]
+            task_id = running[data["nth"] % len(running)] if running else None
+        else:
+            task_id = self.ids.get(data["number"])
         if task_id is None:
             return
 

@@ -10,10 +10,11 @@ from outrider_coordinator.core import records, state, step, transitions
 from outrider_coordinator.core.agents import control, lease, sessions
 from outrider_coordinator.core.attempts import deadlines, outcome, reports, retry
 from outrider_coordinator.core.effects import PushCancel
+from outrider_coordinator.core.events import ReportKind
 from outrider_coordinator.core.limits import holdings, lines
 from outrider_coordinator.core.placement import matching, slots, strategies
 from outrider_coordinator.core.runs import graph, submission
-from outrider_coordinator.core.states import AttemptState, BreakerState, Reason, TaskState
+from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Reason, TaskState
 from outrider_coordinator.core.trust import breaker
 from outrider_coordinator.core.waits import blockage
 from outrider_coordinator.release import ReleaseQueue
@@ -71,7 +72,7 @@ def _other_session(original: Any) -> Any:
     def received(known: Any, effects: Any, event: Any) -> None:
         agent = known.agents.get(event.agent_id)
         if agent is not None and agent.epoch:
-            event.epoch = agent.epoch
+            event = replace(event, epoch=agent.epoch)
         original(known, effects, event)
 
     return received
@@ -139,6 +140,8 @@ def _no_dependencies(original: Any) -> Any:
     def link(known: Any, effects: Any, task: Any, ended: Any) -> None:
         original(known, effects, task, ended)
         if task.waiting_for:
+            for dependency_id in task.waiting_for:
+                known.dependents[dependency_id].remove(task.id)
             task.waiting_for = None
             outcome.make_ready(known, effects, task)
 
@@ -147,6 +150,22 @@ def _no_dependencies(original: Any) -> Any:
 
 def _cancelled_anyway(original: Any) -> Any:
     return lambda *arguments: original(*arguments)._replace(cancelled=True)
+
+
+def _success_after_all(original: Any) -> Any:
+    """A success is the outcome, whatever was decided before."""
+
+    def completed(known: Any, effects: Any, agent: Any, task: Any, attempt: Any, report: Any) -> None:
+        if task.state is TaskState.CANCELLING:
+            known.move(task, TaskState.RUNNING, effects)
+        original(known, effects, agent, task, attempt, report)
+
+    return completed
+
+
+def _completing(make: Make) -> Make:
+    """Successes are taken otherwise."""
+    return lambda original: {**original, ReportKind.COMPLETED: make(original[ReportKind.COMPLETED])}
 
 
 def _never_asked(original: Any) -> Any:
@@ -218,7 +237,7 @@ def _skipped_again(original: Any) -> Any:
 
 
 def _forgotten_slot(original: Any) -> Any:
-    def give_back(known: Any, agent: Any, attempt: Any) -> None:
+    def give_back(known: Any, effects: Any, agent: Any, attempt: Any) -> None:
         attempt.holds_slot = False
 
     return give_back
@@ -289,6 +308,10 @@ def _ready_us_lost(row: Any) -> Any:
     return row._replace(ready_us=0) if isinstance(row, records.InsertTask | records.UpdateTask) else row
 
 
+def _fence_lost(row: Any) -> Any:
+    return None if isinstance(row, records.PutAttempt) and row.state == AttemptState.FENCED else row
+
+
 def _counted_lost(row: Any) -> Any:
     return row._replace(counted=False) if isinstance(row, records.PutAttempt) else row
 
@@ -327,7 +350,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("send an attempt whose row is not stored", "I7", (model_coordinator, "rows", _without(records.PutAttempt))),
     ("start without waiting for dependencies", "I9", (submission, "_link", _no_dependencies)),
     ("take a failure for a success of a dependency", "I9", (outcome, "unmet", _always(Reason.NONE))),
-    ("offer to paused agents", "I10", (strategies, "is_open", _open_while(admin=1))),
+    ("offer to paused agents", "I10", (strategies, "is_open", _open_while(admin=Admin.ACTIVE))),
     ("two probes through the breaker", "I10", (breaker, "may_pass", _always(True))),
     ("the breaker never opens", "I10", (breaker, "_HALF_OPEN", lambda original: BreakerState.OPEN)),
     ("forget to give a slot back", "I11", (slots, "give_back", _forgotten_slot)),
@@ -338,6 +361,13 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("wait for no lease", "I13", (lease, "over_us", _no_leases)),
     ("acknowledge every cancel", "I14", (control, "cancel", _cancelled_anyway)),
     ("tell no agent of a cancel", "ends", (control, "cancel", _never_asked), (sessions, "_send_again", _nothing)),
+    (
+        "let a success win over a cancel",
+        "I14",
+        (reports, "_HANDLERS", _completing(_success_after_all)),
+        (state, "TASK_STEPS", lambda original: _LOOSE),
+    ),
+    ("store no fences", "I15", (model_coordinator, "rows", _rows(_fence_lost))),
     ("leave attempts of an ended task unfenced", "I15", (outcome, "_fence_others", _unfenced)),
     ("tell no agent of a fence", "quiet", (outcome, "fence", _told_nobody), (sessions, "fence", _told_nobody)),
     ("accept more than the queue holds", "I16", (model_coordinator, "new_state", _boundless)),

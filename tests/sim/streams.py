@@ -25,7 +25,7 @@ class AgentStream:
     def __init__(self, process: Process, connection: Connection, number: int) -> None:
         self.number = number
         self.epoch = 0
-        self.agent_id = ""
+        self.agent_id = self._instance_id = ""
         self._process = process
         self._connection = connection
         self._is_over = False
@@ -49,6 +49,10 @@ class AgentStream:
     def process_died(self) -> None:
         """The coordinator was killed: the kernel resets its connections."""
         self._connection.reset()
+
+    def machine_vanished(self) -> None:
+        """Power is lost: the link is not told."""
+        self._connection.vanish()
 
     # --- from the engine -------------------------------------------------------------------------------------------
 
@@ -76,7 +80,7 @@ class AgentStream:
         kind = request.WhichOneof("frame")
         if not self._is_greeted:
             self._is_greeted = True
-            self.agent_id = request.hello.agent_id
+            self.agent_id, self._instance_id = request.hello.agent_id, request.hello.instance_id
             self._process.post(agent_session._hello(request.hello, self._answered))
         elif request.session_epoch != self.epoch:
             self._broken("a frame of another session; open a new one")
@@ -95,6 +99,7 @@ class AgentStream:
             post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
         elif kind == "heartbeat":
             if not self._is_over:
+                self._process.witness.leased(self._instance_id)
                 self._connection.down(frames.lease(epoch, request.heartbeat.boottime_ns, self._lease_us))
             post(agent_session._heartbeat(agent_id, epoch, request.heartbeat))
         elif kind == "accepted":
@@ -115,6 +120,7 @@ class AgentStream:
         process.sessions[value.epoch] = self
         self._lease_us = lease.duration_us(value.heartbeat_us)
         if not self._is_over:
+            process.witness.leased(self._instance_id)
             self._connection.down(frames.welcome(value, process.state.epoch, STORE_ID, self._lease_us))
 
     def _write(self) -> None:

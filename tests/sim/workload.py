@@ -42,6 +42,7 @@ FEATURES = (
     "prefetch",
     "operators",
     "long_tasks",
+    "light_load",
     "graces",
     "exclusive",
     "at_most_once",
@@ -117,11 +118,14 @@ class _Maker:
     def items(self) -> list[Item]:
         """Everything people ask for, in no order."""
         dice = self._dice
-        items = [self._submit() for _ in range(dice.randrange(22, 52))]
+        # Where there is little to do, what is lost goes elsewhere at once, and comes back to find itself replaced.
+        submits = dice.randrange(6, 16) if self._on("light_load") else dice.randrange(22, 52)
+        items = [self._submit() for _ in range(submits)]
         if self._on("runs"):
             items += [self._run() for _ in range(dice.randrange(1, 4))]
         if self._on("cancels"):
             items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
+            items += [self._item("cancel", nth=dice.randrange(10)) for _ in range(dice.randrange(6))]
         if any(name.startswith("waits_") for name in self._features):
             items += [self._item("answer", text=dice.choice(("yes", "no"))) for _ in range(dice.randrange(8))]
         if self._on("limits"):
@@ -171,6 +175,8 @@ class _Maker:
                 add(dice, task["spec"])
         if self._chance("labels") and len(self._agents) > 1:
             task["spec"]["labels"] = {"zone": dice.choice("xy")}
+        if self._chance("exclusive") and "exclusive" in task["spec"]:
+            task["scripts"][0]["steps"][0] = ["run", int(dice.uniform(15, 35) * S)]  # longer than a lease
         if "at_most_once" in task["spec"]:
             task["spec"].pop("retry", None)
             task["spec"].pop("wait_policies", None)
