@@ -117,9 +117,9 @@ class Witness:
         good = row is not None and (row.fence, row.agent_id) == (send.fence, send.agent_id)
         self.marks.demand("I7", good, "attempt {}/{} is sent before its row is durable", send.task_id, send.attempt)
 
-    def leased(self, instance_id: str) -> None:
-        """A lease leaves for this keeper."""
-        self.contact.leased(instance_id, self.kernel.now_us)
+    def leased(self, instance_id: str, asked_us: int) -> None:
+        """A lease leaves for this keeper, which asked for it then and counts from there."""
+        self.contact.leased(instance_id, asked_us)
 
     def is_rebuild_due(self) -> bool:
         """Whether so many steps have passed that I20 is judged."""

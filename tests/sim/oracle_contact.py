@@ -39,7 +39,7 @@ class ContactJudge:
         self._attempts: dict[str, dict[int, tuple[str, int]]] = {}
         #: Attempts that their agent says it has not got.
         self._gone: set[Key] = set()
-        #: Which process an agent's name stands for, and when each was last sent a lease.
+        #: Which process an agent's name stands for, and since when the last lease of each counts.
         self._instances: dict[str, str] = {}
         self._lease_us: dict[str, int] = {}
         self._offered_to: dict[Key, str] = {}
@@ -92,9 +92,9 @@ class ContactJudge:
                         self._gone.add((task_id, number))
         self._instances[agent_id] = event.instance_id
 
-    def leased(self, instance_id: str, now_us: int) -> None:
-        """A lease leaves for this keeper, with Welcome or in answer to a heartbeat."""
-        self._lease_us[instance_id] = now_us
+    def leased(self, instance_id: str, asked_us: int) -> None:
+        """A lease leaves for this keeper, with Welcome or in answer to a heartbeat; it counts from when it asked."""
+        self._lease_us[instance_id] = max(asked_us, self._lease_us.get(instance_id, 0))
 
     def _answered(self, keys: Any) -> None:
         for key in keys:
@@ -151,12 +151,13 @@ class ContactJudge:
         for send in effects.sends:
             if isinstance(send, sent.PushAssign):
                 self._offers[send.task_id, send.attempt] = send.agent_id, send.epoch, now_us
+        self._answered(told)
         for key, (agent_id, epoch, offered_us) in list(self._offers.items()):
-            if now_us < offered_us + ACCEPT_WITHIN_US and key not in told:
+            if now_us < offered_us + ACCEPT_WITHIN_US:
                 return
             is_there = self._sessions.current.get(agent_id) == epoch
             story = "the offer of {} to {} is {} s old, and nobody asks for it back"
-            self._marks.demand("I2", not is_there or key in told, story, key, agent_id, (now_us - offered_us) / 1e6)
+            self._marks.demand("I2", not is_there, story, key, agent_id, (now_us - offered_us) / 1e6)
             del self._offers[key]
 
     def _judge_silence(self, now_us: int) -> None:

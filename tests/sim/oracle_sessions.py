@@ -39,6 +39,7 @@ class SessionJudge:
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
+        self._forgotten: dict[tuple[str, str], int] = {}
         self._synced: dict[str, int] = {}
         #: Reports that the core may apply or keep in this step, by outbox: first and last.
         self._fresh: dict[tuple[str, str], tuple[int, int]] = {}
@@ -62,7 +63,7 @@ class SessionJudge:
         answers = {id(send.reply): send.value for send in effects.sends if isinstance(send, sent.Reply)}
         for event in events:
             if isinstance(event, heard.PauseNoticed):
-                self.contact_us = dict.fromkeys(self.contact_us, now_us)
+                self.contact_us.update((agent_id, now_us) for agent_id, epoch in self.current.items() if epoch)
             elif isinstance(event, heard.ReportsReceived):
                 self._reports(event, effects, now_us)
             elif isinstance(event, heard.SessionOpened):
@@ -89,8 +90,12 @@ class SessionJudge:
         self._judge_successes(effects)
 
     def _removed(self, agent_id: str) -> None:
-        """An operator has the agent forgotten, with all that is known of its outboxes."""
+        """An operator has the agent forgotten, with all that is known of its outboxes.
+
+        What was applied in the same step is durable with that, though no row says so.
+        """
         self.current[agent_id] = 0
+        self._forgotten.update((key, seq) for key, seq in self.applied.items() if key[0] == agent_id)
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
     def _touch(self, agent_id: str, epoch: int, now_us: int) -> bool:
@@ -191,7 +196,7 @@ class SessionJudge:
     def acked(self, agent_id: str, outbox_id: str, seq: int) -> None:
         """The coordinator tells an agent that everything up to ``seq`` is durable."""
         demand, key = self.marks.demand, (agent_id, outbox_id)
-        durable = self._records.applied_once.get(key, 0)
+        durable = self._durable(key)
         demand("I7", seq <= durable, "outbox {} is acked to {}, durable is {}", key, seq, durable)
         self._acked[outbox_id] = max(seq, self._acked.get(outbox_id, 0))
         rest = []
@@ -202,6 +207,9 @@ class SessionJudge:
                 demand("I7", self._is_kept(agent_id, outbox_id, at, report), "report {} of {} is lost", at, key)
         if key in self._terminals:
             self._terminals[key] = rest
+
+    def _durable(self, key: tuple[str, str]) -> int:
+        return max(self._records.applied_once.get(key, 0), self._forgotten.get(key, 0))
 
     def _is_kept(self, agent_id: str, outbox_id: str, seq: int, report: heard.Report) -> bool:
         """The end of an attempt shows in its row, or the report is kept as evidence."""
@@ -214,7 +222,7 @@ class SessionJudge:
     def welcomed(self, agent_id: str, applied: dict[str, int]) -> None:
         """A Welcome leaves."""
         for outbox_id, seq in applied.items():
-            durable = self._records.applied_once.get((agent_id, outbox_id), 0)
+            durable = self._durable((agent_id, outbox_id))
             self.marks.demand("I7", seq <= durable, "Welcome acks {} of {}, durable is {}", seq, outbox_id, durable)
             self._acked[outbox_id] = max(seq, self._acked.get(outbox_id, 0))
 

@@ -30,6 +30,7 @@ class AgentStream:
         self._connection = connection
         self._is_over = False
         self._is_greeted = False
+        self._greeted_us = 0
         self._waiting: list[Any] = []
         self._applied: dict[str, int] = {}
         self._is_writing = False
@@ -80,6 +81,7 @@ class AgentStream:
         kind = request.WhichOneof("frame")
         if not self._is_greeted:
             self._is_greeted = True
+            self._greeted_us = self._process.kernel.now_us
             self.agent_id, self._instance_id = request.hello.agent_id, request.hello.instance_id
             self._process.post(agent_session._hello(request.hello, self._answered))
         elif request.session_epoch != self.epoch:
@@ -99,7 +101,7 @@ class AgentStream:
             post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
         elif kind == "heartbeat":
             if not self._is_over:
-                self._process.witness.leased(self._instance_id)
+                self._process.witness.leased(self._instance_id, self._process.kernel.now_us)
                 self._connection.down(frames.lease(epoch, request.heartbeat.boottime_ns, self._lease_us))
             post(agent_session._heartbeat(agent_id, epoch, request.heartbeat))
         elif kind == "accepted":
@@ -120,7 +122,7 @@ class AgentStream:
         process.sessions[value.epoch] = self
         self._lease_us = lease.duration_us(value.heartbeat_us)
         if not self._is_over:
-            process.witness.leased(self._instance_id)
+            process.witness.leased(self._instance_id, self._greeted_us)
             self._connection.down(frames.welcome(value, process.state.epoch, STORE_ID, self._lease_us))
 
     def _write(self) -> None:
