@@ -44,7 +44,7 @@ from outrider.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
-from outrider_coordinator.clock import Clock, watch_wall
+from outrider_coordinator.clock import Clock, stepped_us, watch_wall
 from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.step import new_state
 from outrider_coordinator.engine import Engine
@@ -190,11 +190,12 @@ class _Daemon:
         return EXIT_FATAL if self._fatal else EXIT_OK
 
     def _engine(self) -> Engine:
-        clock = Clock()
+        clock = Clock(self._store.reader.last_event_us())
         settings = core_settings(self._settings)
         epoch, seed = self._store.coordinator_epoch, secrets.randbits(64)
         state = new_state(settings, coordinator_epoch=epoch, now_us=clock.now_us(), seed=seed)
         state.store_id = self._store.store_id
+        state.schedules.wall_offset_us = stepped_us(clock)
         recovered = restore(state, self._store.reader, stored_spec, stored_schedule)
         if state.epoch == 1:
             state.requests.is_complete = True

@@ -339,10 +339,12 @@ def test_outcomes_and_states_of_tasks(store: SqliteStore) -> None:
 
 
 def test_cursors_of_the_log(store: SqliteStore) -> None:
-    """First and last cursor; an empty log begins at 1."""
+    """First and last cursor, and when the last entry was made; an empty log begins at 1."""
     assert store.reader.cursors() == (1, 0)
-    store.commit([records.InsertEvent(cursor, 1, 1) for cursor in (5, 6, 7)])
+    assert store.reader.last_event_us() == 0
+    store.commit([records.InsertEvent(cursor, 1, cursor + 40) for cursor in (5, 6, 7)])
     assert store.reader.cursors() == (5, 7)
+    assert store.reader.last_event_us() == 47
 
 
 OPEN_STATES = range(1, 7)

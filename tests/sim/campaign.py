@@ -21,7 +21,7 @@ from sim.kept import write_failure
 from sim.report import commit, failure
 from sim.shrink import shrunk
 from sim.simulate import run_seed
-from sim.verdicts import INVARIANTS, LIVENESS
+from sim.verdicts import INVARIANTS, LIVENESS, PROMISES, SEEN
 
 CHUNK = 50
 FAILURES_SHOWN = 3
@@ -89,10 +89,10 @@ def table(counts: Counter[str]) -> Iterator[tuple[str, int]]:
         yield f"feature:{name}", counts[f"feature:{name}"]
     for name in FAULTS:
         yield f"fault:{name}", counts[f"fault:{name}"]
-    for name in (*INVARIANTS, *LIVENESS):
+    for name in (*INVARIANTS, *PROMISES, *LIVENESS):
         yield name, counts[name]
-    for name in sorted(key for key in counts if key.startswith("saw:")):
-        yield name, counts[name]
+    for name in SEEN:
+        yield f"saw:{name}", counts[f"saw:{name}"]
 
 
 def main(arguments: list[str]) -> int:

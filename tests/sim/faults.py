@@ -53,6 +53,11 @@ def _late(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     return _agent(dice, agents) | {"for_us": int(dice.uniform(0.3, 5) * S)}
 
 
+def _coordinator_step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    year_s = 365 * 24 * 3600
+    return {"by_us": dice.choice((-20, 20, -3600, 3600, -10 * year_s, 10 * year_s)) * S}
+
+
 #: Kind of fault and how its facts are drawn.
 FAULTS: dict[str, Draw] = {
     "coordinator_crash": _lasting(0.05, 4),
@@ -82,6 +87,7 @@ FAULTS: dict[str, Draw] = {
     "worker_kill": _agent,
     "workers_unborn": _lasting(1, 6, _agent),
     "wall_step": _step,
+    "coordinator_clock": _coordinator_step,
 }
 
 
@@ -188,7 +194,7 @@ class Faults:
         if machine.disk.has_image:
             machine.lose_power(for_us)
             machine.disk.roll_back()
-            self._world.marks.saw("fault:rolled back")
+            self._world.marks.saw("saw:disk rolled back")
         else:
             machine.disk.take_image()
 
@@ -228,8 +234,12 @@ class Faults:
             machine.keeper.pool.unborn_chance = 0.0
 
     def _wall_step(self, agent: str, by_us: int) -> None:
-        """Somebody sets the clock, of a machine or (for the first agent's) of the coordinator's."""
+        """Somebody sets the clock of an agent's machine."""
         self._world.machines[agent].wall_offset_us += by_us
+
+    def _coordinator_clock(self, by_us: int) -> None:
+        """Somebody sets the clock of the coordinator's machine, now and for the next starts."""
+        self._world.step_clock(by_us)
 
     # --- the network -----------------------------------------------------------------------------------------------
 

@@ -26,6 +26,9 @@ def judge(world: Any) -> None:
         kernel.run_while(lambda: not _is_at_rest(world), kernel.now_us + ENDS_WITHIN_US, S)
     open_tasks = [view.id for view in world.witness.records.tasks.values() if view.state not in TERMINAL]
     demand("ends", not open_tasks, "tasks never end: {}", open_tasks[:5])
+    world.witness.records.runs.judge_rest()
+    world.witness.records.limits.judge_rest()
+    world.witness.rebuilt(world.process.state, world.process.pending_rows(), world.store.tables)
     for name, machine in world.machines.items():
         pending = machine.keeper.outboxes.pending if machine.keeper else -1
         demand("empty", pending == 0, "agent {} has {} reports that nobody takes", name, pending)

@@ -23,6 +23,7 @@ from outrider_coordinator.core.effects import (
 )
 from outrider_coordinator.core.events import OutcomesLoaded, PauseNoticed, Ticked
 from outrider_coordinator.core.records import InsertTask
+from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
@@ -30,6 +31,7 @@ from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import Event, new_state, next_due_us, step
 from outrider_coordinator.engine import PAUSE_US
 from outrider_coordinator.release import ReleaseQueue
+from outrider_coordinator.rpc.schedule_specs import stored_schedule
 from outrider_coordinator.rpc.specs import stored_spec
 from outrider_coordinator.store.load import restore
 from sim.kernel import Kernel, Pausable
@@ -38,6 +40,7 @@ from sim.observer import Witness
 
 STORE_ID = "store"
 #: `invariants.check` looks at everything, so only after so many steps that changed anything durable.
+WATCH_INTERVAL_US = 5_000_000
 CHECK_EVERY = 10
 
 
@@ -77,7 +80,8 @@ class Process:
         self.kernel = kernel
         self.store = store
         self.witness = witness
-        self._offset_us = wall_offset_us
+        self._offset_us = max(wall_offset_us, store.tables.last_event_us() - kernel.now_us)
+        self._wall_offset_us = self._told_offset_us = wall_offset_us
         self._failed = failed
         self.pausable = Pausable(kernel)
         self._inbox: list[Event] = []
@@ -88,8 +92,11 @@ class Process:
         self._loading: dict[int, deque[Any]] = {}
         self._random = kernel.stream("coordinator")
         epoch = store.open()
-        self.state: State = new_state(settings, coordinator_epoch=epoch, now_us=self.now_us())
-        recovered = restore(self.state, store.tables, read_spec)  # type: ignore[arg-type]  # reads like a Reader
+        self.state: State = new_state(
+            settings, coordinator_epoch=epoch, now_us=self.now_us(), seed=self._random.getrandbits(64)
+        )
+        self.state.schedules.wall_offset_us = wall_offset_us - self._offset_us
+        recovered = restore(self.state, store.tables, read_spec, stored_schedule)  # type: ignore[arg-type]  # reads like a Reader
         if epoch == 1:
             self.state.requests.is_complete = True
         kernel.tell("coordinator", "started", epoch, len(self.state.tasks))
@@ -98,8 +105,18 @@ class Process:
         self.post(Ticked())
 
     def now_us(self) -> int:
-        """The coordinator's clock: right when it started, whatever the wall clock does later."""
+        """The coordinator's line of time, as `clock.Clock`: no step of the wall clock moves it, nor does it go back."""
         return self.kernel.now_us + self._offset_us
+
+    def clock_stepped(self, wall_offset_us: int) -> None:
+        """Somebody has set the wall clock; the watch over it looks within seconds."""
+        self._wall_offset_us = wall_offset_us
+        self.later(self._random.randrange(WATCH_INTERVAL_US), self._look_at_wall)
+
+    def _look_at_wall(self) -> None:
+        if self._told_offset_us != self._wall_offset_us:
+            self._told_offset_us = self._wall_offset_us
+            self.post(WallClockMoved(self._wall_offset_us - self._offset_us))
 
     # --- being a process -------------------------------------------------------------------------------------------
 
@@ -153,7 +170,7 @@ class Process:
             invariants.check(self.state)
         self._arm_timer()
         if witness.is_rebuild_due():
-            witness.rebuilt(self.state, [*self._pending_rows()], self.store.tables)
+            witness.rebuilt(self.state, [*self.pending_rows()], self.store.tables)
 
     def _take(self, effects: Effects) -> None:
         made = rows(effects)
@@ -182,7 +199,7 @@ class Process:
         self.kernel.tell("coordinator", "stops: a commit failed")
         self._failed()
 
-    def _pending_rows(self) -> list[Any]:
+    def pending_rows(self) -> list[Any]:
         flight = self._releases.in_flight
         batches = ([flight] if flight is not None else []) + list(self._releases.waiting)
         return [row for batch in batches for row in batch.rows]

@@ -104,6 +104,10 @@ class Tables:
         """First and last cursor."""
         return (self.events[0].cursor, self.events[-1].cursor) if self.events else (1, 0)
 
+    def last_event_us(self) -> int:
+        """When the last entry of the event log was made; 0 when it is empty."""
+        return self.events[-1].time_us if self.events else 0
+
     def last_sequence(self) -> int:
         """Highest order of an open task."""
         return max((row.order for row in self.open_tasks()), default=0)

@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from outrider.v1.task_pb2 import TaskSpec
+from outrider_coordinator.core import records
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Reply, SessionAccepted
+from outrider_coordinator.core.limits.survey import survey
 from outrider_coordinator.core.settings import CoreSettings
 from sim.kernel import Kernel
 from sim.oracle_contact import ContactJudge
-from sim.oracle_records import TERMINAL, RecordJudge
+from sim.oracle_records import LIVE, TERMINAL, RecordJudge
 from sim.oracle_sessions import SessionJudge
 from sim.verdicts import Broken, Marks
 
@@ -89,7 +92,7 @@ class Witness:
         """A transaction is on the disk."""
         for committed in batch.steps:
             if committed.rows:
-                for attempt in self.records.durable(committed.rows):
+                for attempt in self.records.durable(committed.rows, committed.at_us):
                     self.kernel.tell("store", "offered", attempt.task_id, attempt.number, attempt.agent_id)
 
     def releasing(self, committed: Any) -> None:
@@ -129,9 +132,24 @@ class Witness:
         return True
 
     def rebuilt(self, state: Any, pending: Sequence[Any], tables: Any) -> None:
-        """Judge I20."""
+        """Judge I20, and what people are shown of limits."""
         self.marks.saw("I20")
         self._rebuild(state, pending, tables)
+        self._judge_limits(state, pending)
+
+    def _judge_limits(self, state: Any, pending: Sequence[Any]) -> None:
+        judge, specs = self.records.limits.copy(), {}
+        for row in pending:
+            if isinstance(row, records.InsertTask):
+                specs[row.id] = TaskSpec.FromString(row.body)
+            elif isinstance(row, records.PutAttempt):
+                spec = specs.get(row.task_id) or self.records.tasks[row.task_id].spec
+                judge.attempt(spec, row, is_live=row.state in LIVE, is_new=False)
+            elif isinstance(row, records.PutWait):
+                judge.wait(row, is_live=True)
+            elif isinstance(row, records.PutLimit | records.DeleteLimit):
+                judge.define(row)
+        judge.judge_shown(survey(state, "default"))
 
     # --- clients ---------------------------------------------------------------------------------------------------
 
@@ -148,6 +166,15 @@ class Witness:
         self.marks.demand("I14", decided, "the cancel of task {} is acknowledged and not durable", task_id)
         assert view is not None
         view.cancel_is_promised = True
+
+    def run_cancelled(self, run_id: str) -> None:
+        """A client was told that what was open of a run is cancelled."""
+        self.marks.saw("saw:run cancelled")
+        for task_id in self.records.runs.runs[run_id].members.values():
+            state = self.records.tasks[task_id].state
+            self.marks.demand("I14", state >= 6, "run {} is cancelled, its task {} is not", run_id, task_id)
+            if state == 6:
+                self.cancel_accepted(task_id)
 
     # --- agents ----------------------------------------------------------------------------------------------------
 

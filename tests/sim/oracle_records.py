@@ -12,6 +12,8 @@ from typing import Any
 from outrider.v1 import task_pb2 as pb
 from outrider_coordinator.core import records
 from sim.oracle_limits import LimitJudge
+from sim.oracle_runs import SUCCESS, Edge, RunJudge
+from sim.oracle_schedules import ScheduleJudge
 from sim.verdicts import Marks
 
 PENDING, QUEUED, ASSIGNED, RUNNING, BLOCKED, CANCELLING = 1, 2, 3, 4, 5, 6
@@ -27,13 +29,15 @@ _SKIPPED_EVENT = 14
 class TaskView:
     """A task as committed: its spec as submitted, its attempts by number."""
 
-    __slots__ = ("attempts", "body", "cancel_is_promised", "dependency_ids", "error", "id", "outcome", "reason")
-    __slots__ += ("counted", "created_us", "run_id", "skips", "spec", "state")
+    __slots__ = ("attempts", "body", "cancel_is_promised", "counted", "created_us", "edges", "error", "id", "outcome")
+    __slots__ += ("reason", "run_id", "skips", "spec", "state", "was_over")
 
     def __init__(self, row: records.InsertTask) -> None:
         self.id, self.run_id, self.created_us = row.id, row.run_id, row.created_us
         self.spec = pb.TaskSpec.FromString(row.body)
-        self.dependency_ids = row.dependency_ids
+        conditions = row.dependency_conditions or (SUCCESS,) * len(row.dependency_ids)
+        self.edges = tuple(map(Edge, row.dependency_ids, conditions))
+        self.was_over = False
         self.attempts: dict[int, records.PutAttempt] = {}
         self.cancel_is_promised = False
         self.skips = 0
@@ -67,11 +71,13 @@ class RecordJudge:
         self.evidence: set[tuple[str, str, int]] = set()
         self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
         self.open_count = 0
-        self._limits = LimitJudge(marks)
+        self.limits = LimitJudge(marks)
+        self.runs = RunJudge(marks, self.tasks)
+        self.schedules = ScheduleJudge(marks, self)
         self.cursor = 0
 
-    def durable(self, rows: Sequence[Any]) -> list[records.PutAttempt]:
-        """One step became durable. Returns attempts that it made."""
+    def durable(self, rows: Sequence[Any], now_us: int) -> list[records.PutAttempt]:
+        """A step became durable that was made at ``now_us``. Returns attempts that it made."""
         touched: dict[str, TaskView] = {}
         made: list[records.PutAttempt] = []
         lost: list[tuple[records.PutAttempt, records.PutAttempt]] = []
@@ -85,12 +91,17 @@ class RecordJudge:
                 self._attempt(row, touched, made, lost)
             else:
                 self._other(row)
+        self.schedules.entered(rows)
+        self.runs.entered(rows)
         for view in touched.values():
             self._judge_task(view)
         for attempt in made:
             self._judge_offer(attempt)
-            if self.tasks[attempt.task_id].spec.limits or self.tasks[attempt.task_id].spec.write_scopes:
-                self._limits.judge(self.tasks, attempt)
+        self.limits.judge(now_us)
+        self.runs.stepped(touched, made, [row for row in rows if type(row) is records.InsertEvent])
+        self.schedules.stepped(rows, now_us)
+        for view in touched.values():
+            view.was_over = view.state in TERMINAL
         return made
 
     # --- rows ------------------------------------------------------------------------------------------------------
@@ -147,8 +158,7 @@ class RecordJudge:
             live.add(row[:2])
         else:
             live.discard(row[:2])
-        if view.spec.limits or view.spec.write_scopes:
-            self._limits.note(view, row, is_live=row.state in LIVE)
+        self.limits.attempt(view.spec, row, is_live=row.state in LIVE, is_new=known is None)
 
     def _other(self, row: Any) -> None:
         if isinstance(row, records.PutAgent):
@@ -167,7 +177,10 @@ class RecordJudge:
         elif isinstance(row, records.DeleteBreaker):
             self.breakers.pop(row[:3], None)
         elif isinstance(row, records.PutLimit | records.DeleteLimit):
-            self._limits.define(row)
+            self.limits.define(row)
+        elif isinstance(row, records.PutWait):
+            attempt = self.tasks[row.task_id].attempts.get(row.held_by)
+            self.limits.wait(row, is_live=attempt is not None and attempt.state in LIVE)
         elif isinstance(row, records.DeleteAgent):
             self.agents.pop(row.id, None)
             self.breakers = {key: known for key, known in self.breakers.items() if key[0] != row.id}
@@ -193,24 +206,10 @@ class RecordJudge:
             demand("I3", counted <= allowed, "task {} counts {} tries of {}", view.id, counted, allowed)
         if view.cancel_is_promised and view.state in TERMINAL:
             demand("I14", view.state == CANCELLED, "task {} ends {} after its cancel", view.id, view.state)
-        if view.state == SKIPPED:
-            demand("I18", self._has_cause(view), "task {} is skipped without a cause", view.id)
-
-    def _has_cause(self, view: TaskView) -> bool:
-        return any(self.is_refuted(dependency_id) for dependency_id in view.dependency_ids)
-
-    def is_refuted(self, dependency_id: str) -> bool:
-        """Whether this dependency can never hold any more."""
-        known = self.tasks.get(dependency_id)
-        return known is not None and known.state in TERMINAL and known.state != SUCCEEDED
 
     def holds(self, view: TaskView) -> bool:
-        """Whether all dependencies of a task hold, as committed."""
-        for dependency_id in view.dependency_ids:
-            known = self.tasks.get(dependency_id)
-            if known is None or known.state != SUCCEEDED:
-                return False
-        return True
+        """Whether everything that a task comes after has ended as asked, as committed."""
+        return self.runs.holds(view)
 
     def _judge_offer(self, attempt: records.PutAttempt) -> None:
         demand = self.marks.demand

@@ -91,8 +91,8 @@ def _nothing(original: Any) -> Any:
 def _nothing_held(original: Any) -> Any:
     """Hello lists nothing."""
 
-    def hello(identity: Any, store_id: str, epoch: int, held: Any, ranges: Any) -> Any:
-        return original(identity, store_id, epoch, [], ranges)
+    def hello(identity: Any, store_id: str, epoch: int, held: Any, *rest: Any) -> Any:
+        return original(identity, store_id, epoch, [], *rest)
 
     return hello
 

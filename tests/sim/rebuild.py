@@ -15,6 +15,7 @@ from typing import Any
 
 from outrider_coordinator.core.states import AttemptState, BreakerState
 from outrider_coordinator.core.step import new_state
+from outrider_coordinator.rpc.schedule_specs import stored_schedule
 from outrider_coordinator.store.load import restore
 from sim.model_coordinator import read_spec
 from sim.model_store import Tables
@@ -29,6 +30,10 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("State", "now_us"): "time goes on",
     ("State", "timers"): "set again from what is due",
     ("State", "timer_next"): "only orders timers",
+    (
+        "State",
+        "errands",
+    ): "begun anew from what the rows leave undecided; what a run that stops has decided stays",
     ("State", "offers"): "what is in doubt is asked for by the next Hello",
     ("State", "queue"): "compared as the order in which it would be emptied",
     ("State", "durations_us"): "learned again",
@@ -81,6 +86,16 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Pool", "full_us"): "a rate's bucket is never fuller after a start; compared so",
     ("Pool", "timer_us"): "about a timer",
     ("Pool", "was_changed"): "only what is over the new definition, found again by counting",
+    ("Schedule", "times"): "made of the body, which is compared",
+    ("Schedule", "work"): "made of the body, which is compared",
+    ("Schedule", "seen_us"): "passed times are judged anew",
+    ("Schedule", "offset_us"): "how far the wall clock was when it was looked at",
+    ("Schedule", "wake_us"): "a start looks at once",
+    ("ScheduleBook", "wakes"): "a start looks at once",
+    ("ScheduleBook", "timer_us"): "a start looks at once",
+    ("ScheduleBook", "is_awake"): "a start looks at once",
+    ("ScheduleBook", "wall_offset_us"): "each start begins with the wall clock",
+    ("ScheduleBook", "ids_made"): "only makes ids",
     ("Task", "near_agent_id"): "stickiness is soft: where the parent ran is not looked up again",
     ("Task", "victim_key"): "chosen anew",
     ("Agent", "turn"): "only orders agents for a while",
@@ -95,6 +110,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Attempt", "last_number"): "the outbox's seq says what is applied",
     ("Attempt", "revoke_sent"): "asking again is harmless",
     ("Agent", "connectivity"): "every agent is suspect until it says hello",
+    ("Agent", "hello_boot_us"): "streams of an earlier start are over, so nothing of them comes late",
     ("Agent", "epoch"): "a session ends with the coordinator",
     ("Agent", "session_start_us"): "a session ends with the coordinator",
     ("Agent", "last_heard_us"): "every agent is suspect until it says hello",
@@ -120,7 +136,8 @@ def judge(state: Any, pending: Sequence[Any], tables: Tables) -> None:
     durable = tables.copy()
     durable.apply(pending)
     rebuilt = new_state(state.settings, coordinator_epoch=state.epoch + 1, now_us=state.now_us)
-    restore(rebuilt, durable, read_spec)  # type: ignore[arg-type]  # reads like a Reader
+    rebuilt.schedules.wall_offset_us = state.schedules.wall_offset_us
+    restore(rebuilt, durable, read_spec, stored_schedule)  # type: ignore[arg-type]  # reads like a Reader
     for path, was, now in differences("state", state, rebuilt):
         raise Broken("I20", f"{path}: memory has {was!r}, the disk gives {now!r}")
 

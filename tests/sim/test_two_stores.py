@@ -10,6 +10,7 @@ import pytest
 
 from outrider_coordinator.core.effects import rows
 from outrider_coordinator.core.step import new_state, step
+from outrider_coordinator.rpc.schedule_specs import stored_schedule
 from outrider_coordinator.store.load import restore
 from outrider_coordinator.store.sqlite import SqliteStore
 from sim import rebuild, workload, world
@@ -50,7 +51,7 @@ class Twins(Process):
 def _started(reader: Any, settings: Any, now_us: int) -> tuple[Any, list[Any]]:
     """Memory after a start and one step, with the rows and the pushes that this made."""
     state = new_state(settings, coordinator_epoch=1_000, now_us=now_us)
-    made = rows(restore(state, reader, read_spec))
+    made = rows(restore(state, reader, read_spec, stored_schedule))
     effects = step(state, [], now_us + 60_000_000)
     return state, [*made, *rows(effects), *(send for send in effects.sends if hasattr(send, "epoch"))]
 

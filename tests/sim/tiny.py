@@ -51,7 +51,7 @@ class Tiny(World):
     def _store(self, effects: Effects) -> None:
         made = rows(effects)
         self.tables.apply(made)
-        self.judge.durable(made)
+        self.judge.durable(made, self.state.now_us)
         invariants.check(self.state)
 
     # --- what may happen -------------------------------------------------------------------------------------------

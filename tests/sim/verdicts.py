@@ -5,7 +5,35 @@ from __future__ import annotations
 from collections import Counter
 
 INVARIANTS = tuple(f"I{number}" for number in range(1, 22))
+#: What `docs/` promise beside: every time of a schedule fires once or is skipped and counted.
+PROMISES = ("times",)
 LIVENESS = ("ends", "online", "empty", "quiet")
+#: What must have come to pass somewhere, beside features and faults that were turned on.
+SEEN = (
+    "queue full",
+    "disk rolled back",
+    "tasks added to a run",
+    "run cancelled",
+    "run done again",
+    "task done again",
+    "run failed fast",
+    "run bounded",
+    "milestone reached",
+    "task skipped for an unmet condition",
+    "task skipped for a failure",
+    "task of a later phase offered",
+    "lock taken",
+    "shared lock taken",
+    "semaphore taken",
+    "rate used",
+    "limit held by who waited for it",
+    "deadlock told",
+    "schedule made",
+    "schedule fired",
+    "schedule replaced its work",
+    "time of a schedule skipped",
+    "time of a schedule waited",
+)
 
 
 class Broken(AssertionError):

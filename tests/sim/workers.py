@@ -19,7 +19,7 @@ from outrider_agent.assignment import Dossier
 from sim.kernel import Kernel
 from sim.observer import Run, Witness
 
-TASK_ERROR, LEASE_EXPIRED = 1, 24
+TASK_ERROR, DEADLOCK, LEASE_EXPIRED = 1, 23, 24
 SPAWN_US = (20_000, 200_000)
 SPEAK_US = (100, 1_500)
 RESPAWN_US = 200_000
@@ -48,7 +48,7 @@ class ModelWorker:
         self._steps: deque[list[Any]] = deque()
         self._waits_for = ""
         self._step = 0
-        self._ignores_stop = False
+        self._ignores_stop = self._fails_if_refused = False
         self._spoken_us = 0
 
     # --- what the keeper says --------------------------------------------------------------------------------------
@@ -83,7 +83,13 @@ class ModelWorker:
             self._end(self._failed("stopped", recoverable=False))
 
     def _resolve(self, message: messages.Resolve) -> None:
-        if message.key == self.running_key and message.wait_key == self._waits_for:
+        if message.key != self.running_key or message.wait_key != self._waits_for:
+            return
+        if message.error_reason == DEADLOCK:
+            self._pool.witness.marks.saw("saw:deadlock told")
+        if message.error_reason and self._fails_if_refused:
+            self._end(self._failed(message.error_message, recoverable=True))
+        else:
             self._unblock()
 
     def _unblock(self) -> None:
@@ -161,6 +167,7 @@ class ModelWorker:
     def _do_block(self, kind: str, wait_key: str, patience_us: int, facts: dict[str, Any]) -> bool:
         """Wait for a resolution, and give up waiting by itself after ``patience_us`` (0: never)."""
         fields = dict(facts)
+        self._fails_if_refused = bool(fields.pop("fails_if_refused", False))
         if "retry_after_us" in fields:
             fields["retry_time_ns"] = self._pool.wall_ns() + fields.pop("retry_after_us") * 1000
         pool = self._pool

@@ -60,6 +60,17 @@ FEATURES = (
     "few_slots",
     "drifting_clocks",
     "restarts",
+    "conditions",
+    "phases",
+    "fail_fast",
+    "max_parallel",
+    "sequential",
+    "milestones",
+    "tasks_added",
+    "runs_cancelled",
+    "again",
+    "waits_resource",
+    "schedules",
 )
 
 
@@ -122,7 +133,11 @@ class _Maker:
         submits = dice.randrange(6, 16) if self._on("light_load") else dice.randrange(22, 52)
         items = [self._submit() for _ in range(submits)]
         if self._on("runs"):
-            items += [self._run() for _ in range(dice.randrange(1, 4))]
+            items += [item for _ in range(dice.randrange(1, 4)) for item in self._run()]
+        if self._on("schedules"):
+            items += [item for number in range(dice.randrange(1, 4)) for item in self._schedule(f"s{number}")]
+        if self._on("again"):
+            items += [self._item("retry", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
         if self._on("cancels"):
             items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
             items += [self._item("cancel", nth=dice.randrange(10)) for _ in range(dice.randrange(6))]
@@ -149,18 +164,86 @@ class _Maker:
         count = self._dice.randrange(1, 7) if self._on("batches") else 1
         return self._item("submit", tasks=[self._task() for _ in range(count)])
 
-    def _run(self) -> Item:
-        """A graph: each task after some of those before it; rarely with a cycle."""
+    def _run(self) -> list[Item]:
+        """A graph: each task after some of those before it, rarely with a cycle; and what is done to it later."""
+        dice = self._dice
         tasks: list[Task] = []
-        for _ in range(self._dice.randrange(2, 9)):
-            before = [task["number"] for task in tasks]
-            chosen = self._dice.sample(before, min(len(before), self._dice.randrange(3)))
-            tasks.append(self._task() | {"after_keys": [f"k{number}" for number in sorted(chosen)]})
-        cyclic = self._dice.random() < 0.1
+        has_phases = self._chance("phases", 0.6)
+        for _ in range(dice.randrange(2, 9)):
+            tasks.append(self._member(tasks, dice.choice((0, 0, 1, 2)) if has_phases else 0))
+        cyclic = dice.random() < 0.1
         if cyclic:
             tasks[0]["after_keys"] = [f"k{tasks[-1]['number']}"]
-            tasks[-1]["after_keys"] = [f"k{tasks[0]['number']}"]
-        return self._item("run", tasks=tasks, cyclic=cyclic)
+            tasks[-1]["after_keys"], tasks[-1]["after_if"] = [f"k{tasks[0]['number']}"], []
+        data: Task = {"tasks": tasks, "cyclic": cyclic}
+        if self._chance("fail_fast", 0.5):
+            data["fails_fast"] = True
+        if self._chance("max_parallel", 0.5):
+            data["max_parallel"] = dice.choice((1, 2))
+        if self._chance("sequential"):
+            data["sequential"] = True
+            for task in tasks:
+                task["phase"] = 0
+        first = self._item("run", **data)
+        return [first, *self._to_run(first, tasks)]
+
+    def _schedule(self, name: str) -> list[Item]:
+        """Work by the clock, and what is done to it later."""
+        dice = self._dice
+        data: Task = {"name": name, "overlap": dice.randrange(5), "missed": dice.randrange(4)}
+        first = self._item("schedule", **data, **self._times())
+        later = [item for item in (self._to_schedule(name, first) for _ in range(dice.randrange(3))) if item]
+        return [first, *later]
+
+    def _times(self) -> Task:
+        """When a schedule fires, and what it submits."""
+        dice, now_us = self._dice, self._end_us
+        every_s = dice.choice((2, 3, 5, 10))
+        when = dice.choice(({"every_us": every_s * S}, {"cron": f"*/{every_s} * * * * *"}, {"at_us": now_us}))
+        tasks: list[Task] = []
+        for _ in range(dice.randrange(1, 4)):
+            tasks.append(self._member(tasks, 0))
+        for task in tasks:
+            task["spec"].pop("not_before_after_us", None)
+        return {"when": when, "tasks": tasks, "is_run": dice.random() < 0.4}
+
+    def _to_schedule(self, name: str, first: Item) -> Item:
+        dice, at_us = self._dice, first.at_us + self._dice.randrange(10 * S)
+        what = dice.choice(("pause", "resume", "delete", "replace"))
+        if what == "replace":
+            return Item(at_us, "schedule", {**first.data, **self._times(), "replace": True})
+        return Item(at_us, "order_schedule", {"name": name, "order": what})
+
+    def _member(self, before: list[Task], phase: int) -> Task:
+        """One task of a graph, after some of those before it whose phase is not a later one."""
+        dice, task = self._dice, self._task()
+        possible = [f"k{other['number']}" for other in before if other.get("phase", 0) <= phase]
+        chosen = sorted(dice.sample(possible, min(len(possible), dice.randrange(3))))
+        edges = [[key, dice.choice((1, 2, 3)) if self._chance("conditions", 0.5) else 1] for key in chosen]
+        task |= {"after_keys": [key for key, how in edges if how == 1], "phase": phase}
+        task["after_if"] = [edge for edge in edges if edge[1] != 1]
+        if self._chance("milestones"):
+            task["milestone"] = dice.choice(("half", "done"))
+        return task
+
+    def _to_run(self, first: Item, tasks: list[Task]) -> list[Item]:
+        """What is done to a run after its submit."""
+        dice, number, made = self._dice, tasks[0]["number"], []
+
+        def later(kind: str, **data: Any) -> None:
+            made.append(Item(first.at_us + dice.randrange(15 * S), kind, {"run": number, **data}))
+
+        for _ in range(dice.randrange(3) if self._on("tasks_added") else 0):
+            more: list[Task] = []
+            for _ in range(dice.randrange(1, 4)):
+                more.append(self._member([*tasks, *more], 2))
+            parent = dice.choice(tasks)["number"] if dice.random() < 0.3 else 0
+            later("add_tasks", tasks=more, parent=parent)
+        if self._chance("runs_cancelled"):
+            later("cancel_run")
+        for _ in range(dice.randrange(3) if self._on("again") else 0):
+            later("retry")
+        return made
 
     def _task(self) -> Task:
         self._made += 1
@@ -169,7 +252,8 @@ class _Maker:
         if self._chance("commands"):
             task["command"] = True
         if self._chance("dependencies") and self._made > 1:
-            task["after"] = sorted(dice.sample(range(1, self._made), min(self._made - 1, dice.randrange(1, 3))))
+            chosen = sorted(dice.sample(range(1, self._made), min(self._made - 1, dice.randrange(1, 3))))
+            task["after_if"] = [[number, dice.choice((1, 2, 3)) if self._on("conditions") else 1] for number in chosen]
         for feature, add in _TASK_FEATURES.items():
             if self._chance(feature):
                 add(dice, task["spec"])
@@ -191,7 +275,7 @@ class _Maker:
             steps += [["progress", 0.5], ["run", self._duration()]]
         if self._chance("logs"):
             steps += [["log", "output"], ["run", self._duration()]]
-        for kind in ("dependency", "external", "complexity", "clarification"):
+        for kind in ("dependency", "external", "complexity", "clarification", "resource"):
             if self._chance(f"waits_{kind}", 0.2):
                 steps += [self._block(kind), ["run", self._duration()]]
         if self._chance("crashing", 0.12):
@@ -216,6 +300,11 @@ class _Maker:
         if kind == "dependency":
             facts["required_task"] = dice.randrange(1, self._made + 1)
             patience_us = patience_us or 20 * S
+        elif kind == "resource":
+            facts["resource"] = dice.choice(("lock", "other", "semaphore", "rate"))
+            facts["resource_shared"] = facts["resource"] in ("lock", "other") and dice.random() < 0.3
+            facts["fails_if_refused"] = dice.random() < 0.5
+            return ["block", "dependency", f"resource-{dice.randrange(2)}", patience_us or 20 * S, facts]
         elif kind == "external":
             facts |= {"system": "api:x", "issue": "busy", "retry_after_us": dice.choice((1, 4)) * S}
         elif kind == "complexity":

@@ -21,6 +21,7 @@ from sim.streams import AgentStream
 from sim.verdicts import Marks
 
 PAUSED = 2
+PUNCTUAL_US = 12_000_000
 
 
 class World:
@@ -67,8 +68,13 @@ class World:
                 self.faults.do(item.kind, item.data)
         elif item.kind == "submit":
             self.clients.submit({"tasks": [self._resolved(task) for task in item.data["tasks"]]})
-        elif item.kind == "run":
-            self.clients.submit_run({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
+        elif item.kind in ("run", "add_tasks", "schedule"):
+            asks = {
+                "run": self.clients.submit_run,
+                "add_tasks": self.clients.add_tasks,
+                "schedule": self.clients.create_schedule,
+            }
+            asks[item.kind]({**item.data, "tasks": [self._resolved(task) for task in item.data["tasks"]]})
         else:
             getattr(self.clients, item.kind)(item.data)
 
@@ -103,6 +109,13 @@ class World:
             self.process = None
             self.kernel.after(down_us, self._start_coordinator)
 
+    def step_clock(self, by_us: int) -> None:
+        """The wall clock of the coordinator's machine is set."""
+        self.wall_offset_us += by_us
+        self.witness.records.schedules.clock_stepped()
+        if self.process is not None:
+            self.process.clock_stepped(self.wall_offset_us)
+
     def _failed(self) -> None:
         self.crash(self.down_us)
 
@@ -134,7 +147,16 @@ class World:
                 machine.keeper.resume()
             machine.start()
             self.clients.order_agent({"agent": machine.plan.name, "order": "resume"})
+        self.kernel.after(PUNCTUAL_US, self._forget_schedules)
         self._care()
+
+    def _forget_schedules(self) -> None:
+        """Schedules have had some time in peace; now nothing new comes by itself any more."""
+        process = self.process
+        if process is not None and "small_queue" not in self.plan.features:
+            self.witness.records.schedules.judge_punctual(process.now_us())
+        self.clients.schedules.forget_all()
+        self.kernel.after(PUNCTUAL_US, self._forget_schedules)
 
     def _care(self) -> None:
         """People answer what is open and resume what is paused, again and again."""

@@ -12,6 +12,7 @@ from typing import Any
 from outrider_coordinator.core import invariants
 from outrider_coordinator.core.effects import Effects, PushAnswer, PushAssign, PushCancel, Reply, rows
 from outrider_coordinator.core.events import (
+    Ends,
     HeartbeatReceived,
     Held,
     OutboxFacts,
@@ -74,6 +75,7 @@ class World:
         self.written: list[Write] = []
         self.replies: list[Any] = []
         self.ended: dict[str, TaskState] = {}
+        self.ends: Ends = {}
         self.sent: list[Any] = []
         self.assigned: list[PushAssign] = []
         self.rows: list[Any] = []
@@ -125,7 +127,7 @@ class World:
             )
             submissions.append(submission)
             self.specs[submission.task_id] = submission.spec
-        self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ended)))
+        self.do(TasksSubmitted(submissions, self.replies.append, ended=dict(self.ends)))
         while self.state.placement_is_due:
             self.do()
         return [submission.task_id for submission in submissions]
@@ -137,7 +139,7 @@ class World:
     def submit_members(self, *members: RunMember, run_id: str = "run", **policies: Any) -> dict[str, str]:
         """Submit a graph, whatever it takes until it is in, and return the id of each key."""
         made = [one._replace(task_id=f"{run_id[0]}-{one.key}") for one in members]
-        event = RunSubmitted(run_id, "default", "", "", made, self.replies.append, ended=dict(self.ended), **policies)
+        event = RunSubmitted(run_id, "default", "", "", made, self.replies.append, ended=dict(self.ends), **policies)
         self.do(event)
         self.settle()
         return {one.key: one.task_id for one in made}
@@ -145,7 +147,7 @@ class World:
     def add(self, *members: RunMember, run_id: str = "run", **facts: Any) -> Any:
         """Add tasks to a run; the reply."""
         made = [one._replace(task_id=f"{run_id[0]}-{one.key}") for one in members]
-        self.do(TasksAdded(run_id, "default", made, self.replies.append, ended=dict(self.ended), **facts))
+        self.do(TasksAdded(run_id, "default", made, self.replies.append, ended=dict(self.ends), **facts))
         self.settle()
         return self.replies[-1]
 
@@ -265,7 +267,7 @@ class World:
         for task in effects.tasks.values():
             if task.is_terminal:
                 assert task.id not in self.ended, f"I1: {task.id} ended twice"
-                self.ended[task.id] = task.state
+                self.ended[task.id], self.ends[task.id] = task.state, (task.state, task.reason)
 
     def _deliver(self, send: Any) -> None:
         if isinstance(send, Reply):

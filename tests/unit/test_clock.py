@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from outrider_coordinator.clock import STEP_MIN_US, Clock, watch_wall
+from outrider_coordinator.clock import STEP_MIN_US, Clock, stepped_us, watch_wall
 
 
 def test_the_line_begins_at_the_wall_clock_and_stays_with_it() -> None:
@@ -12,6 +12,16 @@ def test_the_line_begins_at_the_wall_clock_and_stays_with_it() -> None:
     clock = Clock()
     assert clock.now_us() <= clock.now_us()
     assert abs(clock.wall_offset_us()) < STEP_MIN_US
+
+
+def test_a_start_goes_on_behind_what_was_seen() -> None:
+    """The line begins at the floor it is given where the wall clock says less, and tells how far apart they are."""
+    hour_us = 3_600_000_000
+    floor_us = Clock().now_us() + hour_us
+    clock = Clock(floor_us)
+    assert clock.now_us() >= floor_us
+    assert -hour_us - STEP_MIN_US < stepped_us(clock) < -hour_us + STEP_MIN_US
+    assert stepped_us(Clock(floor_us - 2 * hour_us)) == 0
 
 
 class SteppedClock:

@@ -7,9 +7,9 @@ from outrider_coordinator.core.limits import holdings
 from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.records import UpdateTask
 from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US
-from outrider_coordinator.core.states import Connectivity, TaskState
-from support.core_world import World
+from outrider_coordinator.core.spec import SECOND_US, Condition
+from outrider_coordinator.core.states import Connectivity, Reason, TaskState
+from support.core_world import World, member
 
 
 def test_a_grace_longer_than_the_time_to_lost_is_kept() -> None:
@@ -82,3 +82,18 @@ def test_the_start_of_what_was_taken_back_is_durable() -> None:
     world.start(agent, ref)
     (row,) = (row for row in world.written if isinstance(row, UpdateTask))
     assert row.start_us == world.state.tasks[task_id].start_us > 0
+
+
+def test_what_was_not_needed_long_ago_was_not_needed_for_who_comes_later() -> None:
+    """A task after one that was skipped because its condition was not met is not needed either, whenever it comes."""
+    world = World()
+    agent = world.connect("a")
+    (first,) = world.submit()
+    (not_needed,) = world.submit(after=(first,), conditions=(Condition.FAILURE,))
+    run = world.submit_members(member("x"), member("y", "x", conditions=(Condition.FAILURE,)), member("z"))
+    for task_id in (first, run["x"]):
+        world.complete(agent, world.ref(agent, task_id), start=(1, b""))
+    world.add(member("late", "y"))
+    (late,) = world.submit(after=(not_needed,))
+    for task_id in (late, "r-late"):
+        assert world.ends[task_id] == (TaskState.SKIPPED, Reason.CONDITION_NOT_MET)

@@ -108,7 +108,7 @@ def test_dependencies_out_of_memory_are_asked_for_once_each() -> None:
     again = submission("t2", dependency_ids=("lost",))
     assert submit(world, after, again) == NeedTasks(("gone", "lost"))
     assert not world.state.tasks
-    assert submit(world, again, ended={"lost": TaskState.SUCCEEDED}) == [Accepted("t2")]
+    assert submit(world, again, ended={"lost": (TaskState.SUCCEEDED, Reason.NONE)}) == [Accepted("t2")]
     assert world.state_of("t2") is TaskState.QUEUED
 
 

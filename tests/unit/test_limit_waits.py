@@ -213,6 +213,24 @@ def test_a_claim_that_can_never_be_met_is_no_deadlock() -> None:
     assert deadlocks(world) == []
 
 
+def test_who_holds_what_it_waits_for_is_told() -> None:
+    """A task that holds all of a semaphore and waits for more of it waits for itself; less of it only has to wait."""
+    world = World()
+    agent = world.connect("a", 8)
+    define(world, "s", SEMAPHORE, 2)
+    holder, other = start(world, agent, "s"), start(world, agent, "s")
+    want(world, agent, holder, "s")
+    assert deadlocks(world) == []
+    define(world, "s", SEMAPHORE, 1)
+    world.wait(4)
+    (event,) = deadlocks(world)
+    assert event.task_id == holder
+    assert "held by itself" in event.text
+    finish(world, agent, other)
+    finish(world, agent, holder)
+    assert not world.state.limits.pools["default", "s"].holders
+
+
 def test_a_cycle_that_closes_later_is_found() -> None:
     """Somebody gets a limit while it waits for something else: the cycle this closes is found within seconds."""
     world = World()

@@ -16,6 +16,8 @@ from outrider_coordinator.core.spec import Claim, Condition, Spec
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 
 ReplyTo = Callable[[Any], None]
+#: How tasks ended, and why.
+Ends = dict[str, tuple[TaskState, Reason]]
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Submission:
 
 @dataclass(slots=True)
 class TasksSubmitted:
-    """Tasks arrived. ``ended`` gives the states of dependencies that the store knows as terminal.
+    """Tasks arrived. ``ended`` says of dependencies that the store knows as terminal how they ended.
 
     ``known_requests`` maps (namespace, request id) to (task id, digest) as found in the store. Reply: a list with one
     `Accepted` or `Refused` per submission, or one `NeedTasks`. With ``atomic``, one refusal refuses all (the list
@@ -48,7 +50,7 @@ class TasksSubmitted:
     submissions: list[Submission]
     reply: ReplyTo
     atomic: bool = False
-    ended: dict[str, TaskState] = field(default_factory=dict)
+    ended: Ends = field(default_factory=dict)
     known_requests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
 
 
@@ -73,7 +75,7 @@ class RunMember(NamedTuple):
 class RunSubmitted:
     """A graph arrived; `graph.check` found its shape right. Reply: Accepted, Refused or `NeedTasks`.
 
-    ``ended`` gives the states of tasks named in ``after_ids`` that the store knows as terminal.
+    ``ended`` says of tasks named in ``after_ids`` that the store knows as terminal how they ended.
     """
 
     run_id: str
@@ -92,7 +94,7 @@ class RunSubmitted:
     is_sequential: bool = False
     retry_of_run_id: str = ""
     submitter: str = ""
-    ended: dict[str, TaskState] = field(default_factory=dict)
+    ended: Ends = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ class TasksAdded:
     digest: bytes = b""
     parent_task_id: str = ""
     known_request: tuple[str, bytes] | None = None
-    ended: dict[str, TaskState] = field(default_factory=dict)
+    ended: Ends = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -172,7 +174,10 @@ class OutboxFacts(NamedTuple):
 
 @dataclass(slots=True)
 class SessionOpened:
-    """An agent said hello. Reply: `SessionAccepted` or Refused; a session it supersedes gets an `EndSession`."""
+    """An agent said hello. Reply: `SessionAccepted` or Refused; a session it supersedes gets an `EndSession`.
+
+    ``boot_us`` is the time on its machine's boot clock when it said so, 0 when it does not tell.
+    """
 
     agent_id: str
     machine_id: str
@@ -194,6 +199,7 @@ class SessionOpened:
     previous_instance_id: str = ""
     store_id: str = ""
     coordinator_epoch: int = 0
+    boot_us: int = 0
 
 
 @dataclass(slots=True)

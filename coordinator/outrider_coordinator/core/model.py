@@ -386,6 +386,7 @@ class Agent:
     host: str = ""
     instance_id: str = ""
     instance_start_ms: int = 0
+    hello_boot_us: int = 0
     epoch: int = 0
     session_start_us: int = 0
     last_heard_us: int = 0

@@ -211,6 +211,7 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         previous_instance_id=hello.previous_instance_id,
         store_id=hello.store_id,
         coordinator_epoch=hello.coordinator_epoch,
+        boot_us=hello.boottime_ns // 1000,
         reply=reply,  # type: ignore[arg-type]  # a callable of one value
     )
 

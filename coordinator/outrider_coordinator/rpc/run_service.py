@@ -21,7 +21,7 @@ from outrider_coordinator.rpc import client_frames, render, run_progress, run_re
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import invalid
-from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_states, watched
+from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_tasks, watched
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import Accepts, RunRecord
 
@@ -120,7 +120,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
             if not isinstance(answer, NeedTasks):
                 accepted: Accepted = answer
                 return accepted
-            event.ended |= await ended_states(self._engine, answer.task_ids)
+            event.ended |= await ended_tasks(self._engine, answer.task_ids)
 
     async def _known(self, namespace: str, request_id: str, kind: Accepts) -> tuple[str, bytes] | None:
         """What the store has under a request id that memory no longer knows."""

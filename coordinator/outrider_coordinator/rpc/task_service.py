@@ -9,7 +9,7 @@ from typing import Any
 from outrider import errors
 from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worker_message_pb2
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
-from outrider_coordinator.core.events import CancelRequested, Submission, TasksSubmitted
+from outrider_coordinator.core.events import CancelRequested, Ends, Submission, TasksSubmitted
 from outrider_coordinator.core.explain import reasons
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
@@ -132,7 +132,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         self.check_open()
         await self._engine.admit()
         known = await self._known_requests(submissions)
-        ended: dict[str, TaskState] = {}
+        ended: Ends = {}
         while True:
             facts = dict(ended)
             answer = await asked(
@@ -141,7 +141,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             )
             if not isinstance(answer, NeedTasks):
                 return [raised(item) if isinstance(item, Refused) else item for item in answer]
-            ended |= await ended_states(self._engine, answer.task_ids)
+            ended |= await ended_tasks(self._engine, answer.task_ids)
 
     async def _known_requests(self, submissions: list[Submission]) -> dict[tuple[str, str], tuple[str, bytes]]:
         """Request ids that only the store knows: those of before this start, and those that memory let go."""
@@ -297,13 +297,14 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             yield chunks, after
 
 
-async def ended_states(engine: Engine, task_ids: tuple[str, ...]) -> dict[str, TaskState]:
-    """States of those of these tasks that are terminal. Raises InvalidRequest for one that is not there."""
-    states = await engine.read(lambda: engine.store.reader.task_states(task_ids))
+async def ended_tasks(engine: Engine, task_ids: tuple[str, ...]) -> Ends:
+    """How those of these tasks ended that are terminal. Raises InvalidRequest for one that is not there."""
+    reader = engine.store.reader
+    states, ends = await engine.read(lambda: (reader.task_states(task_ids), reader.task_ends(task_ids)))
     for task_id, state in states.items():
         if state is None:
             raise invalid("dependency_ids", f"there is no task {task_id!r}")
-    return {task_id: TaskState(state) for task_id, state in states.items() if state in TERMINAL}
+    return ends
 
 
 async def watched(engine: Engine, wanted: EventFilter, after: int | None) -> AsyncIterator[list[InsertEvent] | int]:

@@ -216,6 +216,12 @@ class Reader:
         first, last = self._rows(queries.CURSORS)[0]
         return first, last
 
+    def last_event_us(self) -> int:
+        """When the last entry of the event log was made; 0 when it is empty."""
+        last = self.cursors()[1]
+        page = self.events(EventFilter(), last - 1, last)
+        return page.events[-1].time_us if page.events else 0
+
     def events(self, wanted: EventFilter, after: int, until: int, limit: int = PAGE_EVENTS_MAX) -> EventPage:
         """Wanted events with ``after`` < cursor <= ``until``, in order: as many as one page may hold."""
         read_until = wanted.read_until(after, until)

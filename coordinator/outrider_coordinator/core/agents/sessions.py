@@ -223,6 +223,9 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
             f"agent name {agent.id!r} belongs to another machine ({agent.host}); start this one with another --name, "
             f"or free the name with `outrider agent remove {agent.id}`",
         )
+    if agent.boot_id == event.boot_id and 0 < event.boot_us < agent.hello_boot_us:
+        # Held up on the way: the stream is given up, and what it lists is what was held before the newer one (I12).
+        return Refused("SESSION_SUPERSEDED", f"agent {agent.id!r} has said hello again since; open a new session")
     other = agent.instance_id != event.instance_id
     if agent.epoch and other and event.instance_start_ms < agent.instance_start_ms:
         return Refused("SESSION_SUPERSEDED", f"a newer instance of agent {agent.id!r} is connected")
@@ -235,6 +238,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.epoch = state.next_session()
     agent.has_rebooted = bool(agent.boot_id and event.boot_id and agent.boot_id != event.boot_id)
     agent.boot_id = event.boot_id or agent.boot_id
+    agent.hello_boot_us = event.boot_us
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
     agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners

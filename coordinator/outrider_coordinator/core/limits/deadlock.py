@@ -121,6 +121,9 @@ def _limit_edges(state: State, task: Task, claim: Claim, wait: Wait | None = Non
     own = _own(task)
     if pool is None or pool.admits(claim, state.now_us, own=own):
         return
+    if wait is not None and not _comes(state, task, claim, {}):
+        yield Edge(task.id, f"{claim.key} held by itself", wait)
+        return
     for holder in in_the_way(pool, claim, own):
         yield Edge(holder[0], f"{claim.key} held by {_name(state.tasks[holder[0]])}", wait)
 

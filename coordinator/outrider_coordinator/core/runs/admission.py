@@ -301,7 +301,7 @@ def _link_outside(state: State, errand: Admission) -> dict[str, tuple[str, TaskS
         if other is not None and not other.is_terminal:
             state.dependents.setdefault(other_id, []).append(task.id)
         else:
-            end, reason = (other.state, other.reason) if other else (errand.event.ended[other_id], Reason.NONE)
+            end, reason = (other.state, other.reason) if other else errand.event.ended[other_id]
             against = outcome.unmet(condition, end, reason)
             if not against:
                 continue

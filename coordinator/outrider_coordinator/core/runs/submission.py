@@ -7,7 +7,7 @@ from itertools import repeat
 from outrider_coordinator.core.attempts import deadlines
 from outrider_coordinator.core.attempts.outcome import make_ready, skip, unmet
 from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
-from outrider_coordinator.core.events import Submission, TasksSubmitted
+from outrider_coordinator.core.events import Ends, Submission, TasksSubmitted
 from outrider_coordinator.core.model import Task
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.state import State
@@ -90,7 +90,7 @@ def full(state: State) -> Refused:
     return Refused("QUEUE_FULL", f"{state.settings.queue_depth_max} tasks are open; try again when some have ended")
 
 
-def _accept(state: State, effects: Effects, submission: Submission, ended: dict[str, TaskState]) -> None:
+def _accept(state: State, effects: Effects, submission: Submission, ended: Ends) -> None:
     task = Task(  # by position, as many are made: names would take as long as the task itself
         submission.task_id,
         submission.namespace,
@@ -130,7 +130,7 @@ def _enter(state: State, effects: Effects, task: Task) -> None:
         deadlines.watch(state, task)
 
 
-def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState]) -> None:
+def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
     """Wait for open dependencies; one that ended otherwise than asked decides the task at once.
 
     A dependency that ended earlier in this step is still in memory, and nobody will hear of its end again.
@@ -144,8 +144,8 @@ def _link(state: State, effects: Effects, task: Task, ended: dict[str, TaskState
             task.waiting_for[dependency_id] = condition
             state.dependents.setdefault(dependency_id, []).append(task.id)
             continue
-        end = dependency.state if dependency is not None else ended[dependency_id]
-        against = unmet(condition, end, dependency.reason if dependency is not None else Reason.NONE)
+        end, reason = ended[dependency_id] if dependency is None else (dependency.state, dependency.reason)
+        against = unmet(condition, end, reason)
         if against:
             skip(state, effects, task, against, dependency_id, end)
             return

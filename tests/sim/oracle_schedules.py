@@ -1,0 +1,170 @@
+"""Judges schedules on committed records: each time submits once or is skipped and counted, in order, and on time.
+
+Written from `docs/schedules.md`. A time is known from the request id of the work that it submitted, which names the
+schedule and the time in microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.v1 import schedule_service_pb2 as pb
+from outrider_coordinator.core import records
+from sim.oracle_runs import TERMINAL, wanted_of
+from sim.verdicts import Marks
+
+MARK = "schedule:"
+SKIP, QUEUE, REPLACE, MISSED_SKIP = 1, 3, 4, 1
+CANCELLING = 6
+LATE_US, PUNCTUAL_US = 60_000_000, 2_000_000
+
+
+class ScheduleView:
+    """One schedule as committed, from the time when it was made or put in place of another."""
+
+    def __init__(self, row: records.PutSchedule) -> None:
+        self.row = row
+        self.spec = pb.ScheduleSpec.FromString(row.body)
+        #: As it was when it was made: a time after that counts.
+        self.first = row
+        self.fired: list[int] = []
+        self.uncounted = 0
+        #: No time was ever passed over without being counted: it was not paused.
+        self.is_strict = not row.is_paused
+
+
+class ScheduleJudge:
+    """All schedules as committed, and what people asked for."""
+
+    def __init__(self, marks: Marks, record_judge: Any) -> None:
+        self.schedules: dict[str, ScheduleView] = {}
+        self._marks = marks
+        self._records = record_judge
+        self._is_steady = True
+        self._asked: dict[str, list[pb.ScheduleSpec]] = {}
+        self._seen: set[str] = set()
+        #: Schedule, time and id of what was submitted in the step that is judged.
+        self._works: list[tuple[str, int, str]] = []
+
+    def asked(self, spec: pb.ScheduleSpec) -> None:
+        """Somebody is about to ask for this schedule."""
+        self._asked.setdefault(spec.name, []).append(spec)
+
+    def promised(self, row: records.PutSchedule) -> None:
+        """Somebody was told that this schedule is there."""
+        self._marks.saw("saw:schedule made")
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def entered(self, rows: Sequence[Any]) -> None:
+        """Before the runs of a step are judged: what the graphs of its schedules were asked to be."""
+        self._works = [work for row in rows if (work := _work(row)) is not None and work[2] not in self._seen]
+        for name, due_us, work_id in self._works:
+            self._seen.add(work_id)
+            self._records.runs.wanted[f"{MARK}{name}:{due_us}"] = wanted_of(self.schedules[name].spec.run)
+
+    def stepped(self, rows: Sequence[Any], now_us: int) -> None:
+        """One step is durable: its schedules, and the work that they submitted in it."""
+        works, self._works = self._works, []
+        for row in rows:
+            if type(row) is records.DeleteSchedule:
+                self.schedules.pop(row.name, None)
+        for name, due_us, work_id in works:
+            self._fired(self.schedules[name], due_us, work_id, now_us)
+        for row in rows:
+            if type(row) is records.PutSchedule:
+                self._put(row)
+        for name, (_, _, work_id) in {work[0]: work for work in works}.items():
+            row = self.schedules[name].row
+            self._marks.demand(
+                "times", row.last_id == work_id, "schedule {} says {}, not {}", name, row.last_id, work_id
+            )
+
+    def _put(self, row: records.PutSchedule) -> None:
+        view = self.schedules.get(row.name)
+        demand = self._marks.demand
+        if view is None or view.row.body != row.body or view.row.created_us != row.created_us:
+            spec = pb.ScheduleSpec.FromString(row.body)
+            demand("times", spec in self._asked[row.name], "schedule {} was never asked for", row.name)
+            self.schedules[row.name] = ScheduleView(row)
+            return
+        fired = row.fired_count - view.row.fired_count
+        demand("times", row.skipped_count >= view.row.skipped_count, "schedule {} forgets what it skipped", row.name)
+        self._marks.saw("saw:time of a schedule skipped", row.skipped_count - view.row.skipped_count)
+        demand("times", fired == view.uncounted, "schedule {} counts {} more, not {}", row.name, fired, view.uncounted)
+        view.is_strict &= not row.is_paused
+        view.row, view.uncounted = row, 0
+        self._judge_count(view)
+
+    def _judge_count(self, view: ScheduleView) -> None:
+        """Every time between its beginning and the next one was fired, was skipped, or waits."""
+        row = view.row
+        if not (view.is_strict and self._is_steady) or not view.spec.HasField("repeat_interval"):
+            return
+        passed = (row.next_us - view.first.next_us) // view.spec.repeat_interval.ToMicroseconds()
+        known = row.fired_count - view.first.fired_count + row.skipped_count - view.first.skipped_count
+        known += row.queued_us > 0
+        self._marks.demand(
+            "times", passed == known, "{} times of schedule {} passed, {} known", passed, row.name, known
+        )
+
+    def _fired(self, view: ScheduleView, due_us: int, work_id: str, now_us: int) -> None:
+        demand, row, name = self._marks.demand, view.row, f"schedule {view.row.name}, {due_us}"
+        self._marks.saw("saw:schedule fired")
+        is_news = due_us not in view.fired and (not self._is_steady or due_us > max(view.fired, default=0))
+        demand("times", is_news, "{} comes again or late, after {}", name, view.fired)
+        demand("times", not row.is_paused, "{} fires and is paused", name)
+        demand("times", self._is_time(view, due_us), "{} is no time of it", name)
+        view.fired.append(due_us)
+        view.uncounted += 1
+        open_ids = self._open(row.last_id)
+        if view.spec.overlap in (0, SKIP, QUEUE):
+            demand("times", not open_ids, "{} fires beside {}", name, open_ids)
+        elif view.spec.overlap == REPLACE and open_ids:
+            self._marks.saw("saw:schedule replaced its work")
+            left = [one for one in open_ids if self._records.tasks[one].state != CANCELLING]
+            demand("times", not left, "{} replaces {}, which goes on", name, left)
+        if row.queued_us == due_us:
+            self._marks.saw("saw:time of a schedule waited")
+        elif view.spec.missed == MISSED_SKIP and self._is_steady:
+            late_us = now_us - due_us
+            demand("times", late_us <= LATE_US, "{} fires {} s late", name, late_us / 1e6)
+
+    def _is_time(self, view: ScheduleView, due_us: int) -> bool:
+        spec = view.spec
+        if spec.HasField("repeat_interval"):
+            since_us = due_us - view.first.created_us
+            return since_us > 0 and since_us % spec.repeat_interval.ToMicroseconds() == 0
+        if spec.HasField("at_time"):
+            return due_us == spec.at_time.ToMicroseconds()
+        every_s = int(spec.cron.line.split()[0].removeprefix("*/"))
+        return due_us % 1_000_000 == 0 and due_us // 1_000_000 % 60 % every_s == 0
+
+    def _open(self, work_id: str) -> list[str]:
+        """Tasks of this work that are not over."""
+        run = self._records.runs.runs.get(work_id)
+        task_ids = run.members.values() if run is not None else [work_id] if work_id else []
+        return [task_id for task_id in task_ids if self._records.tasks[task_id].state not in TERMINAL]
+
+    # --- clocks ----------------------------------------------------------------------------------------------------
+
+    def clock_stepped(self) -> None:
+        """The wall clock of the coordinator's machine was set: times may be passed over."""
+        self._is_steady = False
+
+    def judge_punctual(self, now_us: int) -> None:
+        """All is well for a while: no time is overdue."""
+        for name, view in self.schedules.items():
+            next_us = view.row.next_us
+            if next_us and view.is_strict and self._is_steady:
+                late_s = (now_us - next_us) / 1e6
+                self._marks.demand("times", next_us > now_us - PUNCTUAL_US, "schedule {} is {} s late", name, late_s)
+
+
+def _work(row: Any) -> tuple[str, int, str] | None:
+    """Name of the schedule, time, and id of the task or run, of a record that a schedule submitted."""
+    if type(row) not in (records.InsertTask, records.PutRun) or not row.request_id.startswith(MARK):
+        return None
+    name, _, due = row.request_id[len(MARK) :].rpartition(":")
+    return name, int(due), row.id
