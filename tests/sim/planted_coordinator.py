@@ -18,7 +18,7 @@ from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, 
 from outrider_coordinator.core.trust import breaker
 from outrider_coordinator.core.waits import blockage
 from outrider_coordinator.release import ReleaseQueue
-from outrider_coordinator.rpc import specs
+from outrider_coordinator.rpc import agent_session, specs
 from sim import model_coordinator
 
 Make = Callable[[Any], Any]
@@ -278,6 +278,11 @@ def _unread(field: str) -> Make:
     return lambda original: {**original, field: lambda facts, value, path: None}
 
 
+def _of_now(original: Any) -> Any:
+    """Whatever a Hello says of when it was said is not read."""
+    return lambda hello, reply: replace(original(hello, reply), boot_us=0)
+
+
 def _no_leases(original: Any) -> Any:
     return lambda known, agent: known.now_us
 
@@ -356,6 +361,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("forget to give a slot back", "I11", (slots, "give_back", _forgotten_slot)),
     ("one slot too many", "I11", (strategies, "slot_key", _one_more_slot)),
     ("forget at_most_once", "I12", (specs, "_READS", _unread("at_most_once"))),
+    ("take a Hello that comes late", "I12", (agent_session, "_hello", _of_now)),
     ("forget exclusive", "I13", (specs, "_READS", _unread("exclusive"))),
     ("start again what may have started", "I12", (sessions, "stray_or_lose", _lost_is_new)),
     ("wait for no lease", "I13", (lease, "over_us", _no_leases)),
