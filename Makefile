@@ -99,6 +99,10 @@ bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
 bench-runs: $(STAMP) ## Measure the longest step of the decisions under runs of 10,000 tasks
 	@$(BIN)/python benchmarks/runs.py $(ARGS)
 
+.PHONY: bench-steps
+bench-steps: $(STAMP) ## Measure the longest step of the decisions when much happens at once
+	@$(BIN)/python benchmarks/steps.py $(ARGS)
+
 .PHONY: interop
 interop: $(STAMP) ## Drive a coordinator from Node, by reflection and by the protos
 	@$(BIN)/python -m pytest -q tests/interop $(ARGS)

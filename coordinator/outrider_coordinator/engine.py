@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from outrider_coordinator.clock import Clock
+from outrider_coordinator.core import pacing
 from outrider_coordinator.core.effects import (
     Effects,
     EndSession,
@@ -115,7 +116,7 @@ class Engine:
         self.post(Ticked())
 
     def post(self, event: Event) -> None:
-        """Give the core one more fact; it is taken with everything else that waits, in one step."""
+        """Give the core one more fact; it is taken with what else waits, in one step if that is not too much."""
         if self._is_closed:
             return
         self._inbox.append(event)
@@ -163,7 +164,11 @@ class Engine:
         self._is_scheduled = False
         if self._failed or self._is_closed:
             return
-        events, self._inbox = self._inbox, []
+        count = pacing.fitting(self._inbox)
+        events, self._inbox = self._inbox[:count], self._inbox[count:]
+        if self._inbox:
+            self._is_scheduled = True
+            self._loop.call_soon(self._step)
         now_us = self.clock.now_us()
         if now_us - self._pulse_us > PAUSE_US:
             events.insert(0, PauseNoticed(now_us - self._pulse_us))

@@ -58,6 +58,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Task", "strays"): "what is lost for good is a stray again after a start; compared as far as memory has them",
     ("Task", "waits"): "those that matter are compared: open ones and resolved ones",
     ("State", "fleet"): "rankings of agents, derived; Fleet.check compares them",
+    ("ScheduleBook", "entering"): "nothing of it is durable before it has entered; its time is dealt with anew",
     ("Agent", "reaches"): "where it stands in those rankings, derived",
     ("Task", "strand"): "its place in the queue; who is queued is compared",
     ("Task", "rank_us"): "a start ranks what is queued anew, in the order accepted",

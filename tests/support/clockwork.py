@@ -81,7 +81,7 @@ class Clockwork:
         effects = self.world.do(*events, after_us=after_us)
         self.effects.append(effects)
         book = self.world.state.schedules
-        while (first := book.first()) is not None and first.wake_us <= self.world.now_us:
+        while book.entering or ((first := book.first()) is not None and first.wake_us <= self.world.now_us):
             self.effects.append(self.world.do(Ticked()))
         return effects
 

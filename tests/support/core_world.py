@@ -36,7 +36,7 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition, Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
-from outrider_coordinator.core.step import Event, new_state, step
+from outrider_coordinator.core.step import Event, new_state, next_due_us, step
 
 
 @dataclass
@@ -152,8 +152,8 @@ class World:
         return self.replies[-1]
 
     def settle(self) -> None:
-        """Step while work is left over."""
-        while self.state.errands:
+        """Step while work is left over, as the engine does."""
+        while (due_us := next_due_us(self.state)) is not None and due_us <= self.state.now_us:
             self.do(Ticked())
 
     def connect(self, name: str, slots: int = 1, **hello: Any) -> ModelAgent:

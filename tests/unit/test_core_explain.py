@@ -124,6 +124,7 @@ def test_what_closes_an_agent_has_a_remedy(change: dict[str, Any], hint: str) ->
     world.connect("a", labels={"gpu": "yes"})
     for name, value in change.items():
         setattr(world.state.agents["a"], name, value)
+    world.state.watch.online_count = int(world.state.agents["a"].is_online)
     (task,) = world.submit(demands=GPU)
     assert why(world, task).suggestions == ["one more agent with gpu=yes", hint]
     assert why_not(world, "a").suggestions[0] == hint

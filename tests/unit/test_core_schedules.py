@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from outrider_coordinator.core.effects import Refused
-from outrider_coordinator.core.events import Ticked
+from outrider_coordinator.core.events import RunCancelRequested, RunMember, RunSubmitted, Ticked
 from outrider_coordinator.core.records import DeleteSchedule, InsertTask, PutSchedule
 from outrider_coordinator.core.schedules.book import Missed, Overlap, Times, single_time
 from outrider_coordinator.core.schedules.events import (
     ScheduleOrder,
     SchedulesAsked,
+    WallClockMoved,
 )
 from outrider_coordinator.core.schedules.firing import MISSED_MAX
 from outrider_coordinator.core.settings import CoreSettings
-from outrider_coordinator.core.spec import SECOND_US
+from outrider_coordinator.core.spec import SECOND_US, Spec
 from outrider_coordinator.core.states import EventType, TaskState
-from support.clockwork import HOUR_US, Clockwork, end, one_run
+from support.clockwork import HOUR_US, Clockwork, end, hourly, one_run
 
 
 @pytest.fixture
@@ -68,6 +71,92 @@ def test_a_run_is_submitted_whole(clockwork: Clockwork) -> None:
     assert len(clockwork.world.state.tasks) == 2
     assert clockwork.schedule.last_id == run.id
     assert [event.run_id for event in clockwork.world.log if event.type == EventType.SCHEDULE_FIRED] == [run.id]
+
+
+def large_run(request_id: str, new_id: Callable[[], str]) -> RunSubmitted:
+    """Work that no single step takes in."""
+    spec = Spec(b"", "m:f", True)
+    members = [RunMember(new_id(), f"k{at}", spec, ("k0",) if at else ()) for at in range(500)]
+    return RunSubmitted(new_id(), "default", "", "", members, lambda value: None, request_id, b"digest")
+
+
+def test_a_large_run_and_its_time_are_written_in_one_step(clockwork: Clockwork) -> None:
+    """It is made in slices that write nothing; with the last one everything is in, and the schedule has gone on."""
+    clockwork.every(10, work=large_run)
+    world, before = clockwork.world, clockwork.world.state.now_us
+    world.do(Ticked(), after_us=10 * SECOND_US)
+    steps = 0
+    while not any(isinstance(row, InsertTask) for row in world.written):
+        assert not world.written
+        assert clockwork.schedule.next_us == before + 10 * SECOND_US
+        world.do(Ticked())
+        steps += 1
+    assert steps > 2
+    assert sum(isinstance(row, InsertTask) for row in world.written) == 500
+    (row,) = [row for row in world.written if isinstance(row, PutSchedule)]
+    (run,) = world.state.runs.values()
+    assert (row.last_id, row.next_us, row.fired_count) == (run.id, before + 20 * SECOND_US, 1)
+    clockwork.tick(9)
+    assert clockwork.counts() == (1, 0)
+
+
+@pytest.mark.parametrize("order", [ScheduleOrder.PAUSE, ScheduleOrder.DELETE, "replace"])
+def test_a_large_run_on_its_way_is_given_up_with_its_schedule(clockwork: Clockwork, order: str) -> None:
+    """Who holds, forgets or replaces a schedule gets nothing of what has not entered yet."""
+    clockwork.every(10, work=large_run)
+    clockwork.world.do(Ticked(), after_us=10 * SECOND_US)
+    assert clockwork.world.state.errands
+    if order == "replace":
+        clockwork.every(10, work=large_run, replace=True, body=b"other")
+    else:
+        clockwork.order(order)
+    assert not clockwork.world.state.errands
+    assert not clockwork.world.state.schedules.entering
+    clockwork.world.settle()
+    assert not clockwork.world.state.tasks
+
+
+def test_a_large_run_waits_for_room() -> None:
+    """What took the room while it was made goes first; the time is tried again and fires once."""
+    clockwork = Clockwork(CoreSettings(queue_depth_max=500))
+    clockwork.every(3600, work=large_run)
+    clockwork.world.do(Ticked(), after_us=3600 * SECOND_US)
+    (task,) = clockwork.world.submit()
+    clockwork.tick(5)
+    assert (clockwork.counts(), list(clockwork.world.state.tasks)) == ((0, 0), [task])
+    agent = clockwork.world.connect("a")
+    clockwork.world.complete(agent, clockwork.world.ref(agent, task))
+    clockwork.tick(15)
+    assert (clockwork.counts(), len(clockwork.world.state.tasks)) == ((1, 0), 500)
+
+
+def test_a_large_run_replaces_the_one_before_it(clockwork: Clockwork) -> None:
+    """The run of the time before is cancelled when the new one is in, not while that is on its way."""
+    clockwork.every(10, work=large_run, overlap=Overlap.REPLACE)
+    clockwork.tick(10)
+    (first,) = clockwork.world.state.runs
+    clockwork.world.do(Ticked(), after_us=10 * SECOND_US)
+    assert list(clockwork.world.state.runs) == [first]
+    assert not clockwork.world.state.runs[first].stop_reason
+    clockwork.world.settle()
+    assert list(clockwork.world.state.runs) == [clockwork.schedule.last_id] != [first]
+    assert clockwork.counts() == (2, 0)
+
+
+def test_a_large_run_that_was_queued_enters_once(clockwork: Clockwork) -> None:
+    """A queued time whose run takes several steps is submitted once, also when the wall clock moves meanwhile."""
+    clockwork.create(hourly(), work=large_run, overlap=Overlap.QUEUE)
+    clockwork.wait(3600)
+    clockwork.wait(3600)
+    assert clockwork.schedule.queued_us
+    (first,) = clockwork.world.state.runs
+    clockwork.world.do(RunCancelRequested(first, "", clockwork.world.replies.append))
+    clockwork.world.do(WallClockMoved(1))
+    clockwork.world.settle()
+    clockwork.tick(3)
+    assert clockwork.schedule.last_id != first
+    assert len(clockwork.world.state.runs) == 1
+    assert clockwork.schedule.fired_count == 2
 
 
 # --- overlap

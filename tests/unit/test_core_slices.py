@@ -9,6 +9,7 @@ import pytest
 from outrider_coordinator.core.effects import Accepted, Refused, rows
 from outrider_coordinator.core.events import CancelRequested, RunCancelRequested, RunSubmitted, Ticked
 from outrider_coordinator.core.records import InsertRunPart, InsertTask
+from outrider_coordinator.core.runs.errands import Admission
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from support.core_world import World, member
@@ -38,6 +39,41 @@ def test_a_large_run_enters_whole_in_one_step() -> None:
     submitted = [event for event in effects.events if event.type == EventType.TASK_SUBMITTED]
     assert [event.task_id for event in submitted] == [one.task_id for one in made]
     assert [event.cursor for event in world.log] == list(range(1, len(world.log) + 1))
+
+
+def test_a_task_after_thousands_is_read_in_slices() -> None:
+    """The edges of one task are too many for a step as well; what it waits for is complete when it enters."""
+    world = World()
+    keys = [f"k{at}" for at in range(5000)]
+    made = [*(member(key) for key in keys), member("last", *keys)]
+    made = [one._replace(task_id=f"r-{one.key}") for one in made]
+    world.do(RunSubmitted("run", "default", "", "", made, world.replies.append))
+    (errand,) = world.state.errands
+    assert isinstance(errand, Admission)
+    while errand.position < len(keys):
+        world.do(Ticked())
+    read = len(errand.edges.keys)
+    world.do(Ticked())
+    assert read < len(errand.edges.keys) < len(keys)
+    world.settle()
+    last = world.state.tasks["r-last"]
+    assert (last.dependency_keys, last.dependency_ids) == (tuple(keys), tuple(f"r-{key}" for key in keys))
+    assert list(last.waiting_for or ()) == list(last.dependency_ids)
+    assert {world.state.dependents[task_id][0] for task_id in last.dependency_ids} == {"r-last"}
+
+
+def test_an_unknown_key_among_thousands_refuses_the_run() -> None:
+    """However late it is read, nothing of the run is left."""
+    world = World()
+    keys = [f"k{at}" for at in range(3000)]
+    made = [*(member(key) for key in keys), member("last", *keys, "nobody")]
+    made = [one._replace(task_id=f"r-{one.key}") for one in made]
+    world.do(RunSubmitted("run", "default", "", "", made, world.replies.append))
+    world.settle()
+    assert [(answer.reason, answer.field) for answer in world.replies] == [
+        ("INVALID_REQUEST", "tasks[3000].after_keys")
+    ]
+    assert (world.state.tasks, world.state.runs, world.state.dependents) == ({}, {}, {})
 
 
 def test_a_large_run_that_does_not_fit_any_more_leaves_nothing() -> None:

@@ -39,6 +39,8 @@ def check(state: State) -> None:
     caps.check(state)
     firing.check(state)
     fleet.check(state.fleet, state.agents, fits)
+    online = {agent.id for agent in state.agents.values() if agent.is_online}
+    assert state.watch.online_count == len(online), f"{state.watch.online_count} counted online, {len(online)} are"
     _check_queue(state)
     found = Counter(task.state for task in state.tasks.values())
     queued = found[TaskState.QUEUED]

@@ -60,6 +60,7 @@ def restore(
     for agent in agents:
         state.agents[agent.id] = agent
         state.fleet.joined(agent, fits)
+        state.watch.online_count += agent.is_online
     for run in runs:
         state.runs[run.id] = run
     for task in tasks:

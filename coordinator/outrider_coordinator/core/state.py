@@ -127,19 +127,21 @@ class State:
         """Doubt after the accept timeout whether an offer arrived."""
         self.offers.append((self.now_us + self.settings.accept_timeout_us, attempt))
 
-    def take_doubtful_offers(self) -> list[Attempt]:
-        """Offers that nothing was heard of in time; those that something was heard of are forgotten."""
+    def take_doubtful_offers(self, most: int) -> list[Attempt]:
+        """The first offers that nothing was heard of in time; those that something was heard of are forgotten."""
         doubtful, offers = [], self.offers
         while offers and (offers[0][1].state is not _OFFERED or offers[0][0] <= self.now_us):
             attempt = offers.popleft()[1]
             if attempt.state is _OFFERED:
                 doubtful.append(attempt)
+                if len(doubtful) == most:
+                    break
         return doubtful
 
-    def take_due_timers(self) -> list[Timer]:
-        """Timers due by now, in order."""
-        due = []
-        while self.timers and self.timers[0][0] <= self.now_us:
+    def take_due_timers(self, most: int) -> list[Timer]:
+        """The first timers due by now, in order."""
+        due: list[Timer] = []
+        while self.timers and self.timers[0][0] <= self.now_us and len(due) < most:
             due.append(heapq.heappop(self.timers))
         return due
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from outrider_coordinator.core import pacing
 from outrider_coordinator.core.agents import control, drain, epochs, lease, liveness, sessions
 from outrider_coordinator.core.attempts import deadlines, reports
 from outrider_coordinator.core.attempts.outcome import forget_ended, make_ready
@@ -90,23 +91,28 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
 
 
 def step(state: State, events: list[Event], now_us: int) -> Effects:
-    """Apply events in order, fire due timers, place what is ready. Raises AssertionError on a fault of ours."""
+    """Apply events in order, fire due timers, place what is ready, as much as fits. AssertionError: our fault."""
     state.now_us = max(state.now_us, now_us)
     effects = Effects()
     for event in events:
         _apply(state, effects, event)
-    for timer in state.take_due_timers():
+    left = pacing.UNITS
+    for timer in state.take_due_timers(pacing.TIMERS_MAX):
+        left -= 1
         _fire(state, effects, timer)
-    for attempt in state.take_doubtful_offers():
+    for attempt in state.take_doubtful_offers(pacing.TIMERS_MAX):
+        left -= 1
         accept_timed_out(state, effects, attempt)
     if state.schedules.is_awake:
-        firing.fire(state, effects)
+        left -= firing.fire(state, effects)
     if state.errands:
-        slices.work(state, effects)
+        left -= slices.work(state, effects, max(left - pacing.OFFERS_MIN, pacing.ERRANDS_MIN))
+        if state.schedules.entering:
+            firing.works_entered(state, effects)
     if state.systems:
         systems.settle(state, effects)
     if state.placement_is_due:
-        place(state, effects)
+        place(state, effects, max(left, pacing.OFFERS_MIN))
     if state.opened_waits:
         deadlock.look(state, effects)
     state.retries.sample(state.now_us)

@@ -13,6 +13,7 @@ from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import Connectivity, EventType
+from outrider_coordinator.core.transitions import move_connectivity
 
 #: So many heartbeats a second are enough for one coordinator: a larger fleet reports less often.
 HEARTBEATS_PER_S = 500
@@ -23,6 +24,12 @@ ALARM_AGENTS_MIN, ALARM_SHARE, ALARM_WINDOW_US = 3, 0.5, 10 * SECOND_US
 PACE_US = SECOND_US // 20
 #: Another process takes a name over while its holder is there, so often within so long: neither gives way.
 TAKEOVERS_MAX, TAKEOVERS_WINDOW_US = 3, 600 * SECOND_US
+
+
+def moved(state: State, agent: Agent, to: Connectivity) -> None:
+    """An agent comes, falls silent or goes: every step of its connectivity is taken here, and counted."""
+    state.watch.online_count += (to is Connectivity.ONLINE) - agent.is_online
+    move_connectivity(agent, to)
 
 
 def heartbeat_us(state: State) -> int:
@@ -62,7 +69,7 @@ def went_silent(state: State, effects: Effects, agent: Agent) -> None:
     # The next look comes when there are an eighth more, so that the silence of thousands costs a few looks.
     watch.look_at = len(watch.silent) + max(1, len(watch.silent) // 8)
     missing = {agent_id for _, agent_id in watch.silent if _is_missing(state, agent_id)}
-    online = sum(other.is_online for other in state.agents.values())
+    online = watch.online_count
     if len(missing) < max(ALARM_AGENTS_MIN, ALARM_SHARE * (online + len(missing))):
         return
     watch.is_alarmed, watch.held_count = True, 0

@@ -34,7 +34,7 @@ from outrider_coordinator.core.placement.eligibility import fits
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
-from outrider_coordinator.core.transitions import move_admin, move_attempt, move_connectivity
+from outrider_coordinator.core.transitions import move_admin, move_attempt
 from outrider_coordinator.core.trust import blame, breaker
 from outrider_coordinator.core.waits.blockage import push_answer, stray_gone
 
@@ -107,7 +107,7 @@ def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye:
     if goodbye:
         _take_back_offers(state, effects, agent)
     if goodbye and not agent.attempts:
-        move_connectivity(agent, Connectivity.LEFT)
+        liveness.moved(state, agent, Connectivity.LEFT)
         state.agent_event(effects, EventType.AGENT_LEFT, agent.id)
     else:
         suspect(state, effects, agent, state.now_us)
@@ -126,7 +126,7 @@ def _take_back_offers(state: State, effects: Effects, agent: Agent) -> None:
 
 def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:
     """Contact is lost: each attempt may stay for its own grace from now on."""
-    move_connectivity(agent, Connectivity.SUSPECT)
+    liveness.moved(state, agent, Connectivity.SUSPECT)
     agent.suspect_us = since_us
     state.agent_event(effects, EventType.AGENT_SUSPECT, agent.id)
     for attempt in agent.attempts.values():
@@ -182,7 +182,7 @@ def lost_after(state: State, effects: Effects, agent: Agent) -> None:
         state.set_timer(liveness.due_us(state, held_until_us), TimerKind.LOST, agent.id)
         return
     if agent.connectivity is Connectivity.SUSPECT and (agent.suspect_us + state.settings.lost_after_us <= state.now_us):
-        move_connectivity(agent, Connectivity.LOST)
+        liveness.moved(state, agent, Connectivity.LOST)
         effects.agents[agent.id] = agent
         state.agent_event(effects, EventType.AGENT_LOST, agent.id)
         message, over_us = f"agent {agent.id} is lost", lease.over_us(state, agent)
@@ -200,7 +200,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
         refused = Refused("AGENT_REMOVED", f"an operator removed agent {agent.id!r} from the fleet")
         effects.sends.append(EndSession(agent.epoch, agent.id, refused))
     message, over_us = f"agent {agent.id} was removed", lease.over_us(state, agent)
-    move_connectivity(agent, Connectivity.LOST)
+    liveness.moved(state, agent, Connectivity.LOST)
     agent.epoch = 0
     for key, attempt in list(agent.attempts.items()):
         stray_or_lose(state, effects, agent, state.tasks[key[0]], attempt, message, over_us)
@@ -234,7 +234,7 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
 
 def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened, history: str) -> None:
     came_back, had_left = not agent.is_online, agent.connectivity is Connectivity.LEFT
-    move_connectivity(agent, Connectivity.ONLINE)
+    liveness.moved(state, agent, Connectivity.ONLINE)
     agent.epoch = state.next_session()
     agent.has_rebooted = bool(agent.boot_id and event.boot_id and agent.boot_id != event.boot_id)
     agent.boot_id = event.boot_id or agent.boot_id

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 @dataclass(slots=True)
 class Watch:
     """``silent`` are (time, agent id) of those that went out of contact lately; at ``look_at`` of them it is asked how
-    much of the fleet that is. Times are 0 until there was one.
+    much of the fleet that is, of which ``online_count`` are there. Times are 0 until there was one.
     """
 
     silent: deque[tuple[int, str]] = field(default_factory=deque)
@@ -19,3 +19,4 @@ class Watch:
     paused_us: int = 0
     held_count: int = 0
     look_at: int = 3
+    online_count: int = 0

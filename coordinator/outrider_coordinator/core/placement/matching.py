@@ -25,18 +25,20 @@ from outrider_coordinator.core.waits.budgets import carried
 _assign = PushAssign._make
 _OFFERED, _ASSIGNED, _TASK_ASSIGNED = AttemptState.OFFERED, TaskState.ASSIGNED, EventType.TASK_ASSIGNED
 
-#: What one step may place: an offer or a need that finds nobody is 1, as are so many agents read for a new reach.
-#: What is left goes on in the next step, which comes at once.
-BUDGET, AGENTS_READ = 128, 16
+#: So many agents read for a new reach cost as much as one offer.
+AGENTS_READ = 16
 
 
-def place(state: State, effects: Effects) -> None:
-    """Offer ready tasks while somebody can take them. A class that nobody can take holds up no other."""
+def place(state: State, effects: Effects, units: int) -> None:
+    """Offer ready tasks while somebody can take them. A class that nobody can take holds up no other.
+
+    An offer is a unit, as is a need that finds nobody; what is left after so many has the next step.
+    """
     state.placement_is_due = False
     lines.begin_pass(state)
     _wake(state)
     if state.queue.active:
-        _place_queue(state, effects)
+        _place_queue(state, effects, units)
     lines.end_pass(state, effects)
     if state.queue.urgent:
         preemption.make_room(state, effects)
@@ -59,10 +61,9 @@ def _wake(state: State) -> None:
                     queue.wake(need)
 
 
-def _place_queue(state: State, effects: Effects) -> None:
+def _place_queue(state: State, effects: Effects, left: int) -> None:
     queue = state.queue
     queue.begin(state.now_us)
-    left = BUDGET
     reaches = state.fleet.reaches_made
     while queue.active:
         if left <= 0:

@@ -143,8 +143,13 @@ def line_key(agent: Agent) -> Key | None:
     What went on beyond the slots (it stopped waiting by itself) keeps others of the line: the agent's room is slots and
     credit together.
     """
-    length = len(agent.ahead) + max(0, agent.slots_used - agent.slots)
-    if length < agent.prefetch_credit and agent.slots and is_open(agent):
+    credit = agent.prefetch_credit
+    if not credit:
+        return None
+    length = len(agent.ahead)
+    if agent.slots_used > agent.slots:
+        length += agent.slots_used - agent.slots
+    if length < credit and agent.slots and is_open(agent):
         return length / agent.slots, agent.id
     return None
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import count, repeat
-from typing import NamedTuple
 
 from outrider_coordinator.core.attempts import deadlines, outcome
 from outrider_coordinator.core.effects import Accepted, Effects, NeedTasks, Refused, Reply
@@ -20,7 +19,7 @@ from outrider_coordinator.core.events import RunMember, RunSubmitted, TasksAdded
 from outrider_coordinator.core.model import Run, Task
 from outrider_coordinator.core.records import InsertEvent, InsertRunPart
 from outrider_coordinator.core.runs import lifecycle
-from outrider_coordinator.core.runs.errands import Admission, Decision
+from outrider_coordinator.core.runs.errands import Admission, Decision, Edges
 from outrider_coordinator.core.runs.submission import again, full
 from outrider_coordinator.core.snapshots import inserted
 from outrider_coordinator.core.spec import Condition
@@ -82,18 +81,36 @@ def submitted_at_once(state: State, effects: Effects, event: RunSubmitted) -> No
         advance(state, effects, errand, units=len(event.members) * (1 + EDGES_MAX))
 
 
+def is_under_way(state: State, run_id: str) -> bool:
+    """Whether a run that was submitted is still being taken in."""
+    return any(isinstance(errand, Admission) and errand.run.id == run_id for errand in state.errands)
+
+
+def abandon(state: State, run_id: str) -> None:
+    """Take a run in no further: nothing of it is in the state yet, and nobody waits for an answer."""
+    kept = [errand for errand in state.errands if not (isinstance(errand, Admission) and errand.run.id == run_id)]
+    state.errands.clear()
+    state.errands.extend(kept)
+
+
 def advance(state: State, effects: Effects, errand: Admission, units: int) -> int:
     """Make the next members, or put everything in once all are made; returns the units used."""
     members, used = errand.members, 0
     while errand.position < len(members) and used < units:
         member = members[errand.position]
-        refused = _make(state, errand, member)
+        edges_left = (units - used) * _EDGES_PER_UNIT
+        used += 1 + min(edges_left, len(member.after_keys) - len(errand.edges.keys)) // _EDGES_PER_UNIT
+        refused = _follow(errand, member, edges_left)
+        if refused is None:
+            if len(errand.edges.keys) < len(member.after_keys):
+                return used
+            refused = _close_ranks(errand, member)
         if refused is not None:
             errand.position = len(members) + 1
             effects.sends.append(Reply(errand.event.reply, refused))
             return used
+        _make(state, errand, member)
         errand.position += 1
-        used += 1 + len(member.after_keys) // _EDGES_PER_UNIT
     if errand.position == len(members) and (used == 0 or len(members) <= units):
         if errand.run.is_sequential and errand.run.part_count != errand.part_number:
             _begin(state, errand.event, errand.run)  # others came in between: these come after them
@@ -141,40 +158,65 @@ def _closed(state: State, event: TasksAdded, run: Run | None) -> Refused | None:
     return None
 
 
-class _Edge(NamedTuple):
-    """One dependency of a member; ``is_inside`` when that enters together with it."""
+def _follow(errand: Admission, member: RunMember, most: int) -> Refused | None:
+    """Read the next edges of a member, at most so many: one that comes after thousands takes several slices."""
+    done = len(errand.edges.keys)
+    until = done + most
+    ids = member.after_ids[done:until] or repeat("")
+    conditions = member.conditions[done:until] or repeat(Condition.SUCCESS)
+    for key, given_id, condition in zip(member.after_keys[done:until], ids, conditions, strict=False):
+        refused = _tie(errand, member, key, given_id, condition)
+        if refused is not None:
+            return refused
+    return None
 
-    other_id: str
-    key: str
-    condition: Condition
-    is_inside: bool
 
-
-def _make(state: State, errand: Admission, member: RunMember) -> Refused | None:
-    """One task with its row; it is in no table of the state yet."""
-    edges = _edges(errand, member)
-    unknown = next((edge.key for edge in edges if not edge.other_id), None)
-    if unknown is not None:
-        message = f"task {member.key!r} comes after {unknown!r}, which is no key of this run"
+def _tie(errand: Admission, member: RunMember, key: str, given_id: str, condition: Condition) -> Refused | None:
+    """One edge, from a task of the same admission or one that was there before."""
+    edges = errand.edges
+    inside_id = "" if given_id else errand.ids.get(key, "")
+    other_id = given_id or inside_id or errand.run.members.get(key, "")
+    if not other_id:
+        message = f"task {member.key!r} comes after {key!r}, which is no key of this run"
         return Refused("INVALID_REQUEST", message, f"tasks[{errand.position}].after_keys")
+    edges.ids.append(other_id)
+    edges.keys.append(key)
+    edges.conditions.append(condition)
+    if inside_id:
+        edges.inside[other_id] = condition
+        errand.dependents.setdefault(other_id, []).append(member.task_id)
+    else:
+        edges.outside.append((other_id, condition))
+    return None
+
+
+def _close_ranks(errand: Admission, member: RunMember) -> Refused | None:
+    """In a sequential run a task also comes after the one before it, however that ends."""
+    if not errand.run.is_sequential:
+        return None
+    position = errand.position
+    before = errand.members[position - 1].key if position else next(reversed(errand.run.members), "")
+    if not before or before in member.after_keys:
+        return None
+    return _tie(errand, member, before, "", Condition.ALWAYS)
+
+
+def _make(state: State, errand: Admission, member: RunMember) -> None:
+    """One task with its row, once its edges are known; it is in no table of the state yet."""
+    edges, errand.edges = errand.edges, Edges()
     task = _task(state, errand, member, edges)
     errand.tasks[task.id] = task
     errand.rows.append(inserted(task))
-    if not task.waiting_for or any(not edge.is_inside for edge in edges):
+    if not task.waiting_for or edges.outside:
         errand.roots.append(task.id)
     errand.phases.append(member.phase)
     errand.milestones.append(member.milestone)
     errand.weights.append(member.spec.weight)
     if not errand.run.part_count:  # nobody sees the run yet, so it can be counted piece by piece
         _count(errand, task, member.phase, member.milestone)
-    for edge in edges:
-        if edge.is_inside:
-            errand.dependents.setdefault(edge.other_id, []).append(task.id)
-        else:
-            errand.outside.append((task, edge.other_id, edge.condition))
+    errand.outside += [(task, other_id, condition) for other_id, condition in edges.outside]
     if task.spec.queue_timeout_us or task.spec.deadline_us:
         deadlines.watch(state, task)
-    return None
 
 
 def _count(errand: Admission, task: Task, phase: int, milestone: str) -> None:
@@ -185,9 +227,9 @@ def _count(errand: Admission, task: Task, phase: int, milestone: str) -> None:
         lifecycle.hold(run, task)
 
 
-def _task(state: State, errand: Admission, member: RunMember, edges: list[_Edge]) -> Task:
+def _task(state: State, errand: Admission, member: RunMember, edges: Edges) -> Task:
     run = errand.run
-    is_plain = all(edge.condition is Condition.SUCCESS for edge in edges)
+    is_plain = edges.conditions.count(Condition.SUCCESS) == len(edges.conditions)
     task = Task(
         member.task_id,
         run.namespace,
@@ -200,31 +242,15 @@ def _task(state: State, errand: Admission, member: RunMember, edges: list[_Edge]
         client_id=run.client_id,
         submitter=run.submitter,
         trace=run.trace,
-        dependency_ids=tuple(edge.other_id for edge in edges),
-        dependency_conditions=() if is_plain else tuple(edge.condition for edge in edges),
-        dependency_keys=tuple(edge.key for edge in edges),
-        waiting_for={edge.other_id: edge.condition for edge in edges if edge.is_inside} or None,
+        dependency_ids=tuple(edges.ids),
+        dependency_conditions=() if is_plain else tuple(edges.conditions),
+        dependency_keys=tuple(edges.keys),
+        waiting_for=edges.inside or None,
         ready_us=member.spec.not_before_us,
     )
     state.order_next += 1
     state.give_caps(task, run)
     return task
-
-
-def _edges(errand: Admission, member: RunMember) -> list[_Edge]:
-    """The edges as given; in a sequential run also one to the task before it. An unknown key has no id."""
-    inside, members = errand.ids, errand.run.members
-    conditions = member.conditions or repeat(Condition.SUCCESS)
-    edges = []
-    for key, given_id, condition in zip(member.after_keys, member.after_ids or repeat(""), conditions, strict=False):
-        inside_id = "" if given_id else inside.get(key, "")
-        edges.append(_Edge(given_id or inside_id or members.get(key, ""), key, condition, bool(inside_id)))
-    if errand.run.is_sequential:
-        position = errand.position
-        before = errand.members[position - 1].key if position else next(reversed(members), "")
-        if before and before not in member.after_keys:
-            edges.append(_Edge(inside.get(before) or members[before], before, Condition.ALWAYS, before in inside))
-    return edges
 
 
 def _enter(state: State, effects: Effects, errand: Admission) -> Accepted | Refused | NeedTasks:

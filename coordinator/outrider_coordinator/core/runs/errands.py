@@ -58,11 +58,26 @@ class RunStop:
 
 
 @dataclass(slots=True)
+class Edges:
+    """What one task comes after, as far as it was read: ids, keys and conditions beside each other.
+
+    ``inside`` are conditions by the id of tasks that enter with it; ``outside`` edges to tasks of before.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
+    inside: dict[str, Condition] = field(default_factory=dict)
+    outside: list[tuple[str, Condition]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Admission:
     """A graph, or an addition to one, on its way in: rows are made slice by slice, and all of them enter in one step.
 
-    Nothing of it is in the state before that step, so a crash or a refusal leaves nothing. ``outside`` are edges to
-    tasks that were there before: (task, id of the other, condition); ``roots`` what may be decided on entering.
+    Nothing of it is in the state before that step, so a crash or a refusal leaves nothing. ``edges`` are those of the
+    next member that were read. ``outside`` are edges to tasks that were there before: (task, id of the other,
+    condition); ``roots`` what may be decided on entering.
     """
 
     event: RunSubmitted | TasksAdded
@@ -73,6 +88,7 @@ class Admission:
     first_phase: int
     tasks: dict[str, Task] = field(default_factory=dict)
     rows: list[InsertTask] = field(default_factory=list)
+    edges: Edges = field(default_factory=Edges)
     phases: list[int] = field(default_factory=list)
     milestones: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)

@@ -15,21 +15,20 @@ from outrider_coordinator.core.runs.errands import Admission, Consequence, Decis
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Intent, Reason
 
-#: Tasks that one step decides, takes in or cancels for errands: 10 to 20 us each.
-UNITS_PER_STEP = 128
-#: So many of these for one errand before the next one has its turn.
+#: Tasks that one errand decides, takes in or cancels before the next one has its turn: 10 to 20 us each.
 UNITS_PER_TURN = 64
 
 
-def work(state: State, effects: Effects) -> None:
-    """Do one step's share of the errands, those that come up meanwhile too."""
-    left, errands = UNITS_PER_STEP, state.errands
+def work(state: State, effects: Effects, units: int) -> int:
+    """Do so much of the errands, and of those that come up meanwhile; returns the units used."""
+    left, errands = units, state.errands
     while errands and left > 0:
         errand = errands.popleft()
         used = _advance(state, effects, errand, min(left, UNITS_PER_TURN))
         left -= max(1, used)
         if not _is_done(errand):
             errands.append(errand)
+    return units - left
 
 
 def _advance(state: State, effects: Effects, errand: Errand, units: int) -> int:

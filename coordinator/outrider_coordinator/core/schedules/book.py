@@ -113,12 +113,21 @@ class Schedule:
         return self.namespace, self.name
 
 
+class Entering(NamedTuple):
+    """A run of a schedule's time ``due_us`` on its way in, too large for one step; it replaces earlier work, if any."""
+
+    run_id: str
+    due_us: int
+    replaced_id: str = ""
+
+
 @dataclass(slots=True)
 class ScheduleBook:
     """All schedules. ``wakes`` are the times on the line when they are to be looked at, the first one first.
 
     ``timer_us`` is when a timer comes for the first of them, 0 for none; ``is_awake`` once it has come. ``waited_for``
-    maps the task or run that a queued time waits for to its schedule. ``wall_offset_us`` is by how much the wall clock
+    maps the task or run that a queued time waits for to its schedule; ``entering`` are runs of which nothing is in the
+    state yet, by schedule. ``wall_offset_us`` is by how much the wall clock
     is ahead of the coordinator's line of time.
     """
 
@@ -127,6 +136,7 @@ class ScheduleBook:
     timer_us: int = 0
     is_awake: bool = False
     waited_for: dict[str, ScheduleKey] = field(default_factory=dict)
+    entering: dict[ScheduleKey, Entering] = field(default_factory=dict)
     wall_offset_us: int = 0
     ids_made: int = 0
 

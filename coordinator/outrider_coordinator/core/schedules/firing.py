@@ -1,7 +1,8 @@
 """Work submitted by the clock: each time fires once, or is skipped and counted.
 
 What a time submits enters in the same step in which the schedule goes on to its next time, so both are durable or
-neither is: a crash neither loses a time nor fires it twice. The request id of the work is made of the schedule and the
+neither is: a crash neither loses a time nor fires it twice. A large run is made in slices before that; until it enters,
+nothing has happened. The request id of the work is made of the schedule and the
 time, so it can be found and is refused a second time. A step deals with few schedules; the others wait for the next.
 
 A time is *missed* when it is dealt with more than a minute late, or when a later one has come already. Clocks: a step
@@ -22,21 +23,23 @@ from outrider_coordinator.core.effects import Effects, Refused, Reply
 from outrider_coordinator.core.events import RunSubmitted, TasksSubmitted
 from outrider_coordinator.core.records import DeleteSchedule, InsertEvent
 from outrider_coordinator.core.runs import admission, lifecycle, submission
-from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK, Missed, Overlap, Schedule
+from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK, Entering, Missed, Overlap, Schedule
 from outrider_coordinator.core.schedules.events import ScheduleCreated, ScheduleOrder, ScheduleOrdered, SchedulesAsked
 from outrider_coordinator.core.snapshots import schedule_row
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State, TimerKind
 from outrider_coordinator.core.states import EventType, Reason
 
-#: Times that one step deals with: submitting takes 50 us each, a calendar as much.
-TIMES_PER_STEP = 32
+#: Times that one step deals with, and the units of `pacing` for one: a calendar takes 50 to 100 us, a submit 50.
+TIMES_PER_STEP, UNITS_PER_TIME = 16, 8
 #: A time dealt with later than this was missed.
 LATE_US = 60 * SECOND_US
 #: Times that are made up for at most (ALL), and that are counted one by one.
 MISSED_MAX = 100
 #: A wall clock that is stepped by more was wrong.
 CLOCK_STEP_US = 3 * 3600 * SECOND_US
+#: Tasks of a run that enters within the step in which its time is dealt with.
+AT_ONCE_MAX = 8
 #: How soon a time is tried again for which there was no room.
 RETRY_US = 10 * SECOND_US
 
@@ -53,6 +56,7 @@ def created(state: State, effects: Effects, event: ScheduleCreated) -> None:
         effects.sends.append(Reply(event.reply, refused))
         return
     if known is not None:
+        _abandon(state, known)
         _succeed(schedule, known)
     book.schedules[schedule.key] = schedule
     schedule.offset_us = book.wall_offset_us
@@ -70,6 +74,7 @@ def ordered(state: State, effects: Effects, event: ScheduleOrdered) -> None:
     if event.order == ScheduleOrder.DELETE:
         _forget(state, effects, schedule)
     elif schedule.is_paused != (event.order == ScheduleOrder.PAUSE):
+        _abandon(state, schedule)
         schedule.is_paused = event.order == ScheduleOrder.PAUSE
         schedule.queued_us = 0
         state.schedules.waited_for.pop(schedule.last_id, None)
@@ -113,13 +118,33 @@ def works_ended(state: State, effects: Effects) -> None:
     _set_timer(state)
 
 
-def fire(state: State, effects: Effects) -> None:
-    """Deal with schedules that are due, as many as fit into a step."""
+def fire(state: State, effects: Effects) -> int:
+    """Deal with schedules that are due, as many as fit into a step. Returns the units used (`pacing`)."""
     book = state.schedules
     left = TIMES_PER_STEP
     while left > 0 and (schedule := book.take(state.now_us)) is not None:
         left -= _look(state, effects, schedule)
     book.is_awake, book.timer_us = False, 0
+    _set_timer(state)
+    return (TIMES_PER_STEP - left) * UNITS_PER_TIME
+
+
+def works_entered(state: State, effects: Effects) -> None:
+    """Runs that were on their way are in, or were refused: their schedules go on, or try again later."""
+    book = state.schedules
+    for key, entering in list(book.entering.items()):
+        schedule, run_id = book.schedules[key], entering.run_id
+        if run_id in effects.runs:
+            del book.entering[key]
+            _submitted(state, effects, schedule, run_id)
+            if schedule.next_us == entering.due_us:
+                schedule.next_us = schedule.times.following(entering.due_us) or 0
+            if entering.replaced_id:
+                _replace(state, effects, schedule, entering.replaced_id)
+            book.wake(schedule, state.now_us)
+        elif not admission.is_under_way(state, run_id):
+            del book.entering[key]
+            book.wake(schedule, state.now_us + RETRY_US)
     _set_timer(state)
 
 
@@ -143,13 +168,15 @@ def check(state: State) -> None:
     book = state.schedules
     for schedule in book.schedules.values():
         story = f"schedule {schedule.name}"
-        wake_us = schedule.wake_us
+        wake_us, is_entering = schedule.wake_us, schedule.key in book.entering
         if schedule.queued_us:
             assert not schedule.is_paused, f"{story} is paused and queues {schedule.queued_us}"
             waits = book.waited_for.get(schedule.last_id) == schedule.key
-            assert waits == _is_open(state, schedule.last_id), f"{story} does not wait for {schedule.last_id}"
-            assert waits or wake_us, f"{story} sleeps with a time in its queue"
-        if schedule.next_us and not schedule.is_paused:
+            assert is_entering or waits == _is_open(state, schedule.last_id), (
+                f"{story} does not wait for {schedule.last_id}"
+            )
+            assert waits or wake_us or is_entering, f"{story} sleeps with a time in its queue"
+        if schedule.next_us and not schedule.is_paused and not is_entering:
             latest_us = max(book.line_us(schedule, schedule.next_us), state.now_us + RETRY_US)
             assert wake_us, f"{story} sleeps through {schedule.next_us}"
             assert wake_us <= latest_us, f"{story} wakes at {wake_us}, its time is {schedule.next_us}"
@@ -165,11 +192,12 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
     if book.wall_offset_us != schedule.offset_us:
         _follow_clock(state, effects, schedule)
     now_us = book.now_us(schedule, state.now_us)
-    if schedule.is_paused:
+    if schedule.is_paused or schedule.key in book.entering:
         return 1
     if schedule.queued_us and not _is_open(state, schedule.last_id):
         is_in = _submit(state, effects, schedule, schedule.queued_us)
-        book.wake(schedule, state.now_us if is_in else state.now_us + RETRY_US)
+        if schedule.key not in book.entering:
+            book.wake(schedule, state.now_us if is_in else state.now_us + RETRY_US)
         return 1
     if not schedule.next_us or schedule.next_us > now_us:
         _arm(state, schedule)
@@ -180,6 +208,8 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
         _skip(state, effects, schedule, "its time was missed")
     elif not _meet(state, effects, schedule, due_us):
         book.wake(schedule, state.now_us + RETRY_US)
+        return count
+    if schedule.key in book.entering:
         return count
     schedule.next_us = schedule.times.following(due_us) or 0
     effects.schedules[schedule.key] = schedule
@@ -216,9 +246,10 @@ def _meet(state: State, effects: Effects, schedule: Schedule, due_us: int) -> bo
         return _submit(state, effects, schedule, due_us)
     if schedule.overlap is Overlap.REPLACE:
         before_id = schedule.last_id
-        if not _submit(state, effects, schedule, due_us):
+        if not _submit(state, effects, schedule, due_us, replaced_id=before_id):
             return False
-        _cancel(state, effects, before_id, f"schedule {schedule.name} replaces it")
+        if schedule.key not in state.schedules.entering:
+            _replace(state, effects, schedule, before_id)
     elif schedule.overlap is Overlap.QUEUE and not schedule.queued_us:
         schedule.queued_us = due_us
         state.schedules.waited_for[schedule.last_id] = schedule.key
@@ -227,8 +258,8 @@ def _meet(state: State, effects: Effects, schedule: Schedule, due_us: int) -> bo
     return True
 
 
-def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int) -> bool:
-    """Submit the work of one time. False when there is no room for it now."""
+def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int, *, replaced_id: str = "") -> bool:
+    """Submit the work of one time, or begin to. False when there is no room for it now."""
     request_id = f"{REQUEST_ID_MARK}{schedule.name}:{due_us}"
     known = state.requests.find(schedule.namespace, request_id)
     if known is None:
@@ -236,15 +267,24 @@ def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int) -> 
         size = len(work.members) if isinstance(work, RunSubmitted) else len(work.submissions)
         if len(state.tasks) + size > state.settings.queue_depth_max:
             return False
+        if isinstance(work, RunSubmitted) and size > AT_ONCE_MAX:
+            admission.run_submitted(state, effects, work)
+            state.schedules.entering[schedule.key] = Entering(work.run_id, due_us, replaced_id)
+            return True
         work_id = _enter(state, effects, work)
     else:
         work_id = known[0]
+    _submitted(state, effects, schedule, work_id)
+    return True
+
+
+def _submitted(state: State, effects: Effects, schedule: Schedule, work_id: str) -> None:
+    """The work of a time is in: with it the schedule's row is written."""
     schedule.queued_us = 0
     schedule.last_id, schedule.last_us = work_id, state.schedules.now_us(schedule, state.now_us)
     schedule.fired_count += 1
     _event(state, effects, EventType.SCHEDULE_FIRED, schedule, "", work_id)
     effects.schedules[schedule.key] = schedule
-    return True
 
 
 def _enter(state: State, effects: Effects, work: TasksSubmitted | RunSubmitted) -> str:
@@ -253,6 +293,17 @@ def _enter(state: State, effects: Effects, work: TasksSubmitted | RunSubmitted) 
         return work.run_id
     submission.tasks_submitted(state, effects, work)
     return work.submissions[0].task_id
+
+
+def _abandon(state: State, schedule: Schedule) -> None:
+    """Nobody wants the run that is on its way any more; nothing of it is in the state."""
+    entering = state.schedules.entering.pop(schedule.key, None)
+    if entering is not None:
+        admission.abandon(state, entering.run_id)
+
+
+def _replace(state: State, effects: Effects, schedule: Schedule, work_id: str) -> None:
+    _cancel(state, effects, work_id, f"schedule {schedule.name} replaces it")
 
 
 def _cancel(state: State, effects: Effects, work_id: str, message: str) -> None:
@@ -308,6 +359,7 @@ def _changed(state: State, effects: Effects, schedule: Schedule) -> None:
 
 
 def _forget(state: State, effects: Effects, schedule: Schedule) -> None:
+    _abandon(state, schedule)
     del state.schedules.schedules[schedule.key]
     state.schedules.waited_for.pop(schedule.last_id, None)
     effects.schedules.pop(schedule.key, None)
