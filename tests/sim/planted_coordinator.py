@@ -364,6 +364,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("take a Hello that comes late", "I12", (agent_session, "_hello", _of_now)),
     ("forget exclusive", "I13", (specs, "_READS", _unread("exclusive"))),
     ("start again what may have started", "I12", (sessions, "stray_or_lose", _lost_is_new)),
+    ("answer in sessions that are over", "I13", (lease, "is_due", _always(True))),
     ("wait for no lease", "I13", (lease, "over_us", _no_leases)),
     ("acknowledge every cancel", "I14", (control, "cancel", _cancelled_anyway)),
     ("tell no agent of a cancel", "ends", (control, "cancel", _never_asked), (sessions, "_send_again", _nothing)),

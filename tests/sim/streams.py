@@ -100,7 +100,7 @@ class AgentStream:
             facts = [agent_facts.report(message) for message in reports.messages]
             post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
         elif kind == "heartbeat":
-            if not self._is_over:
+            if not self._is_over and lease.is_due(self._process.state, agent_id, epoch):
                 self._process.witness.leased(self._instance_id, self._process.kernel.now_us)
                 self._connection.down(frames.lease(epoch, request.heartbeat.boottime_ns, self._lease_us))
             post(agent_session._heartbeat(agent_id, epoch, request.heartbeat))

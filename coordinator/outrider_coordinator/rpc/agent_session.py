@@ -173,7 +173,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 facts = [agent_facts.report(message) for message in reports.messages]
                 self._engine.post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
             case "heartbeat":
-                session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))
+                if lease.is_due(self._engine.state, agent_id, epoch):
+                    session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))
                 self._engine.post(_heartbeat(agent_id, epoch, frame.heartbeat))
             case "accepted":
                 refs = [agent_facts.ref(ref) for ref in frame.accepted.refs]

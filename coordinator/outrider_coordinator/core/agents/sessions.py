@@ -199,6 +199,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     if agent.epoch:
         refused = Refused("AGENT_REMOVED", f"an operator removed agent {agent.id!r} from the fleet")
         effects.sends.append(EndSession(agent.epoch, agent.id, refused))
+        lease.sent(state, agent)  # a heartbeat that waits behind this order was answered when it came
     message, over_us = f"agent {agent.id} was removed", lease.over_us(state, agent)
     liveness.moved(state, agent, Connectivity.LOST)
     agent.epoch = 0
