@@ -14,11 +14,12 @@ from pathlib import Path
 
 import grpc
 
+from outrider import profiles
 from outrider.endpoint import Endpoint
 from outrider.errors import InvalidRequest
 from outrider.v1 import fleet_service_pb2, run_service_pb2, task_service_pb2
 
-__all__ = ["MESSAGE_BYTES_MAX", "TlsFiles", "connect", "connect_aio"]
+__all__ = ["MESSAGE_BYTES_MAX", "TlsFiles", "connect", "connect_aio", "profile_channel"]
 
 #: Largest message a client takes or sends; the coordinator's default.
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -33,17 +34,22 @@ _RETRY = {
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files for TLS: the authority to trust (it turns TLS on) and, for mutual TLS, a certificate and its key."""
+    """PEM files for TLS: the authority to trust (it turns TLS on) and, for mutual TLS, a certificate and its key.
+
+    ``token`` is an API token to show instead of a certificate.
+    """
 
     ca: str = ""
     certificate: str = ""
     key: str = ""
+    token: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> TlsFiles:
-        """From ``OUTRIDER_TLS_CA``, ``OUTRIDER_TLS_CERTIFICATE`` and ``OUTRIDER_TLS_KEY``."""
+        """From ``OUTRIDER_TLS_CA``, ``OUTRIDER_TLS_CERTIFICATE``, ``OUTRIDER_TLS_KEY`` and ``OUTRIDER_TOKEN``."""
         environment = os.environ if environment is None else environment
-        return cls(*(environment.get(f"OUTRIDER_TLS_{name}", "") for name in ("CA", "CERTIFICATE", "KEY")))
+        names = ("OUTRIDER_TLS_CA", "OUTRIDER_TLS_CERTIFICATE", "OUTRIDER_TLS_KEY", "OUTRIDER_TOKEN")
+        return cls(*(environment.get(name, "") for name in names))
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Credentials to connect with; None without an authority. Raises `InvalidRequest` for a file that is wrong."""
@@ -51,15 +57,26 @@ class TlsFiles:
             raise InvalidRequest("TLS needs the authority's file, and the certificate and the key together or neither")
         if not self.ca:
             return None
-        return grpc.ssl_channel_credentials(
+        files = grpc.ssl_channel_credentials(
             root_certificates=_read(self.ca),
             private_key=_read(self.key) if self.key else None,
             certificate_chain=_read(self.certificate) if self.certificate else None,
         )
+        return with_token(files, self.token)
+
+
+def with_token(credentials: grpc.ChannelCredentials, token: str) -> grpc.ChannelCredentials:
+    """The same credentials, showing this API token with every call; none when it is empty."""
+    if not token:
+        return credentials
+    return grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
 
 
 def connect(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
-    """A blocking channel. Raises `InvalidRequest` for a bad address, bad files or plain text to another machine."""
+    """A blocking channel. Raises `InvalidRequest` for a bad address, bad files or plain text to another machine.
+
+    Without ``tls`` the environment decides, and where it says nothing, what `outrider login` kept for that address.
+    """
     target, credentials = _checked(address, tls)
     if credentials is None:
         return grpc.insecure_channel(target, _options())
@@ -67,22 +84,31 @@ def connect(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
 
 
 def connect_aio(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
-    """A channel for asyncio; errors as `connect`."""
+    """A channel for asyncio; as `connect`."""
     target, credentials = _checked(address, tls)
     if credentials is None:
         return grpc.aio.insecure_channel(target, _options())
     return grpc.aio.secure_channel(target, credentials, _options())
 
 
+def profile_channel(endpoint: Endpoint, profile: profiles.Profile) -> grpc.Channel:
+    """A blocking channel by what a login knows. Raises `InvalidRequest` for roots that are no certificates."""
+    credentials = with_token(grpc.ssl_channel_credentials(profile.trust.encode()), profile.token)
+    return grpc.secure_channel(endpoint.target, credentials, _options())
+
+
 def _checked(address: str, tls: TlsFiles | None) -> tuple[str, grpc.ChannelCredentials | None]:
     endpoint = Endpoint.parse(address)
-    credentials = (TlsFiles.from_environment() if tls is None else tls).credentials()
     if endpoint.path:
         return endpoint.target, None
+    credentials = (TlsFiles.from_environment() if tls is None else tls).credentials()
+    if credentials is None and tls is None and (profile := profiles.of(endpoint.target)) is not None:
+        credentials = with_token(grpc.ssl_channel_credentials(profile.trust.encode()), profile.token)
     if credentials is None and not endpoint.is_local:
         raise InvalidRequest(
             f"refusing to talk to {endpoint} in plain text: whoever is in between could read and change everything; "
-            "set OUTRIDER_TLS_CA (--tls-ca) to the file of the coordinator's authority"
+            f"log in with `outrider login {endpoint}`, or set OUTRIDER_TLS_CA (--tls-ca) to the file of the "
+            "coordinator's authority"
         )
     return endpoint.target, credentials
 

@@ -52,10 +52,19 @@ def find() -> str:
 
 
 def coordinator_address(explicit: str = "") -> str:
-    """The address to use: the one given, ``$OUTRIDER_COORDINATOR``, or the announced one. Raises `Unreachable`."""
-    address = explicit or os.environ.get(ADDRESS_ENVIRONMENT, "") or find()
+    """The address to use: the one given, ``$OUTRIDER_COORDINATOR``, that of a cluster which runs on this machine, or
+    the one where this user is logged in. Raises `Unreachable`.
+    """
+    address = explicit or os.environ.get(ADDRESS_ENVIRONMENT, "") or find() or _logged_in()
     if not address:
         raise Unreachable(
-            "no coordinator is known: give its address, set OUTRIDER_COORDINATOR, or start one on this machine"
+            "no coordinator is known: start one here with `outrider up`, log in to one with `outrider login`, or give "
+            "its address with --coordinator or OUTRIDER_COORDINATOR"
         )
     return address
+
+
+def _logged_in() -> str:
+    from outrider import profiles  # only here, so that `--help` does not pay for it
+
+    return profiles.current_address()

@@ -23,6 +23,7 @@ __all__ = [
     "OutriderError",
     "PermissionDenied",
     "QueueFull",
+    "RateLimited",
     "RequestIdReused",
     "SessionSuperseded",
     "StoreUnavailable",
@@ -120,6 +121,12 @@ class QueueFull(OutriderError):
     """As many tasks are open as the coordinator takes."""
 
     reason, code, retry_after_s = "QUEUE_FULL", "RESOURCE_EXHAUSTED", 1.0
+
+
+class RateLimited(OutriderError):
+    """The caller calls more often than it may; ``retry_after_s`` says when to come back."""
+
+    reason, code, retry_after_s = "RATE_LIMITED", "RESOURCE_EXHAUSTED", 1.0
 
 
 class TooLarge(OutriderError):

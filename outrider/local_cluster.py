@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from outrider.settings_file import CONFIG_ENVIRONMENT
+
 __all__ = ["Daemon", "held_pipe", "local_cluster"]
 
 READY_TIMEOUT_S = 30.0
@@ -75,6 +77,7 @@ class Daemon:
     def _spawn(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
         environment |= {"NOTIFY_SOCKET": str(self._ready_path), "OUTRIDER_PARENT_FD": str(self._parent_fd)}
+        environment.setdefault(CONFIG_ENVIRONMENT, os.devnull)  # not the one of a service on this machine
         with self._log.open("ab") as log:
             self._log_start = log.tell()
             process = subprocess.Popen(

@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from outrider.errors import InvalidRequest
+from outrider.settings_file import CONFIG_ENVIRONMENT
 
 Settings = TypeVar("Settings", bound=msgspec.Struct)
-
-CONFIG_ENVIRONMENT = "OUTRIDER_CONFIG"
 
 
 def setting(why: str, *, unit: str = "", ge: float | None = None, le: float | None = None) -> msgspec.Meta:

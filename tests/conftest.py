@@ -13,6 +13,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import shutil
+import tempfile
 from collections import Counter
 from typing import Any
 
@@ -32,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = Counter()
     for name in [name for name in os.environ if name.startswith(("OUTRIDER_", "OTEL_")) or name == "TRACEPARENT"]:
         del os.environ[name]
+    # Nor what its owner has configured or logged in to: no daemon and no command of a test finds that.
+    os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="outrider-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_CONFIG_HOME"], ignore_errors=True))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

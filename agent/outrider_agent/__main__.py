@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from outrider import settings_file
 from outrider.errors import OutriderError
 from outrider.presets import PRESETS, preset
 from outrider_agent.daemon import EXIT_CANNOT_START, run
@@ -37,7 +38,12 @@ def parser(prog: str = "outrider-agent") -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML), section [agent]")
+    made.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings file (TOML), section [agent]; default: ~/.config/outrider/outrider.toml, then /etc/outrider/",
+    )
     made.add_argument("--preset", metavar="NAME", help=f"settings that go together: {', '.join(PRESETS)}")
     made.add_argument("--coordinator", metavar="ADDRESS", help="HOST:PORT or unix:/path; several separated by commas")
     made.add_argument("--name", help="name in the fleet (default: the host's name)")
@@ -102,7 +108,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "outrider-agent") -> int
     arguments = parser(prog).parse_args(argv)
     try:
         named = preset(arguments.preset, "agent")
-        settings = load(path=arguments.config, preset=named, flags=flags_of(arguments))
+        settings = load(path=arguments.config or settings_file.found(), preset=named, flags=flags_of(arguments))
     except (OutriderError, ValueError) as error:
         print(f"outrider-agent: {error}", file=sys.stderr)
         return EXIT_CANNOT_START

@@ -54,6 +54,7 @@ class Conversation:
         wake: Callable[[], None],
         give_up: Callable[[str], None],
         drain: Callable[[float | None], None],
+        renew: Callable[[], None],
         exports_spans: bool,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -66,6 +67,7 @@ class Conversation:
         self._wake = wake
         self._give_up = give_up
         self._drain = drain
+        self._renew = renew
         self._exports_spans = exports_spans
         self._jitter = jitter
         self._link: LinkProcess
@@ -84,6 +86,11 @@ class Conversation:
     def attach(self, link: LinkProcess, outboxes: Outboxes, runner: Runner) -> None:
         """Talk through this link about these."""
         self._link, self._outboxes, self._runner = link, outboxes, runner
+
+    def move(self) -> None:
+        """The files of the identity have changed: connect with them beside the stream, then move over."""
+        if self.session.is_live:
+            self._link.send_encoded(encode_target(self._targets[self.session.address], Kind.WARM))
 
     # --- the runner's outlet -----------------------------------------------------------------------------------
 
@@ -197,6 +204,8 @@ class Conversation:
         elif kind is Kind.CLOSED:
             closed = decode_closed(body)
             self._ended(End(closed.code, closed.reason, closed.message))
+        elif kind is Kind.WARMED:
+            self._warmed(body.decode())
 
     def link_lost(self) -> None:
         """The stream died with it; the next link connects at once."""
@@ -206,6 +215,12 @@ class Conversation:
     def link_has_room(self) -> None:
         """Go on sending."""
         self.pump()
+
+    def _warmed(self, problem: str) -> None:
+        if problem:
+            _logger.warning("cannot connect with the new certificate yet, the old connection goes on: %s", problem)
+        elif self.session.move():
+            self._link.send(Kind.CLOSE)
 
     def _say_hello(self) -> None:
         # What was waiting to be said in the last session is said by the inventory.
@@ -229,11 +244,12 @@ class Conversation:
         self._link.send(Kind.DATA, hello)
 
     def _ended(self, end: End) -> None:
+        was_moving = self.session.is_moving
         final = self.session.closed(end, clock.boot_us(), self._jitter())
         self.is_hung_up = self.session.phase is Phase.ENDED
         if final:
             self._give_up(f"{self.session.address}: {final}")
-        elif not self.is_hung_up:
+        elif not self.is_hung_up and not was_moving:
             self._problem(end.message or end.code)
         self._wake()
 
@@ -277,6 +293,8 @@ class Conversation:
             # The coordinator sends nothing while an agent is paused; what was sent before is still run.
             self.is_paused = kind == "pause"
             _logger.info("an operator %s this agent", "paused" if self.is_paused else "resumed")
+        elif kind == "renew_certificate":
+            self._renew()
         elif kind == "drain":
             drain = response.drain
             self._drain(frames.seconds(drain.timeout) if drain.HasField("timeout") else None)

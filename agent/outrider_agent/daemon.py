@@ -14,6 +14,7 @@ from pathlib import Path
 from outrider.endpoint import Endpoint
 from outrider.errors import InvalidRequest, OutriderError
 from outrider_agent import log_lines
+from outrider_agent.identity import Cluster, IdentityFolder
 from outrider_agent.link_frames import Target
 from outrider_agent.settings import AgentSettings, resolved
 from outrider_agent.state_directory import StateDirectory
@@ -42,6 +43,10 @@ def run(settings: AgentSettings) -> int:
 
 def coordinator_targets(settings: AgentSettings) -> list[Target]:
     """Where to connect, in the order to try. Raises `InvalidRequest` or `Unreachable` saying what to set."""
+    joined = IdentityFolder(Path(settings.state_directory))
+    cluster = None if settings.tls_ca else joined.cluster()
+    if cluster is not None and all(not Endpoint.parse(address).path for address in settings.addresses):
+        return _joined_targets(settings, cluster, joined)
     addresses = settings.addresses or (_found_address(),)
     for name in ("tls_ca", "tls_certificate", "tls_key"):
         path = getattr(settings, name)
@@ -57,6 +62,18 @@ def coordinator_targets(settings: AgentSettings) -> list[Target]:
                 "set --tls-ca to the coordinator's authority (and --tls-certificate, --tls-key for mutual TLS)"
             )
     tls = (settings.tls_ca, settings.tls_certificate, settings.tls_key)
+    return [Target(endpoint.target, *tls) for endpoint in endpoints]
+
+
+def _joined_targets(settings: AgentSettings, cluster: Cluster, joined: IdentityFolder) -> list[Target]:
+    """The cluster that this agent has joined, by its own certificate."""
+    if settings.name != cluster.agent_id:
+        raise InvalidRequest(
+            f"this agent has joined as {cluster.agent_id!r} and cannot go by the name {settings.name!r}; "
+            "set agent.name to that, or join again"
+        )
+    tls = (str(joined.trust), str(joined.certificate), str(joined.certificate))
+    endpoints = [Endpoint.parse(address) for address in settings.addresses or cluster.addresses]
     return [Target(endpoint.target, *tls) for endpoint in endpoints]
 
 

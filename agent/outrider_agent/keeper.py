@@ -26,6 +26,7 @@ from outrider_agent.link_frames import Target
 from outrider_agent.link_process import LinkProcess
 from outrider_agent.outboxes import open_outboxes
 from outrider_agent.pool import Pool, WorkerProcess
+from outrider_agent.renewal import Renewal
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
 from outrider_agent.settings import AgentSettings
@@ -73,6 +74,7 @@ class Keeper:
         settings, state = self._settings, self._state
         exports_spans = telemetry.is_configured()
         self._session = Session(tuple(target.address for target in targets), clock.boot_us())
+        self._renewal = Renewal(state.path, lambda: self._conversation.move())
         self._conversation = Conversation(
             identity,
             self._session,
@@ -81,6 +83,7 @@ class Keeper:
             wake=self._wake,
             give_up=self._give_up,
             drain=lambda timeout_s: self._begin_leaving("drained", timeout_s, 0),
+            renew=self._renewal.now,
             exports_spans=exports_spans,
         )
         limits = Limits(
@@ -121,6 +124,7 @@ class Keeper:
             self._loop.add_signal_handler(number, self._signalled, number)
         self._watch_parent()
         self._link.start()
+        self._renewal.start()
         self._tick()
         self._beat()
         self._feed_watchdog()
@@ -311,6 +315,7 @@ class Keeper:
         for handle in (self._tick_handle, self._heartbeat_handle):
             if handle is not None:
                 handle.cancel()
+        await self._renewal.close()
         self._link.close()
         self._pool.close()
         await asyncio.to_thread(sweep.kill_all, self._markers, HANG_UP_S)

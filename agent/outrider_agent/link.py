@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 # Both must be set before gRPC is imported: fork handlers break children, and it logs what is reported anyhow.
@@ -43,6 +43,8 @@ from outrider_agent.pipe import Pipe
 METHOD = "/outrider.v1.AgentService/Session"
 #: After half-closing, how long the coordinator has to end the stream.
 HANG_UP_S = 1.0
+#: How long a connection that shall replace another may take to stand.
+WARM_TIMEOUT_S = 15.0
 #: The keeper has not taken so much yet: read no more from the coordinator.
 KEEPER_PENDING_BYTES_MAX = 4 << 20
 SWEEP_TIMEOUT_S = 2.0
@@ -90,8 +92,11 @@ def reason_of(trailing_metadata: grpc.aio.Metadata | None) -> str:
 class Stream:
     """One Session stream from OPEN to CLOSED."""
 
-    def __init__(self, target: Target, tell_keeper: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, target: Target, tell_keeper: Callable[[bytes], None], channel: grpc.aio.Channel | None = None
+    ) -> None:
         self._target = target
+        self._channel = channel
         self._tell_keeper = tell_keeper
         self._outbound: deque[bytes] = deque()
         self._has_outbound = asyncio.Event()
@@ -117,7 +122,7 @@ class Stream:
     async def run(self) -> None:
         """Connect, carry, and say how it ended."""
         try:
-            async with open_channel(self._target) as channel:
+            async with self._channel or open_channel(self._target) as channel:
                 closed = await self._carry(channel)
         except (OSError, ValueError) as error:
             closed = Closed("INVALID_ARGUMENT", "INVALID_REQUEST", str(error))
@@ -178,6 +183,7 @@ class Link:
         self.keeper_gone = asyncio.Event()
         self._frames = FrameBuffer()
         self._stream: Stream | None = None
+        self._warm: tuple[Target, grpc.aio.Channel] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._exporter = _exporter(instance_id) if telemetry.is_configured() else None
         self._pipe = Pipe(loop, sock, self._received, self.keeper_gone.set, self._room)
@@ -205,12 +211,33 @@ class Link:
                 self._stream.put(body, is_urgent=kind is Kind.URGENT)
             elif self._stream is not None and kind is Kind.CLOSE:
                 self._stream.finish()
+            elif kind is Kind.WARM:
+                self._start(self._warm_up(decode_target(body)))
 
     def _open(self, target: Target) -> None:
-        self._stream = Stream(target, self._tell_keeper)
-        task = asyncio.create_task(self._stream.run())
+        channel = self._warm[1] if self._warm is not None and self._warm[0] == target else None
+        self._warm = None
+        self._stream = Stream(target, self._tell_keeper, channel)
+        self._start(self._stream.run())
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _warm_up(self, target: Target) -> None:
+        """Connect beside the stream that is open, with the files as they are now."""
+        problem = ""
+        try:
+            channel = open_channel(target)
+            await asyncio.wait_for(channel.channel_ready(), WARM_TIMEOUT_S)
+            self._warm = target, channel
+        except TimeoutError:
+            await channel.close()
+            problem = f"no connection within {WARM_TIMEOUT_S:g} s"
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        self._tell_keeper(encode(Kind.WARMED, problem.encode()))
 
     def _tell_keeper(self, frame: bytes) -> None:
         self._pipe.write(frame)

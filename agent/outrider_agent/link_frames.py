@@ -5,8 +5,10 @@ gRPC nor what the coordinator's frames mean.
 
 Keeper to link: OPEN (`Target`) asks for a stream, once the last one has ended; DATA is one encoded SessionRequest;
 URGENT is one that overtakes all DATA that is not yet written; CLOSE half-closes the stream after everything sent, and
-cancels it when the coordinator does not end it soon; SPANS is a list of `Span` records to export.
-Link to keeper: OPENED; DATA is one encoded SessionResponse; CLOSED (`Closed`) is the last word on a stream.
+cancels it when the coordinator does not end it soon; SPANS is a list of `Span` records to export; WARM (`Target`) asks
+for a connection that the next OPEN of the same target will use.
+Link to keeper: OPENED; DATA is one encoded SessionResponse; CLOSED (`Closed`) is the last word on a stream; WARMED says
+that such a connection stands, or why not (empty when it does).
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ class Kind(IntEnum):
     OPENED = 5
     CLOSED = 6
     URGENT = 7
+    WARM = 8
+    WARMED = 9
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -55,9 +59,9 @@ def encode(kind: Kind, body: bytes = b"") -> bytes:
     return _HEADER.pack(len(body), kind) + body
 
 
-def encode_target(target: Target) -> bytes:
-    """An OPEN frame."""
-    return encode(Kind.OPEN, msgspec.json.encode(target))
+def encode_target(target: Target, kind: Kind = Kind.OPEN) -> bytes:
+    """An OPEN or WARM frame."""
+    return encode(kind, msgspec.json.encode(target))
 
 
 def encode_closed(closed: Closed) -> bytes:
@@ -71,7 +75,7 @@ def encode_spans(spans: list[Span]) -> bytes:
 
 
 def decode_target(body: bytes) -> Target:
-    """The body of OPEN."""
+    """The body of OPEN and WARM."""
     return msgspec.json.decode(body, type=Target)
 
 

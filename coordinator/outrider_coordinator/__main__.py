@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from outrider import settings_file
 from outrider.errors import OutriderError
 from outrider.presets import PRESETS, preset
 from outrider.settings import load
@@ -15,7 +16,7 @@ from outrider_coordinator.settings import CoordinatorSettings
 def main(arguments: list[str] | None = None, prog: str = "outrider-coordinator") -> int:
     """Run the coordinator until it is told to stop; returns the exit code."""
     flags = vars(_parser(prog).parse_args(arguments))
-    config, named = flags.pop("config"), flags.pop("preset")
+    config, named = flags.pop("config") or settings_file.found(), flags.pop("preset")
     try:
         settings = load(
             CoordinatorSettings, "coordinator", path=config, preset=preset(named, "coordinator"), flags=flags
@@ -35,7 +36,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         epilog="Every setting can also stand in the [coordinator] table of the settings file, or in the environment "
         "as OUTRIDER_COORDINATOR_<NAME>. Flags win over the environment, which wins over the file.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings file (TOML); default: ~/.config/outrider/outrider.toml, then /etc/outrider/outrider.toml",
+    )
     parser.add_argument("--preset", metavar="NAME", help=f"settings that go together: {', '.join(PRESETS)}")
     parser.add_argument(
         "--listen",
@@ -43,6 +49,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="HOST:PORT or unix:/PATH; may be repeated; beyond this machine only with TLS (default 127.0.0.1:7420)",
     )
+    parser.add_argument(
+        "--listen-join",
+        action="append",
+        metavar="ADDRESS",
+        help="HOST:PORT where machines join and programs show tokens; needs TLS; may be repeated",
+    )
+    parser.add_argument("--host", metavar="NAME", help="how other machines reach this one, for the lines it prints")
     parser.add_argument("--state-directory", metavar="DIR", help="folder of the database")
     parser.add_argument("--tls-certificate", metavar="FILE", help="certificate chain of the server (PEM)")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key (PEM)")

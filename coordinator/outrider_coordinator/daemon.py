@@ -17,24 +17,25 @@ import json
 import logging
 import secrets
 import signal
-import ssl
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
-import grpc
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
-from outrider import collector, errors
+from outrider import collector, discovery, errors
 from outrider.endpoint import Endpoint
 from outrider.sdnotify import notify, watchdog_interval_s
 from outrider.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
     agent_service_pb2,
     agent_service_pb2_grpc,
     fleet_service_pb2,
     fleet_service_pb2_grpc,
+    join_service_pb2_grpc,
     limit_service_pb2,
     limit_service_pb2_grpc,
     run_service_pb2,
@@ -44,16 +45,23 @@ from outrider.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
+from outrider_coordinator.access.access import AUTHORITY, Access
+from outrider_coordinator.access.authority import Authority
+from outrider_coordinator.access.principals import Door
+from outrider_coordinator.access.quotas import Quotas
 from outrider_coordinator.clock import Clock, stepped_us, watch_wall
 from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.step import new_state
+from outrider_coordinator.doors import Adder, Doors, sorted_doors
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.quarantine import Quarantine
+from outrider_coordinator.rpc.access_service import AccessService
 from outrider_coordinator.rpc.agent_session import AgentService
-from outrider_coordinator.rpc.calls import Service, registry_of
+from outrider_coordinator.rpc.calls import Service
 from outrider_coordinator.rpc.convert import Converter
 from outrider_coordinator.rpc.fleet_service import FleetService
 from outrider_coordinator.rpc.ids import IdMaker
+from outrider_coordinator.rpc.join_service import JoinService, join_throttle
 from outrider_coordinator.rpc.limit_service import LimitService
 from outrider_coordinator.rpc.run_service import RunService
 from outrider_coordinator.rpc.schedule_service import ScheduleService
@@ -65,11 +73,23 @@ from outrider_coordinator.store.errors import StoreFailed, StoreRefused
 from outrider_coordinator.store.load import restore
 from outrider_coordinator.store.sqlite import SqliteStore
 from outrider_coordinator.telemetry import DispatchTracer, span_exporter
+from outrider_coordinator.tls import ServerTls, source_of
 
 logger = logging.getLogger("outrider.coordinator")
 
 EXIT_OK, EXIT_REFUSED, EXIT_FATAL = 0, 1, 70
 ADDRESSES_FILE, SUSPECTS_FILE = "addresses.json", "suspects.json"
+#: How often the server's certificate is read again.
+RELOAD_S = 10.0
+MODULES = (
+    task_service_pb2,
+    run_service_pb2,
+    fleet_service_pb2,
+    limit_service_pb2,
+    schedule_service_pb2,
+    access_service_pb2,
+    agent_service_pb2,
+)
 #: How long a stopping coordinator waits for the trace collector.
 TRACES_DEADLINE_S = 2.0
 #: A stopping coordinator has answered everything when for so long nothing arrived.
@@ -82,53 +102,24 @@ def run(settings: CoordinatorSettings) -> int:
     try:
         core_settings(settings)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        listen_on = [_checked(Endpoint.parse(address), settings) for address in settings.listen]
-        credentials = _credentials(settings)
+        authority = Authority(folder / AUTHORITY) if (folder / AUTHORITY).exists() else None
+        source = source_of(settings, authority)
+        tls = ServerTls(source) if source is not None else None
+        listen_on = sorted_doors(settings, tls)
         store = SqliteStore(folder)
     except (errors.OutriderError, StoreRefused) as error:
         print(f"outrider-coordinator: {error}", file=sys.stderr)
         return EXIT_REFUSED
     try:
-        return uvloop.run(_Daemon(settings, store, folder).serve(listen_on, credentials))
+        return uvloop.run(_Daemon(settings, store, folder, authority, tls).serve(listen_on))
+    except errors.InvalidRequest as error:
+        print(f"outrider-coordinator: {error}", file=sys.stderr)
+        return EXIT_REFUSED
     except StoreFailed as error:
         print(f"outrider-coordinator: {error}", file=sys.stderr)
         return EXIT_FATAL
     finally:
         store.close()
-
-
-def _checked(endpoint: Endpoint, settings: CoordinatorSettings) -> Endpoint:
-    if not endpoint.is_local and not settings.tls_certificate:
-        raise errors.InvalidRequest(
-            f"{endpoint} can be reached from other machines, and without TLS anybody there could run commands here; "
-            "set tls_certificate and tls_key (and tls_client_ca), or listen on 127.0.0.1 or a Unix socket"
-        )
-    return endpoint
-
-
-def _credentials(settings: CoordinatorSettings) -> grpc.ServerCredentials | None:
-    if bool(settings.tls_certificate) != bool(settings.tls_key) or (settings.tls_client_ca and not settings.tls_key):
-        raise errors.InvalidRequest("TLS needs tls_certificate and tls_key together; tls_client_ca comes with them")
-    if not settings.tls_certificate:
-        return None
-    certificate, key = _read(settings.tls_certificate), _read(settings.tls_key)
-    client_ca = _read(settings.tls_client_ca) if settings.tls_client_ca else None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
-    except ssl.SSLError as error:
-        files = f"{settings.tls_certificate} and {settings.tls_key}"
-        raise errors.InvalidRequest(f"{files} are no certificate and its key, both PEM: {error}") from None
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], root_certificates=client_ca, require_client_auth=client_ca is not None
-    )
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise errors.InvalidRequest(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
 
 
 def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
@@ -148,31 +139,49 @@ def _options(settings: CoordinatorSettings) -> list[tuple[str, int]]:
 class _Daemon:
     """One run of the daemon inside its event loop."""
 
-    def __init__(self, settings: CoordinatorSettings, store: SqliteStore, folder: Path) -> None:
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        store: SqliteStore,
+        folder: Path,
+        authority: Authority | None,
+        tls: ServerTls | None,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._folder = folder
+        self._tls = tls
         self._fatal: BaseException | None = None
+        self._announced: Path | None = None
         self._exporter = span_exporter(store.store_id)
+        self._access = Access(
+            folder,
+            authority,
+            timedelta(seconds=settings.agent_certificate_s),
+            Quotas(settings.caller_rate, settings.caller_streams),
+        )
 
-    async def serve(self, listen_on: list[Endpoint], credentials: grpc.ServerCredentials | None) -> int:
+    async def serve(self, listen_on: list[tuple[Door, Endpoint]]) -> int:
         """Start, wait for the order to stop, stop."""
         self._stop = asyncio.Event()
         self._watch_for_orders()
         engine = self._engine()
-        server, drain = await self._server(engine)
+        doors, drain = await self._doors(engine)
         try:
-            addresses = self._bind(server, listen_on, credentials)
+            doors.open(listen_on)
         except errors.OutriderError as error:
             print(f"outrider-coordinator: {error}", file=sys.stderr)
             await engine.close()
+            self._access.close()
             return EXIT_REFUSED
-        await server.start()
+        await doors.start()
         collector.calm()
-        self._announce(addresses)
+        self._announce(doors)
         beside = [
             asyncio.create_task(self._watchdog()),
             asyncio.create_task(watch_wall(engine.clock, lambda offset_us: engine.post(WallClockMoved(offset_us)))),
+            asyncio.create_task(self._access.guard.keep_rechecking()),
+            asyncio.create_task(self._keep_reloading()),
         ]
         await self._stop.wait()
         for task in beside:
@@ -182,11 +191,14 @@ class _Daemon:
         # After a failed commit nothing can be answered any more.
         grace_s = 0.0 if self._fatal else self._settings.drain_timeout_s
         await drain(grace_s)
-        await server.stop(grace_s)
+        await doors.stop(grace_s)
         await engine.close()
+        self._access.close()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.close, TRACES_DEADLINE_S)
         (self._folder / ADDRESSES_FILE).unlink(missing_ok=True)
+        if self._announced is not None:
+            self._announced.unlink(missing_ok=True)
         return EXIT_FATAL if self._fatal else EXIT_OK
 
     def _engine(self) -> Engine:
@@ -217,64 +229,74 @@ class _Daemon:
         if parent.isdigit():
             loop.add_reader(int(parent), self._stop.set)
 
-    async def _server(self, engine: Engine) -> tuple[grpc.aio.Server, _Drain]:
+    async def _doors(self, engine: Engine) -> tuple[Doors, _Drain]:
         tracer = DispatchTracer(self._exporter, engine.clock.now_us) if self._exporter else None
         converter = Converter(IdMaker(), SpecReader(self._settings.payload_bytes_max))
-        tasks, runs, fleet = TaskService(engine, converter), RunService(engine, converter), FleetService(engine)
-        server = grpc.aio.server(options=_options(self._settings))
-        registry = registry_of(server)
-        task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, registry)
-        run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, registry)
-        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, registry)
-        limits = LimitService(engine)
-        limit_service_pb2_grpc.add_LimitServiceServicer_to_server(limits, registry)
-        schedules = ScheduleService(engine, ScheduleReader(converter))
-        schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(schedules, registry)
-        sessions = AgentService(engine, tracer)
-        agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, registry)
+        registrar = self._access.registrar
+        tasks, runs = TaskService(engine, converter), RunService(engine, converter)
+        fleet = FleetService(engine, registrar, lambda: self._reached_at(doors, Door.TOKEN))
+        limits, schedules = LimitService(engine), ScheduleService(engine, ScheduleReader(converter))
+        sessions = AgentService(engine, registrar.labels_of, tracer)
+        access = AccessService(registrar, self._access.audit.path, lambda: self._reached_at(doors, Door.CERTIFICATE))
+        joining = JoinService(registrar, join_throttle(), lambda: [self._reached_at(doors, Door.CERTIFICATE)])
+        services: list[Adder] = [
+            lambda server: task_service_pb2_grpc.add_TaskServiceServicer_to_server(tasks, server),
+            lambda server: run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, server),
+            lambda server: fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server),
+            lambda server: limit_service_pb2_grpc.add_LimitServiceServicer_to_server(limits, server),
+            lambda server: schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(schedules, server),
+            lambda server: access_service_pb2_grpc.add_AccessServiceServicer_to_server(access, server),
+            lambda server: agent_service_pb2_grpc.add_AgentServiceServicer_to_server(sessions, server),
+        ]
         checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        modules = (
-            task_service_pb2,
-            run_service_pb2,
-            fleet_service_pb2,
-            limit_service_pb2,
-            schedule_service_pb2,
-            agent_service_pb2,
-        )
-        names = [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+        names = [service.full_name for module in MODULES for service in module.DESCRIPTOR.services_by_name.values()]
         for name in ("", *names):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return server, _Drain(checks, (tasks, runs, fleet, limits, schedules, sessions))
+        doors = Doors(
+            self._access.guard,
+            self._tls,
+            _options(self._settings),
+            services,
+            lambda server: join_service_pb2_grpc.add_JoinServiceServicer_to_server(joining, server),
+            names,
+            checks,
+        )
+        registrar.on_authority_changed = lambda: self._authority_changed(sessions)
+        return doors, _Drain(checks, (tasks, runs, fleet, limits, schedules, access, sessions, joining))
 
-    def _bind(
-        self, server: grpc.aio.Server, listen_on: list[Endpoint], credentials: grpc.ServerCredentials | None
-    ) -> list[str]:
-        addresses = []
-        for endpoint in listen_on:
-            try:
-                if credentials is None or endpoint.path:
-                    port = server.add_insecure_port(endpoint.target)
-                else:
-                    port = server.add_secure_port(endpoint.target, credentials)
-            except RuntimeError:
-                raise errors.InvalidRequest(
-                    f"cannot listen on {endpoint}: it is in use or not an address of this machine; "
-                    "stop the other program or choose another --listen"
-                ) from None
-            bound = Endpoint(endpoint.host, port) if not endpoint.path else endpoint
-            addresses.append(bound.target)
-        return addresses
+    def _authority_changed(self, sessions: AgentService) -> None:
+        """Serve with the new certificate, and have the agents get theirs."""
+        if self._tls is not None:
+            self._tls.reload()
+        sessions.order_renewal()
 
-    def _announce(self, addresses: list[str]) -> None:
+    def _reached_at(self, doors: Doors, door: Door) -> str:
+        """How other machines reach the first door of a kind: by the host name that `coordinator init` wrote."""
+        found = doors.addresses(door)
+        if not found:
+            return ""
+        return Endpoint(self._settings.host or found[0].host, found[0].port).target
+
+    def _announce(self, doors: Doors) -> None:
         """Write where it listens (a port of 0 is known only now), then say that it is ready."""
+        bound = [(door.value, endpoint.target) for door, endpoint in doors.bound]
+        join = [target for door, target in bound if door == Door.TOKEN.value]
+        addresses = [target for door, target in bound if door != Door.TOKEN.value] or join
         path = self._folder / ADDRESSES_FILE
         partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps({"addresses": addresses, "pid": os.getpid()}))
+        partial.write_text(json.dumps({"addresses": addresses, "join": join, "pid": os.getpid()}))
         partial.replace(path)
-        logger.info("serving on %s", ", ".join(addresses))
+        logger.info("serving on %s", ", ".join(f"{target} ({door})" for door, target in bound))
+        sockets = [target for door, target in bound if target.startswith("unix:")]
+        if self._settings.announce and sockets and not discovery.find():
+            self._announced = discovery.announce(sockets[0], os.getpid())
         notify("READY=1\nSTATUS=serving on " + ", ".join(addresses))
+
+    async def _keep_reloading(self) -> None:
+        """Look for new certificates of the server, for ever."""
+        while self._tls is not None:
+            await asyncio.sleep(RELOAD_S)
+            await asyncio.to_thread(self._tls.reload)
 
     async def _watchdog(self) -> None:
         interval_s = watchdog_interval_s()

@@ -28,6 +28,33 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         list[str],
         setting("Addresses to serve on, HOST:PORT or unix:/PATH; loopback by default, so nobody else gets in."),
     ] = msgspec.field(default_factory=lambda: ["127.0.0.1:7420"])
+    listen_join: Annotated[
+        list[str],
+        setting(
+            "Addresses where machines join and programs show tokens, HOST:PORT; only the server shows a certificate."
+        ),
+    ] = msgspec.field(default_factory=list)
+    host: Annotated[str, setting("Name under which other machines reach this one; `coordinator init` writes it.")] = ""
+    announce: Annotated[
+        bool, setting("Let this user's commands on this machine find it by themselves, at its Unix socket.")
+    ] = False
+    agent_certificate_s: Annotated[
+        float,
+        setting(
+            "How long an agent's certificate lives; it is renewed after two thirds of that, so a stolen one is soon "
+            "worthless.",
+            unit="s",
+            ge=3,
+            le=397 * 86_400,
+        ),
+    ] = 86_400.0
+    caller_rate: Annotated[
+        float,
+        setting("Calls a second of each user from other machines, on average; streams count once.", unit="/s", ge=0.1),
+    ] = 200.0
+    caller_streams: Annotated[
+        int, setting("Streams (watches, submissions) that a user from other machines may have open.", ge=1)
+    ] = 100
     state_directory: Annotated[
         str, setting("Folder of the database; empty means the user's XDG state directory, or systemd's.")
     ] = ""

@@ -13,9 +13,14 @@ from outrider import errors
 from outrider.cli import (
     agent,
     answer,
+    audit,
+    authority,
     coordinator,
+    doctor,
     inbox,
+    joining,
     limit,
+    login,
     map_lines,
     options,
     output,
@@ -25,6 +30,7 @@ from outrider.cli import (
     system,
     task,
     up,
+    user,
 )
 from outrider.cli.help import LITERAL, USAGE_ERROR, Commands, epilog, usage_lines
 from outrider.cli.session import Session
@@ -40,7 +46,7 @@ EPILOG = epilog(
 )
 
 app = Commands(name="outrider", context_settings={"help_option_names": ["-h", "--help"]})
-_WORK, _LOOK, _SERVE = "Submit work", "Look and answer", "Run the daemons"
+_WORK, _LOOK, _SERVE, _ACCESS = "Submit work", "Look and answer", "Run the daemons", "Who may call"
 
 app.command("up", rich_help_panel=_SERVE, examples=up.EXAMPLES, notes=up.NOTES)(up.up)
 _ARGV: dict[str, Any] = {"rich_help_panel": _WORK, "options_metavar": "[OPTIONS] --", "context_settings": LITERAL}
@@ -52,9 +58,20 @@ app.command("answer", rich_help_panel=_LOOK, examples=answer.EXAMPLES, notes=ans
 app.add_typer(run.app, name="run", rich_help_panel=_LOOK)
 app.add_typer(schedule.app, name="schedule", rich_help_panel=_WORK)
 app.add_typer(limit.app, name="limit", rich_help_panel=_LOOK)
+agent.app.add_typer(joining.tokens, name="token")
+agent.app.command("join", examples=joining.JOIN_EXAMPLES, notes=joining.JOIN_NOTES)(joining.join)
+agent.app.command("revoke", examples=joining.REVOKE_EXAMPLES)(joining.revoke)
 app.add_typer(agent.app, name="agent", rich_help_panel=_SERVE)
 app.add_typer(system.app, name="system", rich_help_panel=_SERVE)
+coordinator.app.command("init", examples=authority.INIT_EXAMPLES, notes=authority.INIT_NOTES)(authority.init)
+coordinator.app.add_typer(authority.app, name="authority")
 app.add_typer(coordinator.app, name="coordinator", rich_help_panel=_SERVE)
+app.command("doctor", rich_help_panel=_SERVE, examples=doctor.EXAMPLES, notes=doctor.NOTES)(doctor.doctor)
+app.add_typer(user.app, name="user", rich_help_panel=_ACCESS)
+app.command("login", rich_help_panel=_ACCESS, examples=login.LOGIN_EXAMPLES, notes=login.LOGIN_NOTES)(login.login)
+app.command("logout", rich_help_panel=_ACCESS, examples=login.LOGOUT_EXAMPLES)(login.logout)
+app.command("whoami", rich_help_panel=_ACCESS, examples=login.WHOAMI_EXAMPLES)(login.whoami)
+app.add_typer(audit.app, name="audit", rich_help_panel=_ACCESS)
 
 
 def _version(wanted: bool) -> None:

@@ -153,6 +153,11 @@ def time_of(stamp: Timestamp) -> dt.datetime:
     return stamp.ToDatetime(tzinfo=dt.UTC).astimezone()
 
 
+def when(stamp: Timestamp) -> str:
+    """A time as clocks on this machine say it."""
+    return time_of(stamp).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
 def age(stamp: Timestamp) -> str:
     """How long ago, such as ``3m``; empty for a time that is not set."""
     if not stamp.seconds:

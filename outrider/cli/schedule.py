@@ -169,7 +169,7 @@ def show(context: typer.Context, name: Name, as_json: JsonFlag = False) -> None:
         ("when", _times(schedule)),
         ("submits", _work(schedule.spec)),
         ("next", _next(schedule)),
-        ("last", _local(schedule.last_time) if schedule.HasField("last_time") else "not yet"),
+        ("last", output.when(schedule.last_time) if schedule.HasField("last_time") else "not yet"),
         ("last id", schedule.last_id),
         ("fired", str(schedule.fired_count)),
         ("skipped", str(schedule.skipped_count)),
@@ -241,13 +241,13 @@ def _times(schedule: Any) -> str:
         return f"{spec.cron.line} ({spec.cron.time_zone or 'UTC'})"
     if kind == "repeat_interval":
         return f"every {output.span(spec.repeat_interval.ToNanoseconds() / 1e9)}"
-    return f"at {_local(spec.at_time)}"
+    return f"at {output.when(spec.at_time)}"
 
 
 def _next(schedule: Any) -> str:
     if schedule.paused:
         return "paused"
-    return _local(schedule.next_time) if schedule.HasField("next_time") else "never"
+    return output.when(schedule.next_time) if schedule.HasField("next_time") else "never"
 
 
 def _work(spec: Any) -> str:
@@ -261,8 +261,3 @@ def _word(spec: Any, field: str, default: str) -> str:
     values = spec.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
     name: str = values[number].name if number else default
     return name.rpartition("_")[2].lower()
-
-
-def _local(stamp: Any) -> str:
-    """A time as clocks on this machine say it."""
-    return output.time_of(stamp).strftime("%Y-%m-%d %H:%M:%S %Z")

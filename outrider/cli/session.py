@@ -85,6 +85,13 @@ class Session:
 
         return ScheduleServiceStub(self.channel)
 
+    @cached_property
+    def access(self) -> Any:
+        """Stub of AccessService."""
+        from outrider.v1.access_service_pb2_grpc import AccessServiceStub
+
+        return AccessServiceStub(self.channel)
+
     def client(self) -> Client:
         """A client of the SDK, for commands that submit."""
         from outrider.client import Client

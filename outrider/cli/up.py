@@ -24,7 +24,11 @@ from outrider.errors import InvalidRequest
 from outrider.local_cluster import Daemon, held_pipe
 from outrider.presets import preset as preset_settings
 
-EXAMPLES = ("outrider up", "outrider up --agents 2 --slots 4 --listen 127.0.0.1:7420")
+EXAMPLES = (
+    "outrider up",
+    "outrider up --agents 2 --slots 4 --listen 127.0.0.1:7420",
+    "outrider up --host build.example",
+)
 NOTES = (
     """The other commands find the cluster by themselves. Its state stays in --state-directory (default:
     ~/.local/state/outrider/up), so queued tasks go on with the next `outrider up`. Tasks can import Python modules from
@@ -41,6 +45,8 @@ HEALTHY_S = 30.0
 #: How an agent ends that the coordinator no longer wants: drained, or refused.
 _LEFT = (0, 1)
 STOP_TIMEOUT_S = 20.0
+#: Where other machines are served with --host.
+TLS_ADDRESS, JOIN_ADDRESS = "0.0.0.0:7420", "0.0.0.0:7421"
 #: A socket's path has 107 bytes at most; this leaves room for its name.
 SOCKET_FOLDER_BYTES_MAX = 80
 _LOUD = (" WARNING ", " ERROR ", " CRITICAL ")
@@ -67,7 +73,10 @@ def up(
         int | None, typer.Option(min=1, metavar="N", help="Slots of each; without it they share the CPUs.")
     ] = None,
     state_directory: Annotated[str, typer.Option(metavar="DIR", help="Where the state and the logs go.")] = "",
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Serve here too; loopback only.")] = "",
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Serve here too; loopback, or with --host.")] = "",
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="Serve other machines too, who reach this one by that name; over TLS.")
+    ] = "",
     preset: Annotated[
         str, typer.Option(metavar="NAME", help="development, production or constrained.")
     ] = "development",
@@ -77,7 +86,7 @@ def up(
     preset_slots = preset_settings(preset, "agent").get("slots", 0)
     with ExitStack() as stack:
         _lock(stack)
-        cluster = _Cluster(stack, _folder(state_directory), preset, verbose)
+        cluster = _Cluster(stack, _folder(state_directory), preset, verbose, host)
         each = slots or preset_slots or max(1, len(os.sched_getaffinity(0)) // agents)
         code = cluster.run(agents, each, listen)
     raise typer.Exit(code)
@@ -119,11 +128,12 @@ def _socket_folder() -> Path:
 class _Cluster:
     """The daemons, watched over until somebody wants them to stop."""
 
-    def __init__(self, stack: ExitStack, folder: Path, preset: str, verbose: bool) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, preset: str, verbose: bool, host: str) -> None:
         self._stack = stack
         self._folder = folder
         self._preset = preset
         self._verbose = verbose
+        self._host = host
         self._facts: SimpleQueue[_Ended | _Told] = SimpleQueue()
         self._parent_fd = stack.enter_context(held_pipe())
         self._sockets = _socket_folder()
@@ -157,9 +167,14 @@ class _Cluster:
     def _coordinator(self, listen: str) -> Daemon:
         options = {"--state-directory": str(self._folder / "coordinator"), "--listen": self._address}
         options |= {"--preset": self._preset}
-        self._daemon = self._made(
-            "outrider_coordinator", "coordinator", options, ["--listen", listen] if listen else []
-        )
+        more = ["--listen", listen] if listen else []
+        if self._host:
+            from outrider.cli.authority import make_authority
+
+            make_authority(self._folder / "coordinator", [self._host])
+            options |= {"--host": self._host, "--listen-join": JOIN_ADDRESS}
+            more = ["--listen", listen or TLS_ADDRESS]
+        self._daemon = self._made("outrider_coordinator", "coordinator", options, more)
         return self._daemon
 
     def _agent(self, name: str, slots: int) -> Daemon:
@@ -202,6 +217,8 @@ class _Cluster:
         output.line("try, in another terminal:")
         for example in ("outrider submit --wait -- echo hello", "outrider task list", "outrider agent list"):
             output.line(f"    {example}")
+        if self._host:
+            output.line("other machines join with the line that this prints:  outrider agent token create")
         output.line(f"logs are in {self._folder}; Ctrl-C stops everything")
 
     def _other_addresses(self) -> list[str]:

@@ -1027,6 +1027,23 @@ class Drain(_message.Message):
 Global___Drain: _TypeAlias = Drain  # noqa: Y015
 
 @_typing.final
+class RenewCertificate(_message.Message):
+    """Nothing more to say: the agent asks the join port."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewCertificate: _TypeAlias = RenewCertificate  # noqa: Y015
+
+@_typing.final
 class SessionResponse(_message.Message):
     """Coordinator to agent."""
 
@@ -1043,6 +1060,7 @@ class SessionResponse(_message.Message):
     PAUSE_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    RENEW_CERTIFICATE_FIELD_NUMBER: _builtins.int
     session_epoch: _builtins.int
     """As SessionRequest.session_epoch; frames of another session are dropped."""
     @_builtins.property
@@ -1085,6 +1103,10 @@ class SessionResponse(_message.Message):
     def drain(self) -> Global___Drain:
         """Leave."""
 
+    @_builtins.property
+    def renew_certificate(self) -> Global___RenewCertificate:
+        """Get a new certificate now: the authority has changed."""
+
     def __init__(
         self,
         *,
@@ -1099,12 +1121,13 @@ class SessionResponse(_message.Message):
         pause: Global___Pause | None = ...,
         resume: Global___Resume | None = ...,
         drain: Global___Drain | None = ...,
+        renew_certificate: Global___RenewCertificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "answer", b"answer", "assign", b"assign", "cancel", b"cancel", "drain", b"drain", "frame", b"frame", "lease", b"lease", "pause", b"pause", "resume", b"resume", "revoke", b"revoke", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "answer", b"answer", "assign", b"assign", "cancel", b"cancel", "drain", b"drain", "frame", b"frame", "lease", b"lease", "pause", b"pause", "renew_certificate", b"renew_certificate", "resume", b"resume", "revoke", b"revoke", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "answer", b"answer", "assign", b"assign", "cancel", b"cancel", "drain", b"drain", "frame", b"frame", "lease", b"lease", "pause", b"pause", "resume", b"resume", "revoke", b"revoke", "session_epoch", b"session_epoch", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "answer", b"answer", "assign", b"assign", "cancel", b"cancel", "drain", b"drain", "frame", b"frame", "lease", b"lease", "pause", b"pause", "renew_certificate", b"renew_certificate", "resume", b"resume", "revoke", b"revoke", "session_epoch", b"session_epoch", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "assign", "revoke", "cancel", "answer", "ack", "lease", "pause", "resume", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "assign", "revoke", "cancel", "answer", "ack", "lease", "pause", "resume", "drain", "renew_certificate"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 

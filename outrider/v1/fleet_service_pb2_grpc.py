@@ -85,6 +85,26 @@ class FleetServiceStub(object):
                 request_serializer=outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorRequest.SerializeToString,
                 response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorResponse.FromString,
                 _registered_method=True)
+        self.CreateJoinToken = channel.unary_unary(
+                '/outrider.v1.FleetService/CreateJoinToken',
+                request_serializer=outrider_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.CreateJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.ListJoinTokens = channel.unary_unary(
+                '/outrider.v1.FleetService/ListJoinTokens',
+                request_serializer=outrider_dot_v1_dot_fleet__service__pb2.ListJoinTokensRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ListJoinTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeJoinToken = channel.unary_unary(
+                '/outrider.v1.FleetService/RevokeJoinToken',
+                request_serializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.RevokeAgent = channel.unary_unary(
+                '/outrider.v1.FleetService/RevokeAgent',
+                request_serializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeAgentRequest.SerializeToString,
+                response_deserializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeAgentResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer(object):
@@ -162,6 +182,34 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateJoinToken(self, request, context):
+        """A token that lets machines join, shown once. FAILED_PRECONDITION (ILLEGAL_TRANSITION: no join port is open).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJoinTokens(self, request, context):
+        """Every join token that is still good for something, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeJoinToken(self, request, context):
+        """A join token is good for nothing any more; machines that have joined stay. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAgent(self, request, context):
+        """An agent's certificates are good for nothing any more: its session ends within a second. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +262,26 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetCoordinator,
                     request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorRequest.FromString,
                     response_serializer=outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorResponse.SerializeToString,
+            ),
+            'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJoinToken,
+                    request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_fleet__service__pb2.CreateJoinTokenResponse.SerializeToString,
+            ),
+            'ListJoinTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJoinTokens,
+                    request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.ListJoinTokensRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_fleet__service__pb2.ListJoinTokensResponse.SerializeToString,
+            ),
+            'RevokeJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeJoinToken,
+                    request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenResponse.SerializeToString,
+            ),
+            'RevokeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAgent,
+                    request_deserializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeAgentRequest.FromString,
+                    response_serializer=outrider_dot_v1_dot_fleet__service__pb2.RevokeAgentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -487,6 +555,114 @@ class FleetService(object):
             '/outrider.v1.FleetService/GetCoordinator',
             outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorRequest.SerializeToString,
             outrider_dot_v1_dot_fleet__service__pb2.GetCoordinatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.FleetService/CreateJoinToken',
+            outrider_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.SerializeToString,
+            outrider_dot_v1_dot_fleet__service__pb2.CreateJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJoinTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.FleetService/ListJoinTokens',
+            outrider_dot_v1_dot_fleet__service__pb2.ListJoinTokensRequest.SerializeToString,
+            outrider_dot_v1_dot_fleet__service__pb2.ListJoinTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.FleetService/RevokeJoinToken',
+            outrider_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenRequest.SerializeToString,
+            outrider_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outrider.v1.FleetService/RevokeAgent',
+            outrider_dot_v1_dot_fleet__service__pb2.RevokeAgentRequest.SerializeToString,
+            outrider_dot_v1_dot_fleet__service__pb2.RevokeAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

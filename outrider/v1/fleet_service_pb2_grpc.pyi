@@ -55,6 +55,14 @@ class FleetServiceStub:
     """Circuit breakers of outside systems that are not CLOSED, or have seen failures."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetCoordinatorRequest, _fleet_service_pb2.GetCoordinatorResponse]
     """The coordinator itself: version, epoch, how much it has to do."""
+    CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateJoinTokenRequest, _fleet_service_pb2.CreateJoinTokenResponse]
+    """A token that lets machines join, shown once. FAILED_PRECONDITION (ILLEGAL_TRANSITION: no join port is open)."""
+    ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListJoinTokensRequest, _fleet_service_pb2.ListJoinTokensResponse]
+    """Every join token that is still good for something, newest first."""
+    RevokeJoinToken: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeJoinTokenRequest, _fleet_service_pb2.RevokeJoinTokenResponse]
+    """A join token is good for nothing any more; machines that have joined stay. NOT_FOUND."""
+    RevokeAgent: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeAgentRequest, _fleet_service_pb2.RevokeAgentResponse]
+    """An agent's certificates are good for nothing any more: its session ends within a second. NOT_FOUND."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -83,6 +91,14 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Circuit breakers of outside systems that are not CLOSED, or have seen failures."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetCoordinatorRequest, _fleet_service_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
     """The coordinator itself: version, epoch, how much it has to do."""
+    CreateJoinToken: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateJoinTokenRequest, _fleet_service_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
+    """A token that lets machines join, shown once. FAILED_PRECONDITION (ILLEGAL_TRANSITION: no join port is open)."""
+    ListJoinTokens: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListJoinTokensRequest, _fleet_service_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
+    """Every join token that is still good for something, newest first."""
+    RevokeJoinToken: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeJoinTokenRequest, _fleet_service_pb2.RevokeJoinTokenResponse]  # type: ignore[assignment]
+    """A join token is good for nothing any more; machines that have joined stay. NOT_FOUND."""
+    RevokeAgent: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeAgentRequest, _fleet_service_pb2.RevokeAgentResponse]  # type: ignore[assignment]
+    """An agent's certificates are good for nothing any more: its session ends within a second. NOT_FOUND."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators. Errors as TaskService."""
@@ -168,5 +184,37 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetCoordinatorResponse, _abc.Awaitable[_fleet_service_pb2.GetCoordinatorResponse]]:
         """The coordinator itself: version, epoch, how much it has to do."""
+
+    @_abc_1.abstractmethod
+    def CreateJoinToken(
+        self,
+        request: _fleet_service_pb2.CreateJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.CreateJoinTokenResponse, _abc.Awaitable[_fleet_service_pb2.CreateJoinTokenResponse]]:
+        """A token that lets machines join, shown once. FAILED_PRECONDITION (ILLEGAL_TRANSITION: no join port is open)."""
+
+    @_abc_1.abstractmethod
+    def ListJoinTokens(
+        self,
+        request: _fleet_service_pb2.ListJoinTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListJoinTokensResponse, _abc.Awaitable[_fleet_service_pb2.ListJoinTokensResponse]]:
+        """Every join token that is still good for something, newest first."""
+
+    @_abc_1.abstractmethod
+    def RevokeJoinToken(
+        self,
+        request: _fleet_service_pb2.RevokeJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RevokeJoinTokenResponse, _abc.Awaitable[_fleet_service_pb2.RevokeJoinTokenResponse]]:
+        """A join token is good for nothing any more; machines that have joined stay. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def RevokeAgent(
+        self,
+        request: _fleet_service_pb2.RevokeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RevokeAgentResponse, _abc.Awaitable[_fleet_service_pb2.RevokeAgentResponse]]:
+        """An agent's certificates are good for nothing any more: its session ends within a second. NOT_FOUND."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,7 +14,14 @@ import pytest
 import outrider
 from outrider import errors, status
 from outrider.channel import TlsFiles, connect
-from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc, task_service_pb2, task_service_pb2_grpc
+from outrider.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
+    fleet_service_pb2,
+    fleet_service_pb2_grpc,
+    task_service_pb2,
+    task_service_pb2_grpc,
+)
 from support.certificates import Authority, Identity
 from support.daemons import Daemons, environment_of_tests, function, one_line, refusal
 from support.waiting import eventually
@@ -30,7 +37,7 @@ class Secured:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder)
         self.client = files_of(self.authority.identity("client"))
-        server, agent = self.authority.identity("server"), self.authority.identity("agent")
+        server, agent = self.authority.identity("server"), self.authority.identity("a")
         flags = ("--tls-certificate", str(server.certificate), "--tls-key", str(server.key))
         self.daemons = Daemons(folder, *flags, "--tls-client-ca", str(server.ca))
         self.agent_flags = tls_flags(agent)
@@ -39,6 +46,14 @@ class Secured:
     def address(self) -> str:
         """Where it serves over TCP."""
         return self.daemons.coordinator.address
+
+
+def let_in(daemons: Daemons, **roles: access_service_pb2.Role.ValueType) -> None:
+    """Give users their roles, as this machine's own user may."""
+    with connect(daemons.address) as channel:
+        access = access_service_pb2_grpc.AccessServiceStub(channel)
+        for name, role in roles.items():
+            access.PutUser(access_service_pb2.PutUserRequest(name=name, role=role), timeout=TIMEOUT_S)
 
 
 def files_of(identity: Identity) -> TlsFiles:
@@ -59,6 +74,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     """Running, with one agent."""
     made = Secured(tmp_path_factory.mktemp("tls"))
     with made.daemons as daemons:
+        let_in(daemons, client=access_service_pb2.ROLE_ADMIN, a=access_service_pb2.ROLE_AGENT)
         daemons.agent("a", 2, *made.agent_flags, address=made.address)
         eventually(lambda: secured_agents(made) == ["a"])
         yield made
@@ -188,13 +204,19 @@ def test_a_coordinator_serves_other_machines_only_with_tls(tmp_path: Path) -> No
 
 
 def test_a_coordinator_with_tls_serves_every_address(tmp_path: Path) -> None:
-    """With certificates it listens on every address."""
+    """With a certificate it listens on every address; callers that show none show a token."""
     server = Authority(tmp_path).identity("server")
     flags = ("--tls-certificate", str(server.certificate), "--tls-key", str(server.key), "--listen", "0.0.0.0:0")
     with Daemons(tmp_path / "d", *flags) as daemons:
         port = daemons.log.partition("0.0.0.0:")[2].split()[0].rstrip(",")
-        with outrider.Client(f"127.0.0.1:{port}", tls=TlsFiles(ca=str(server.ca))) as client:
+        let_in(daemons, ann=access_service_pb2.ROLE_SUBMITTER)
+        with connect(daemons.address) as channel:
+            access = access_service_pb2_grpc.AccessServiceStub(channel)
+            token = access.CreateApiToken(access_service_pb2.CreateApiTokenRequest(user="ann"), timeout=TIMEOUT_S).token
+        with outrider.Client(f"127.0.0.1:{port}", tls=TlsFiles(ca=str(server.ca), token=token)) as client:
             assert client.submit("math:sqrt", 4).id
+        with pytest.raises(errors.Unauthenticated, match="show an API token"):
+            outrider.Client(f"127.0.0.1:{port}", tls=TlsFiles(ca=str(server.ca))).tasks()
 
 
 def test_certificate_files_that_are_wrong_are_named(tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ class Keeper:
             wake=self._wake,
             give_up=self._give_up,
             drain=self._drain,
+            renew=lambda: None,
             exports_spans=False,
             jitter=machine.random.random,
         )

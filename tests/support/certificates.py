@@ -23,7 +23,7 @@ class Identity:
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1 and localhost, valid for an hour around now; files go to ``folder``."""
+    """Signs certificates that are valid for an hour around now; files go to ``folder``."""
 
     def __init__(self, folder: Path, name: str = "test authority") -> None:
         self._folder = folder
@@ -35,9 +35,11 @@ class Authority:
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def identity(self, name: str) -> Identity:
-        """A certificate and key for ``name``."""
+        """A certificate and key for ``name``; one called ``server`` is for this machine's own addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names: list[x509.GeneralName] = [x509.DNSName(name)]
+        if name == "server":
+            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key)
         signed = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         files = Identity(self.path, self._folder / f"{name}.pem", self._folder / f"{name}.key")

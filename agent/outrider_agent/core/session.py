@@ -65,6 +65,7 @@ class Session:
         self.coordinator_epoch = 0
         self.store_id = ""
         self.last_problem = ""
+        self.is_moving = False
         self._addresses = addresses
         self._tries = 0
         self._due_us = now_us
@@ -127,7 +128,7 @@ class Session:
     def lost_link(self, now_us: int) -> None:
         """The link process is gone, and the stream with it; a new link can connect at once."""
         if self.phase is not Phase.ENDED:
-            self.phase, self.epoch, self._due_us = Phase.WAITING, 0, now_us
+            self.phase, self.epoch, self.is_moving, self._due_us = Phase.WAITING, 0, False, now_us
 
     def closed(self, end: End, now_us: int, jitter: float) -> str:
         """The stream has ended. Returns why that is final, or an empty string when another try is due."""
@@ -139,10 +140,20 @@ class Session:
             self.phase = Phase.ENDED
             advice = _FINAL[end.reason]
             return f"{end.message}; {advice}" if advice else end.message
+        if self.is_moving:
+            self.phase, self.is_moving, self._due_us = Phase.WAITING, False, now_us
+            return ""
         backoff_us = min(BACKOFF_MAX_US, BACKOFF_FIRST_US << min(self._tries, 10))
         self._tries += 1
         self.phase, self._due_us = Phase.WAITING, now_us + int(backoff_us * jitter)
         return ""
+
+    def move(self) -> bool:
+        """Another connection stands ready. True: close the stream; the next one is opened as soon as it has ended."""
+        if self.phase is not Phase.LIVE:
+            return False
+        self.phase, self.is_moving = Phase.CLOSING, True
+        return True
 
     def leave(self) -> None:
         """The agent stops: no more tries."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
+from outrider_coordinator.access.principals import Role, caller
 from outrider_coordinator.core.agents import lease
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Refused, Send, SessionAccepted
 from outrider_coordinator.core.events import (
@@ -89,9 +90,12 @@ class AgentSession:
 class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
     """Handlers of AgentService over one engine."""
 
-    def __init__(self, engine: Engine, tracer: DispatchTracer | None = None) -> None:
+    def __init__(
+        self, engine: Engine, labels_of: Callable[[str], Mapping[str, str]], tracer: DispatchTracer | None = None
+    ) -> None:
         super().__init__()
         self._engine = engine
+        self._labels_of = labels_of
         self._tracer = tracer
 
     def end_streams(self) -> None:
@@ -99,6 +103,12 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
         why = draining()
         for epoch, session in self._engine.sessions.items():
             session.end(EndSession(epoch, "", Refused(why.reason, why.message)))
+
+    def order_renewal(self) -> None:
+        """Every agent gets a new certificate now: the authority has changed."""
+        for epoch, session in self._engine.sessions.items():
+            if isinstance(session, AgentSession):
+                session.push_frame(frames.renew_certificate(epoch))
 
     @encoded
     @streaming
@@ -125,6 +135,14 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
     async def _open(self, hello: pb.Hello, session: AgentSession) -> None:
         if not hello.agent_id:
             raise errors.InvalidRequest("Hello.agent_id is empty; an agent needs a name")
+        who = caller.get()
+        if who.role is Role.AGENT and who.name != hello.agent_id:
+            raise errors.PermissionDenied(
+                f"the certificate is that of the agent {who.name!r}, and Hello says {hello.agent_id!r}; "
+                "an agent goes by the name it joined with"
+            )
+        for name, value in self._labels_of(hello.agent_id).items():
+            hello.labels[name] = value  # what the operator said when it joined wins
 
         def registered(accepted: SessionAccepted) -> None:
             session.epoch = accepted.epoch

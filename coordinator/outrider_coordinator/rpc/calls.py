@@ -158,28 +158,33 @@ def encoded(
     return method
 
 
-def registry_of(server: grpc.aio.Server) -> grpc.aio.Server:
-    """What the generated code adds a service to instead of the server, for `encoded` handlers to pass bytes."""
-    return cast(grpc.aio.Server, _Registry(server))
+def registry_of(server: grpc.aio.Server, guarded: Callable[[str, Any], Any]) -> grpc.aio.Server:
+    """What the generated code adds a service to instead of the server: ``guarded`` gets the path of every method and
+    its handler, and gives the one to call; `encoded` handlers pass bytes.
+    """
+    return cast(grpc.aio.Server, _Registry(server, guarded))
 
 
 class _Registry:
     """The two methods of a server by which handlers are added."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, guarded: Callable[[str, Any], Any]) -> None:
         self._server = server
+        self._guarded = guarded
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Nothing: the same handlers come with their names next."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add the methods of one service."""
-        passed = {
-            name: handler._replace(response_serializer=None) if _is_encoded(handler) else handler
-            for name, handler in handlers.items()
-        }
+        passed = {name: self._passed(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_registered_method_handlers(service, passed)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, passed),))
+
+    def _passed(self, path: str, handler: Any) -> Any:
+        if _is_encoded(handler):
+            handler = handler._replace(response_serializer=None)
+        return self._guarded(path, handler)
 
 
 def _is_encoded(handler: Any) -> bool:
@@ -189,7 +194,7 @@ def _is_encoded(handler: Any) -> bool:
 
 async def task_id_of(engine: Engine, namespace: str, prefix: str) -> str:
     """The full id of a task. Raises NotFound, or InvalidRequest for a prefix that is too short or not unique."""
-    if len(prefix) == 32 and prefix in engine.state.tasks:
+    if len(prefix) == 32 and (task := engine.state.tasks.get(prefix)) is not None and task.namespace == namespace:
         return prefix
     _check_prefix(prefix, "task_id")
     found = await engine.read(lambda: engine.store.reader.task_id(namespace, prefix))

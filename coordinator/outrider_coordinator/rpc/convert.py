@@ -11,6 +11,7 @@ from typing import Any
 
 from outrider.errors import TooLarge
 from outrider.v1 import run_service_pb2, task_service_pb2
+from outrider_coordinator.access.principals import Door, caller
 from outrider_coordinator.core.events import RunMember, Submission
 from outrider_coordinator.core.model import NO_TRACE, Trace
 from outrider_coordinator.core.runs.admission import EDGES_MAX, MEMBERS_MAX
@@ -105,7 +106,13 @@ class Converter:
 
 
 def submitter(name: str, path: str = "") -> str:
-    """On whose behalf, checked; kept once however many tasks name it."""
+    """On whose behalf, checked; kept once however many tasks name it.
+
+    Who is known by a credential submits on its own behalf: nobody takes another one's share.
+    """
+    who = caller.get()
+    if who.door is not Door.LOCAL:
+        return sys.intern(who.name)
     if len(name) > SUBMITTER_CHARACTERS_MAX:
         raise invalid(f"{path}submitter", f"is longer than {SUBMITTER_CHARACTERS_MAX} characters")
     return sys.intern(name)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import outrider
 from outrider import errors
 from outrider.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from outrider_coordinator.access.principals import caller
+from outrider_coordinator.access.registrar import Registrar
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, BreakerReset
 from outrider_coordinator.core.explain.explain_agent import explain_agent
 from outrider_coordinator.core.model import Agent
@@ -13,15 +17,18 @@ from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, Service, asked, sliced, unary
+from outrider_coordinator.rpc.credentials import JOIN_LIFE_MAX_US, JOIN_LIFE_US, join_token, life_us, uses
 from outrider_coordinator.rpc.fields import invalid
 
 
 class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
     """Handlers of FleetService over one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, registrar: Registrar, join_address: Callable[[], str]) -> None:
         super().__init__()
         self._engine = engine
+        self._registrar = registrar
+        self._join_address = join_address
 
     @unary
     async def ExplainAgent(
@@ -118,6 +125,51 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
         return fleet_service_pb2.ResetBreakerResponse(agent=render.agent(agent) if agent is not None else None)
 
     @unary
+    async def CreateJoinToken(
+        self, request: fleet_service_pb2.CreateJoinTokenRequest, context: Context
+    ) -> fleet_service_pb2.CreateJoinTokenResponse:
+        """Let machines join."""
+        address = self._join_address()
+        if not address:
+            raise errors.IllegalTransition(
+                "no join port is open: run `outrider coordinator init --host NAME` on the coordinator's machine, or "
+                "set listen_join, and start it again"
+            )
+        token, grant = await self._registrar.new_join_token(
+            caller.get().name,
+            agent=request.agent_id,
+            labels=dict(request.labels),
+            cidrs=request.cidrs,
+            life_us=life_us(request.life_duration, "life_duration", JOIN_LIFE_US, JOIN_LIFE_MAX_US),
+            uses=uses(request.uses),
+        )
+        return fleet_service_pb2.CreateJoinTokenResponse(token=token.text, facts=join_token(grant), address=address)
+
+    @unary
+    async def ListJoinTokens(
+        self, request: fleet_service_pb2.ListJoinTokensRequest, context: Context
+    ) -> fleet_service_pb2.ListJoinTokensResponse:
+        """Tokens that are still good for something."""
+        good = self._registrar.book.good_joins()
+        return fleet_service_pb2.ListJoinTokensResponse(tokens=[join_token(grant) for grant in good])
+
+    @unary
+    async def RevokeJoinToken(
+        self, request: fleet_service_pb2.RevokeJoinTokenRequest, context: Context
+    ) -> fleet_service_pb2.RevokeJoinTokenResponse:
+        """A token is good for nothing any more."""
+        await self._registrar.revoke_join_token(request.token_id)
+        return fleet_service_pb2.RevokeJoinTokenResponse()
+
+    @unary
+    async def RevokeAgent(
+        self, request: fleet_service_pb2.RevokeAgentRequest, context: Context
+    ) -> fleet_service_pb2.RevokeAgentResponse:
+        """An agent's certificates are good for nothing any more."""
+        await self._registrar.revoke_agent(request.agent_id)
+        return fleet_service_pb2.RevokeAgentResponse()
+
+    @unary
     async def GetCoordinator(
         self, request: fleet_service_pb2.GetCoordinatorRequest, context: Context
     ) -> fleet_service_pb2.GetCoordinatorResponse:
@@ -141,6 +193,7 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
             last_cursor=self._engine.hub.last_cursor,
             commit_duration=render.duration(int(self._engine.commit_median_s * 1e6)),
             draining=self.is_draining,
+            join_address=self._join_address(),
             fleet_alarm=state.watch.is_alarmed,
             queue_depth_max=state.settings.queue_depth_max,
         )

@@ -174,3 +174,8 @@ _ALONE: dict[type, Callable[[Any, dict[str, bytes]], pb.SessionResponse]] = {
     PushAnswer: _answer,
     PushControl: _control,
 }
+
+
+def renew_certificate(epoch: int) -> bytes:
+    """The order to get a new certificate."""
+    return pb.SessionResponse(session_epoch=epoch, renew_certificate=pb.RenewCertificate()).SerializeToString()

@@ -21,7 +21,7 @@ from outrider_coordinator.rpc import client_frames, render, run_progress, run_re
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import invalid
-from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_tasks, watched
+from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_tasks, no_dependency, watched
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import Accepts, RunRecord
 
@@ -112,6 +112,10 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         """Give a graph to the core; what it depends on and the core does not have is looked up first."""
         if event.request_id.startswith(REQUEST_ID_MARK):
             raise invalid("request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
+        for other in {other for member in event.members for other in member.after_ids if other}:
+            task = self._engine.state.tasks.get(other)
+            if task is not None and task.namespace != event.namespace:
+                raise no_dependency(other)
         await self._engine.admit()
         event.known_request = await self._known(event.namespace, event.request_id, kind)
         while True:
@@ -120,7 +124,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
             if not isinstance(answer, NeedTasks):
                 accepted: Accepted = answer
                 return accepted
-            event.ended |= await ended_tasks(self._engine, answer.task_ids)
+            event.ended |= await ended_tasks(self._engine, dict.fromkeys(answer.task_ids, event.namespace))
 
     async def _known(self, namespace: str, request_id: str, kind: Accepts) -> tuple[str, bytes] | None:
         """What the store has under a request id that memory no longer knows."""

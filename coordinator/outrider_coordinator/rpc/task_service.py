@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from outrider import errors
@@ -52,7 +52,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         self, request: task_service_pb2.SubmitRequest, context: Context
     ) -> task_service_pb2.SubmitResponse:
         """Accept one task."""
-        (answer,) = await self.accept([self._converter.submission(request)])
+        (answer,) = await self.accept([self._reaching(self._converter.submission(request))])
         return _accepted(answer)
 
     @unary
@@ -65,7 +65,8 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         if len(request.tasks) > BATCH_MAX:
             raise errors.TooLarge(f"tasks: {len(request.tasks)} in one batch, at most {BATCH_MAX}; send several")
         submissions = [
-            self._converter.submission(item, f"tasks[{position}].") for position, item in enumerate(request.tasks)
+            self._reaching(self._converter.submission(item, f"tasks[{position}]."))
+            for position, item in enumerate(request.tasks)
         ]
         answers = await self.accept(submissions, atomic=True)
         refused = next((answer for answer in answers if isinstance(answer, errors.OutriderError)), None)
@@ -98,14 +99,17 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
                 return await self._answer(frame)
 
         async def read() -> None:
-            async for frame in request:
-                await answers.put(asyncio.create_task(answer_to(frame)))
-            await answers.put(None)
+            try:
+                async for frame in request:
+                    await answers.put(asyncio.create_task(answer_to(frame)))
+            finally:
+                await answers.put(None)
 
         reader = asyncio.create_task(read())
         try:
             while (answer := await answers.get()) is not None:
                 yield await answer
+            await reader  # raises what is wrong with a frame, after the answers to those before it
         finally:
             reader.cancel()
 
@@ -115,7 +119,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
         submissions: list[Submission] = []
         for position, request in enumerate(requests):
             try:
-                submissions.append(self._converter.submission(request))
+                submissions.append(self._reaching(self._converter.submission(request)))
             except errors.OutriderError as error:
                 refused[position] = error
         try:
@@ -141,7 +145,16 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             )
             if not isinstance(answer, NeedTasks):
                 return [raised(item) if isinstance(item, Refused) else item for item in answer]
-            ended |= await ended_tasks(self._engine, answer.task_ids)
+            namespaces = {other: item.namespace for item in submissions for other in item.dependency_ids}
+            ended |= await ended_tasks(self._engine, {other: namespaces[other] for other in answer.task_ids})
+
+    def _reaching(self, submission: Submission) -> Submission:
+        """The submission, if what it depends on is of its own namespace: other results are not its business."""
+        for other in submission.dependency_ids:
+            task = self._engine.state.tasks.get(other)
+            if task is not None and task.namespace != submission.namespace:
+                raise no_dependency(other)
+        return submission
 
     async def _known_requests(self, submissions: list[Submission]) -> dict[tuple[str, str], tuple[str, bytes]]:
         """Request ids that only the store knows: those of before this start, and those that memory let go."""
@@ -297,14 +310,26 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             yield chunks, after
 
 
-async def ended_tasks(engine: Engine, task_ids: tuple[str, ...]) -> Ends:
-    """How those of these tasks ended that are terminal. Raises InvalidRequest for one that is not there."""
-    reader = engine.store.reader
-    states, ends = await engine.read(lambda: (reader.task_states(task_ids), reader.task_ends(task_ids)))
+async def ended_tasks(engine: Engine, wanted: Mapping[str, str]) -> Ends:
+    """How those of these tasks (id to the namespace it must be of) ended that are terminal.
+
+    Raises InvalidRequest for one that is not there.
+    """
+    task_ids, reader = tuple(wanted), engine.store.reader
+
+    def read() -> tuple[dict[str, int | None], Ends, dict[str, str]]:
+        return reader.task_states(task_ids), reader.task_ends(task_ids), reader.task_namespaces(task_ids)
+
+    states, ends, namespaces = await engine.read(read)
     for task_id, state in states.items():
-        if state is None:
-            raise invalid("dependency_ids", f"there is no task {task_id!r}")
+        if state is None or namespaces[task_id] != wanted[task_id]:
+            raise no_dependency(task_id)
     return ends
+
+
+def no_dependency(task_id: str) -> errors.InvalidRequest:
+    """What is said of a dependency that is not there, or is somebody else's."""
+    return invalid("dependency_ids", f"there is no task {task_id!r}")
 
 
 async def watched(engine: Engine, wanted: EventFilter, after: int | None) -> AsyncIterator[list[InsertEvent] | int]:

@@ -148,6 +148,8 @@ RUNS_PAGE = (
 )
 #: Terminal states of tasks, for dependencies.
 TASK_STATE = "SELECT state FROM tasks WHERE id = ?"
+#: Whose a task is.
+TASK_NAMESPACE = "SELECT namespace FROM tasks WHERE id = ?"
 #: How tasks that are over ended (a JSON list of ids).
 TASK_ENDS = f"SELECT id, state, reason FROM tasks WHERE id IN (SELECT value FROM json_each(?)) AND state > {OPEN}"
 #: Outcome of a task that succeeded, for inputs of others.

@@ -191,6 +191,15 @@ class Reader:
             states[task_id] = rows[0][0] if rows else None
         return states
 
+    def task_namespaces(self, task_ids: tuple[str, ...]) -> dict[str, str]:
+        """Namespace of each task that there is."""
+        found = {}
+        for task_id in task_ids:
+            rows = self._rows(queries.TASK_NAMESPACE, (task_id,))
+            if rows:
+                found[task_id] = rows[0][0]
+        return found
+
     def outcomes(self, task_ids: tuple[str, ...]) -> dict[str, bytes]:
         """Serialized Completed of each task that succeeded."""
         outcomes = {}
