@@ -34,6 +34,7 @@ _logger = logging.getLogger(__name__)
 
 #: From SIGTERM to SIGKILL of an exclusive attempt that may not run any more: less than the coordinator's margin.
 LEASE_GRACE_S = 0.5
+_ADMITTED = Admission.ACCEPTED
 
 
 class Runner:
@@ -101,7 +102,7 @@ class Runner:
             else:
                 attempt = dossier.attempt
                 answer = self.board.admit(attempt, is_held=dossier.is_at_most_once)
-                if answer is Admission.ACCEPTED:
+                if answer is _ADMITTED:
                     self._take(dossier)
                     accepted.append(attempt)
                 elif answer is Admission.DUPLICATE:
@@ -252,7 +253,7 @@ class Runner:
         else:
             self._reporter.hold_start(dossier, message, now_us)
         # It began before the recall reached its worker.
-        if attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP) and dossier.stop is not None:
+        if dossier.stop is not None and attempt.unstarted in (Unstarted.CANCEL, Unstarted.DROP):
             self._kill(attempt, *dossier.stop, None)
 
     def _progressed(self, worker: WorkerProcess, dossier: Dossier, message: messages.Progress, now_us: int) -> None:

@@ -166,7 +166,9 @@ class Walk:
             schedule.last_id, schedule.queued_us = row.last_id, row.queued_us
             schedule.fired_count, schedule.skipped_count = row.fired_count, row.skipped_count
             restored.append(schedule)
-        restore(again.state, restored)
+        effects = Effects()
+        restore(again.state, effects, restored)
+        again.take(effects)
         self.step()
 
     def judge(self) -> None:

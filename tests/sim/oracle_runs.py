@@ -76,7 +76,7 @@ class RunView:
         self.phases: dict[str, int] = {}
         self.milestones: dict[str, list[str]] = {}
         self.reached: set[str] = set()
-        self.has_failed = self.has_ended = False
+        self.has_failed = self.has_ended = self.is_stopping = False
 
 
 def is_met(condition: int, state: int) -> bool:
@@ -101,6 +101,8 @@ class RunJudge:
         for row in rows:
             if type(row) is records.PutRun and row.id not in self.runs:
                 self.runs[row.id] = RunView(row, self.wanted[row.request_id])
+            if type(row) is records.PutRun and row.stop_reason:
+                self.runs[row.id].is_stopping = True
         for row in rows:
             if type(row) is records.InsertRunPart:
                 self._part(row)

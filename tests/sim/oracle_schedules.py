@@ -60,6 +60,12 @@ class ScheduleJudge:
     def entered(self, rows: Sequence[Any]) -> None:
         """Before the runs of a step are judged: what the graphs of its schedules were asked to be."""
         self._works = [work for row in rows if (work := _work(row)) is not None and work[2] not in self._seen]
+        fired = [name for name, _, _ in self._works]
+        for row in rows:
+            if type(row) is records.PutSchedule and row.name in fired and row.name not in self.schedules:
+                # Made in the step in which it fired, after a pause: it is judged from before that.
+                self._put(row._replace(fired_count=row.fired_count - fired.count(row.name), queued_us=0, last_id=""))
+                self.schedules[row.name].is_strict = False
         for name, due_us, work_id in self._works:
             self._seen.add(work_id)
             self._records.runs.wanted[f"{MARK}{name}:{due_us}"] = wanted_of(self.schedules[name].spec.run)
@@ -123,7 +129,7 @@ class ScheduleJudge:
             demand("times", not open_ids, "{} fires beside {}", name, open_ids)
         elif view.spec.overlap == REPLACE and open_ids:
             self._marks.saw("saw:schedule replaced its work")
-            left = [one for one in open_ids if self._records.tasks[one].state != CANCELLING]
+            left = [one for one in open_ids if not self._is_stopping(one)]
             demand("times", not left, "{} replaces {}, which goes on", name, left)
         if row.queued_us == due_us:
             self._marks.saw("saw:time of a schedule waited")
@@ -140,6 +146,12 @@ class ScheduleJudge:
             return due_us == spec.at_time.ToMicroseconds()
         every_s = int(spec.cron.line.split()[0].removeprefix("*/"))
         return due_us % 1_000_000 == 0 and due_us // 1_000_000 % 60 % every_s == 0
+
+    def _is_stopping(self, task_id: str) -> bool:
+        """It is being cancelled, or is going to be with its run, which takes more than one step."""
+        view = self._records.tasks[task_id]
+        run = self._records.runs.runs.get(view.run_id)
+        return view.state == CANCELLING or (run is not None and run.is_stopping)
 
     def _open(self, work_id: str) -> list[str]:
         """Tasks of this work that are not over."""

@@ -39,10 +39,11 @@ class SessionJudge:
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
-        self._forgotten: dict[tuple[str, str], int] = {}
         self._synced: dict[str, int] = {}
         #: Reports that the core may apply or keep in this step, by outbox: first and last.
         self._fresh: dict[tuple[str, str], tuple[int, int]] = {}
+        #: What was applied of outboxes that are forgotten with their agents: no row says so any more.
+        self._forgotten: dict[tuple[str, str], int] = {}
         self._successes: list[tuple[str, heard.Report]] = []
 
     def restarted(self, coordinator_epoch: int, now_us: int) -> None:
@@ -95,7 +96,7 @@ class SessionJudge:
         What was applied in the same step is durable with that, though no row says so.
         """
         self.current[agent_id] = 0
-        self._forgotten.update((key, seq) for key, seq in self.applied.items() if key[0] == agent_id)
+        self._forgotten |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
     def _touch(self, agent_id: str, epoch: int, now_us: int) -> bool:

@@ -49,7 +49,7 @@ class Clockwork:
         self.world.now_us = self.world.state.now_us = START_US
         self.effects: list[Effects] = []
 
-    def create(self, times: Times, *, replace: bool = False, **facts: Any) -> Any:
+    def create(self, times: Times, *, replace: bool = False, name: str = "s", **facts: Any) -> Any:
         """Make a schedule; what the core answers."""
         fields = {
             "body": b"spec",
@@ -59,7 +59,7 @@ class Clockwork:
             "missed": Missed.ONCE,
             "created_us": self.world.now_us,
         }
-        schedule = Schedule("default", "s", times=times, **{**fields, **facts})
+        schedule = Schedule("default", name, times=times, **{**fields, **facts})
         return self.ask(lambda reply: ScheduleCreated(schedule, replace, reply))
 
     def every(self, seconds: int, **facts: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.events import Ticked
 from outrider_coordinator.core.records import PutSchedule
 from outrider_coordinator.core.schedules.book import Missed, Overlap, Schedule, single_time
@@ -86,7 +87,9 @@ def restarted(clockwork: Clockwork, later_us: int) -> Clockwork:
     made.world.now_us = made.world.state.now_us = clockwork.world.now_us + later_us
     durable = {name: getattr(old, name) for name in PutSchedule._fields}
     fresh = Schedule(**durable, times=old.times, work=old.work, overlap=old.overlap, missed=old.missed)
-    restore(made.world.state, [fresh])
+    effects = Effects()
+    restore(made.world.state, effects, [fresh])
+    made.world.take(effects)
     made.step(Ticked())
     return made
 
@@ -101,10 +104,12 @@ def test_a_restart_fires_what_was_missed_and_nothing_twice(clockwork: Clockwork,
 
 
 def test_a_restart_in_the_past_does_not_wait_for_the_future(clockwork: Clockwork) -> None:
-    """When the clock was ten years ahead before the restart, the schedule begins anew from now."""
+    """When the clock was ten years ahead before the restart, the schedule begins anew from now, and that is stored."""
     clockwork.create(hourly())
     clockwork.wait(3600)
     again = restarted(clockwork, -10 * CLOCK_STEP_US)
+    (row,) = [row for row in again.world.rows if isinstance(row, PutSchedule)]
+    assert row.next_us == again.schedule.next_us < clockwork.schedule.next_us
     again.wait(3600)
     assert again.counts() == (2, 0)
 

@@ -15,7 +15,7 @@ from outrider_coordinator.core.schedules.events import (
     SchedulesAsked,
     WallClockMoved,
 )
-from outrider_coordinator.core.schedules.firing import MISSED_MAX
+from outrider_coordinator.core.schedules.firing import MISSED_MAX, YEAR_US
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Spec
 from outrider_coordinator.core.states import EventType, TaskState
@@ -157,6 +157,19 @@ def test_a_large_run_that_was_queued_enters_once(clockwork: Clockwork) -> None:
     assert clockwork.schedule.last_id != first
     assert len(clockwork.world.state.runs) == 1
     assert clockwork.schedule.fired_count == 2
+
+
+def test_calendars_that_walk_far_have_a_step_to_themselves(clockwork: Clockwork) -> None:
+    """A next time that is decades away counts as so many times: of a hundred such schedules a step looks at few."""
+    first = clockwork.world.now_us + SECOND_US
+    far = Times(lambda us: first if us < first else first + 40 * YEAR_US, lambda us, count: [first])
+    for number in range(100):
+        clockwork.create(far, name=f"s{number}")
+    steps = len(clockwork.effects)
+    clockwork.tick(1)
+    fired = [event for event in clockwork.world.log if event.type == EventType.SCHEDULE_FIRED]
+    assert len(fired) == 100
+    assert len(clockwork.effects) - steps >= 100
 
 
 # --- overlap

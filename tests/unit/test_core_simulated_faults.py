@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from outrider_coordinator.core.events import OutboxFacts, ReportKind
+from outrider_coordinator.core.events import AgentOrder, AgentOrdered, OutboxFacts, ReportKind, SessionEnded
 from outrider_coordinator.core.limits import holdings
 from outrider_coordinator.core.limits.book import Definition, LimitKind, Pool
 from outrider_coordinator.core.records import UpdateTask
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition
-from outrider_coordinator.core.states import Connectivity, Reason, TaskState
+from outrider_coordinator.core.states import Connectivity, EventType, Reason, TaskState
 from support.core_world import World, member
 
 
@@ -97,3 +97,19 @@ def test_what_was_not_needed_long_ago_was_not_needed_for_who_comes_later() -> No
     (late,) = world.submit(after=(not_needed,))
     for task_id in (late, "r-late"):
         assert world.ends[task_id] == (TaskState.SKIPPED, Reason.CONDITION_NOT_MET)
+
+
+def test_a_quarantine_that_outlived_its_pause_is_lifted_with_effect() -> None:
+    """Quarantined, drained and back, an agent is ACTIVE and takes nothing; resume gives it work at once."""
+    world = World()
+    for number in range(1, 5):
+        agent = world.connect("a", instance_id=f"i{number}", instance_start_ms=number)
+    assert world.state.agents["a"].is_quarantined
+    world.do(AgentOrdered("a", AgentOrder.DRAIN, world.replies.append))
+    world.do(SessionEnded("a", agent.epoch, goodbye=True))
+    world.connect("a", instance_id="i5", instance_start_ms=5)
+    (task_id,) = world.submit()
+    assert world.state_of(task_id) is TaskState.QUEUED
+    world.do(AgentOrdered("a", AgentOrder.RESUME, world.replies.append))
+    assert world.state_of(task_id) is TaskState.ASSIGNED
+    assert world.of(EventType.AGENT_RESUMED)

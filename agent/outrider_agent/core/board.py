@@ -52,6 +52,10 @@ class Admission(Enum):
     OTHER_FENCE = "held under another fence"
 
 
+#: Looked up once: to ask an enumeration for a member takes longer than to compare two.
+_ACCEPTED, _STARTED, _CLOSED, _ADMITTED = State.ACCEPTED, State.STARTED, State.CLOSED, Admission.ACCEPTED
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Attempts at once, short functions beyond them, parked attempts, and unfinished attempts in one worker."""
@@ -145,7 +149,7 @@ class Board:
 
     def live(self) -> Iterator[Attempt]:
         """Attempts that are not closed, oldest first."""
-        return (attempt for attempt in self.attempts.values() if attempt.state is not State.CLOSED)
+        return (attempt for attempt in self.attempts.values() if attempt.state is not _CLOSED)
 
     # --- attempts ----------------------------------------------------------------------------------------------
 
@@ -165,19 +169,19 @@ class Board:
         if not is_held:
             self._waiting.append(key)
         self.unfinished += 1
-        return Admission.ACCEPTED
+        return _ADMITTED
 
     def release(self, key: int) -> None:
         """A held attempt may start, unless it was withdrawn meanwhile."""
         attempt = self.attempts.get(key)
-        if attempt is not None and attempt.state is State.ACCEPTED and not attempt.worker_id:
+        if attempt is not None and attempt.state is _ACCEPTED and not attempt.worker_id:
             self._waiting.append(key)
 
     def started(self, key: int, now_us: int) -> None:
         """User code of an attempt began."""
         attempt = self.attempts[key]
-        if attempt.state is State.ACCEPTED:
-            attempt.state = State.STARTED
+        if attempt.state is _ACCEPTED:
+            attempt.state = _STARTED
             self.workers[attempt.worker_id].head_since_us = now_us
 
     def blocked(self, key: int, wait_key: str) -> None:
@@ -208,13 +212,13 @@ class Board:
     def closed(self, key: int, now_us: int) -> None:
         """The attempt has its outcome; it is held until `acknowledged`."""
         attempt = self.attempts[key]
-        if attempt.state is not State.CLOSED:
+        if attempt.state is not _CLOSED:
             self._close(attempt, now_us)
 
     def acknowledged(self, key: int, now_us: int) -> None:
         """The outcome is durable on the coordinator, or nobody wants it: forget the attempt."""
         attempt = self.attempts.pop(key)
-        if attempt.state is not State.CLOSED:
+        if attempt.state is not _CLOSED:
             self._close(attempt, now_us)
         del self._by_ref[attempt.task_id, attempt.number]
 
@@ -356,7 +360,7 @@ class Board:
 
     def _close(self, attempt: Attempt, now_us: int) -> None:
         self._leave_place(attempt, now_us)
-        attempt.state = State.CLOSED
+        attempt.state = _CLOSED
         self.unfinished -= 1
 
     def _leave_place(self, attempt: Attempt, now_us: int) -> None:

@@ -201,7 +201,7 @@ class Effects:
     epoch: int = 0
 
 
-_put_outbox = records.PutOutbox._make
+_new, _PutOutbox = tuple.__new__, records.PutOutbox
 
 
 def rows(effects: Effects) -> list[records.Write]:
@@ -216,7 +216,7 @@ def rows(effects: Effects) -> list[records.Write]:
     writes.extend(snapshots.run_row(run) for run in effects.runs.values())
     writes.extend(snapshots.agent_row(agent) for agent in effects.agents.values())
     writes.extend(snapshots.breaker_row(breaker) for breaker in effects.breakers.values())
-    writes += [_put_outbox((agent_id, outbox_id, seq)) for (agent_id, outbox_id), seq in effects.outboxes.items()]
+    writes += [_new(_PutOutbox, (agent_id, outbox_id, seq)) for (agent_id, outbox_id), seq in effects.outboxes.items()]
     if effects.limits:
         writes += [snapshots.limit_row(key, pool) for key, pool in effects.limits.items()]
     if effects.epoch:

@@ -24,7 +24,7 @@ from outrider_coordinator.core.states import (
 )
 from outrider_coordinator.core.trust.samples import Window
 
-_CANCELLING = TaskState.CANCELLING
+_CANCELLING, _ONLINE = TaskState.CANCELLING, Connectivity.ONLINE
 
 
 class Trace(NamedTuple):
@@ -437,4 +437,4 @@ class Agent:
     @property
     def is_online(self) -> bool:
         """Whether a session is there to push to."""
-        return self.connectivity is Connectivity.ONLINE
+        return self.connectivity is _ONLINE

@@ -82,7 +82,7 @@ def restore(
         breaker.restored(state, known)
     for agent in state.agents.values():
         _agent(state, effects, agent)
-    schedule_times.restore(state, schedules)
+    schedule_times.restore(state, effects, schedules)
     state.requests.is_complete = False
     state.placement_is_due = True
     return effects

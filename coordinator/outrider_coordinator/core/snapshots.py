@@ -23,12 +23,14 @@ from outrider_coordinator.core.states import BreakerState
 
 #: A wait that is for no named limit.
 _NO_CLAIM = Claim("")
+#: Makes a NamedTuple of a tuple, without the call and the checks of its `_make`.
+_new = tuple.__new__
 
 
 def task_row(task: Task) -> InsertTask | UpdateTask:
     """A task as it is now: InsertTask the first time, UpdateTask afterwards."""
     if task.is_stored:
-        return UpdateTask._make((task.id, *_changing(task)))
+        return _new(UpdateTask, (task.id, *_changing(task)))
     return inserted(task)
 
 
@@ -36,7 +38,8 @@ def inserted(task: Task) -> InsertTask:
     """The row of a new task."""
     task.is_stored = True
     spec = task.spec
-    return InsertTask._make(
+    return _new(
+        InsertTask,
         (
             task.id,
             task.namespace,
@@ -59,7 +62,7 @@ def inserted(task: Task) -> InsertTask:
             task.created_us,
             task.submitter,
             *_changing(task),
-        )
+        ),
     )
 
 
@@ -82,7 +85,8 @@ def _changing(task: Task) -> tuple[int | bytes, ...]:
 
 def attempt_row(attempt: Attempt) -> PutAttempt:
     """An attempt as it is now."""
-    return PutAttempt._make(
+    return _new(
+        PutAttempt,
         (
             attempt.task_id,
             attempt.number,
@@ -101,7 +105,7 @@ def attempt_row(attempt: Attempt) -> PutAttempt:
             attempt.last_number,
             attempt.intent._value_,
             attempt.blame._value_,
-        )
+        ),
     )
 
 

@@ -29,7 +29,8 @@ KINDS_MAX = 10_000
 
 _QUEUED, _ASSIGNED = TaskState.QUEUED, TaskState.ASSIGNED
 _OFFERED, _NO_REASON = AttemptState.OFFERED, Reason.NONE
-_event = InsertEvent._make
+#: Makes a NamedTuple of a tuple, without the call and the checks of its `_make`.
+_new = tuple.__new__
 
 
 class TimerKind(IntEnum):
@@ -204,7 +205,8 @@ class State:
         self.cursor_next = cursor + 1
         number, agent_id = (0, "") if attempt is None else (attempt.number, attempt.agent_id)
         effects.events.append(
-            _event(
+            _new(
+                InsertEvent,
                 (
                     cursor,
                     kind._value_,
@@ -219,7 +221,7 @@ class State:
                     text,
                     body,
                     outcome,
-                )
+                ),
             )
         )
 

@@ -9,10 +9,14 @@ from outrider_coordinator.core.states import AttemptState, Reason
 from outrider_coordinator.rpc.answers import agrees
 from outrider_coordinator.rpc.fields import time_us
 
+_COMPLETED = ReportKind.COMPLETED
+#: Makes a NamedTuple of a tuple, without the call and the checks of its `_make`.
+_new = tuple.__new__
+
 
 def ref(message: agent_service_pb2.AttemptRef) -> Ref:
     """Which attempt."""
-    return Ref._make((message.task_id, message.attempt, message.fence))
+    return _new(Ref, (message.task_id, message.attempt, message.fence))
 
 
 def held(message: agent_service_pb2.HeldAttempt) -> Held:
@@ -30,7 +34,7 @@ def report(message: worker_message_pb2.WorkerMessage) -> Report:
     """One report; an arm that this version does not know gets kind 0."""
     arm = message.WhichOneof("message")
     if arm == "completed":
-        return _report(message, ReportKind.COMPLETED, message.completed.SerializeToString(), start=_start(message))
+        return _report(message, _COMPLETED, message.completed.SerializeToString(), start=_start(message))
     if arm == "failed":
         return _failed(message)
     if arm == "started":
@@ -69,9 +73,10 @@ def _report(
     start: tuple[int, bytes] | None = None,
     given: GivenAnswer | None = None,
 ) -> Report:
-    return Report._make(
+    return _new(
+        Report,
         (
-            Ref._make((message.task_id, message.attempt, message.fence)),
+            _new(Ref, (message.task_id, message.attempt, message.fence)),
             message.number,
             time_us(message.event_time),
             kind,
@@ -83,7 +88,7 @@ def _report(
             wait,
             start,
             given,
-        )
+        ),
     )
 
 

@@ -28,6 +28,7 @@ _DETAILS: dict[int, int] = {
     EventType.TASK_UNBLOCKED: 14,
 }
 _COMPLETED, _ERROR = 15, 16
+_SUCCEEDED = EventType.TASK_SUCCEEDED
 #: Timestamp.seconds, .nanos.
 _SECONDS, _NANOS = 1, 2
 #: WatchResponse.events and WatchRunResponse.events; SubmitStreamResponse.results; what Events and Results repeat.
@@ -62,7 +63,7 @@ def event(record: InsertEvent, include_results: bool) -> bytes:
     parts.append(_name(_NAMESPACE, namespace))
     if body:
         parts.append(block(_DETAILS.get(kind, _ERROR), body))
-    if include_results and kind == EventType.TASK_SUCCEEDED:
+    if include_results and kind == _SUCCEEDED:
         parts.append(block(_COMPLETED, outcome))
     return b"".join(parts)
 

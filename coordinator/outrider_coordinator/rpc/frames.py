@@ -105,20 +105,22 @@ def _ref(send: Any) -> bytes:
 
 
 def _assignment(send: Any, outcomes: dict[str, bytes]) -> bytes:
-    parts = [block(_REF, _ref(send)), block(_SPEC, send.body)]
-    for key, task_id in send.inputs:
+    _, _, task_id, attempt, fence, body, inputs, prefetched, namespace, run_id, trace, *_ = send
+    ref = block(_TASK_ID, task_id.encode()) + integer(_ATTEMPT, attempt) + integer(_FENCE, fence)
+    parts = [block(_REF, ref), block(_SPEC, body)]
+    for key, task_id in inputs:
         completed = worker_message_pb2.Completed.FromString(outcomes.get(task_id, b""))
         given = pb.TaskInput(key=key, task_id=task_id, result=completed.result)
         parts.append(block(_INPUTS, given.SerializeToString()))
-    if send.trace.parent:
-        trace = task_pb2.TraceContext(traceparent=send.trace.parent, tracestate=send.trace.state)
-        parts.append(block(_TRACE, trace.SerializeToString()))
+    if trace[0]:
+        context = task_pb2.TraceContext(traceparent=trace.parent, tracestate=trace.state)
+        parts.append(block(_TRACE, context.SerializeToString()))
     if send.remaining_us:
         parts.append(block(_REMAINING, duration(send.remaining_us).SerializeToString()))
     if send.carried is not None:
         parts += [block(_EARLIER_ANSWERS, resolution) for resolution in send.carried.answers]
         parts += [block(_EXPIRED_WAITS, reason) for reason in send.carried.expired]
-    parts.append(_placed(send.prefetched, send.namespace, send.run_id))
+    parts.append(_placed(prefetched, namespace, run_id))
     return block(_ITEMS, b"".join(parts))
 
 

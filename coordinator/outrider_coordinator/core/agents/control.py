@@ -22,6 +22,8 @@ from outrider_coordinator.core.states import Admin, AttemptState, Blame, EventTy
 from outrider_coordinator.core.transitions import move_admin, move_attempt
 from outrider_coordinator.core.trust import blame
 
+_OFFERED, _ACCEPTED = AttemptState.OFFERED, AttemptState.ACCEPTED
+
 
 def cancel(state: State, effects: Effects, task_id: str, message: str) -> CancelVerdict:
     """Cancel one task: at once when nobody runs it, otherwise the agent is told and its end decides (I14)."""
@@ -63,8 +65,8 @@ def attempts_accepted(state: State, effects: Effects, event: AttemptsAccepted) -
     for ref in event.refs:
         task_id, number, fence = ref
         attempt = agent.attempts.get((task_id, number))
-        if attempt is not None and attempt.fence == fence and attempt.state is AttemptState.OFFERED:
-            move_attempt(attempt, AttemptState.ACCEPTED)
+        if attempt is not None and attempt.fence == fence and attempt.state is _OFFERED:
+            move_attempt(attempt, _ACCEPTED)
             strategies.first_word(state, agent, attempt)
 
 
@@ -112,12 +114,15 @@ _ADMIN = {
 
 def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered) -> None:
     admin, kind = _ADMIN[event.order]
+    changes = agent.admin is not admin
     if admin is Admin.ACTIVE:
+        changes |= agent.is_quarantined
         agent.is_quarantined, agent.takeovers = False, []
     agent.drain_us = 0
     effects.agents[agent.id] = agent
     if agent.admin is not admin:
         move_admin(agent, admin)
+    if changes:
         state.agent_event(effects, kind, agent.id)
         state.fleet.changed(agent)
     if admin is Admin.DRAINING:

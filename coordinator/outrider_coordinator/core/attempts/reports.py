@@ -20,7 +20,7 @@ from outrider_coordinator.core.waits import blockage
 _OFFERED, _STARTED, _CLOSED = AttemptState.OFFERED, AttemptState.STARTED, AttemptState.CLOSED
 _RUNNING, _CANCELLING, _SUCCEEDED = TaskState.RUNNING, TaskState.CANCELLING, TaskState.SUCCEEDED
 _QUARANTINED, _TASK_STARTED = ReportKind.QUARANTINED, EventType.TASK_STARTED
-_ack = PushAck._make
+_new = tuple.__new__
 
 
 def received(state: State, effects: Effects, event: ReportsReceived) -> None:
@@ -41,7 +41,7 @@ def received(state: State, effects: Effects, event: ReportsReceived) -> None:
     agent.applied[event.outbox_id] = applied
     key = (agent.id, event.outbox_id)
     effects.outboxes[key] = applied
-    effects.acks[key] = _ack((agent.epoch, agent.id, event.outbox_id, applied))
+    effects.acks[key] = _new(PushAck, (agent.epoch, agent.id, event.outbox_id, applied))
     if agent.replaying and applied >= agent.replaying.get(event.outbox_id, applied + 1):
         del agent.replaying[event.outbox_id]
         nothing_left_to_replay(state, effects, agent)

@@ -3,7 +3,7 @@
 Owns the rankings of agents, one set for each combination of hard demands (a `Reach`). It must not know what makes an
 agent a good choice: keys come from the functions that `strategies` hands in.
 
-A ranking is a heap of keys that may be out of date. A key that became *worse* is put right when it comes up; one that
+A ranking holds keys in order that may be out of date. A key that became *worse* is put right when it comes up; one that
 became *better* must be noted at once, or it would not come up: whoever makes an agent more open or less loaded calls
 `Fleet.changed`. A forgotten call is found by `check`. So a step costs what changed, not how many agents there are.
 """
@@ -42,13 +42,19 @@ def hard_of(demands: Demands) -> Hard:
 
 
 class Ranking:
-    """Agents by a key, best first. ``known`` is the key under which each stands; entries of other keys are dead."""
+    """Agents by a key, best first. ``known`` is the key under which each stands; entries of other keys are dead.
 
-    __slots__ = ("heap", "key_of", "known")
+    What was noted since somebody asked stands in ``fresh``, sorted when it is asked, the best last: most agents that
+    become free are taken at once, and to put each into the heap and take it out again would cost ten comparisons.
+    """
+
+    __slots__ = ("fresh", "heap", "is_sorted", "key_of", "known")
 
     def __init__(self, key_of: KeyOf) -> None:
         self.key_of = key_of
         self.heap: list[Key] = []
+        self.fresh: list[Key] = []
+        self.is_sorted = True
         self.known: dict[str, Key] = {}
 
     def note(self, agent: Agent) -> bool:
@@ -59,39 +65,55 @@ class Ranking:
         known = self.known.get(agent.id)
         if known is None or key < known:
             self.known[agent.id] = key
-            heapq.heappush(self.heap, key)
-            if len(self.heap) > 2 * len(self.known) + 64:
-                self.heap = list(self.known.values())
+            self.fresh.append(key)
+            self.is_sorted = False
+            if len(self.heap) + len(self.fresh) > 2 * len(self.known) + 64:
+                self.heap, self.fresh = list(self.known.values()), []
                 heapq.heapify(self.heap)
         return True
 
     def first(self, agents: dict[str, Agent]) -> Agent | None:
         """The best agent, None when none can take anything."""
-        heap, known = self.heap, self.known
-        while heap:
-            key = heap[0]
+        heap, fresh, known = self.heap, self.fresh, self.known
+        if not self.is_sorted:
+            fresh.sort(reverse=True)
+            self.is_sorted = True
+        while heap or fresh:
+            is_fresh = bool(fresh) and not (heap and heap[0] < fresh[-1])
+            key = fresh[-1] if is_fresh else heap[0]
             agent_id = key[-1]
             if known.get(agent_id) is not key:
-                heapq.heappop(heap)
+                self.take()
                 continue
             agent = agents.get(agent_id)
             now = None if agent is None else self.key_of(agent)
             if now == key:
                 return agent
             if now is None:
-                heapq.heappop(heap)
+                self.take()
                 del known[agent_id]
+                continue
+            known[agent_id] = now
+            if is_fresh:
+                fresh.pop()
+                heapq.heappush(heap, now)
             else:
-                known[agent_id] = now
                 heapq.heapreplace(heap, now)
         return None
+
+    def take(self) -> Key:
+        """Take out the entry that stands first, dead or not; there is one, and everything is sorted."""
+        heap, fresh = self.heap, self.fresh
+        if fresh and not (heap and heap[0] < fresh[-1]):
+            return fresh.pop()
+        return heapq.heappop(heap)
 
     def best(self, agents: dict[str, Agent], count: int) -> list[Agent]:
         """The ``count`` best agents, best first."""
         found: list[Key] = []
         chosen: list[Agent] = []
         while len(chosen) < count and (agent := self.first(agents)) is not None:
-            found.append(heapq.heappop(self.heap))
+            found.append(self.take())
             chosen.append(agent)
         for key in found:
             heapq.heappush(self.heap, key)
@@ -103,7 +125,7 @@ class Ranking:
         try:
             while (agent := self.first(agents)) is not None:
                 yield agent
-                passed.append(heapq.heappop(self.heap))
+                passed.append(self.take())
         finally:
             for key in passed:
                 heapq.heappush(self.heap, key)

@@ -22,7 +22,7 @@ from outrider_coordinator.core.trust import breaker, systems
 from outrider_coordinator.core.waits.blockage import attempt_ended
 from outrider_coordinator.core.waits.budgets import carried
 
-_assign = PushAssign._make
+_new = tuple.__new__
 _OFFERED, _ASSIGNED, _TASK_ASSIGNED = AttemptState.OFFERED, TaskState.ASSIGNED, EventType.TASK_ASSIGNED
 
 #: So many agents read for a new reach cost as much as one offer.
@@ -135,7 +135,8 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
     state.retries.dispatched += 1
     spec = task.spec
     effects.sends.append(
-        _assign(
+        _new(
+            PushAssign,
             (
                 agent.epoch,
                 agent.id,
@@ -154,7 +155,7 @@ def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetche
                 now_us,
                 deadlines.left_us(state, task) if spec.deadline_us else 0,
                 carried(task) if task.waits else None,
-            )
+            ),
         )
     )
 

@@ -28,6 +28,7 @@ from outrider_coordinator.core.states import AttemptState, Intent
 from outrider_coordinator.core.trust import breaker, systems
 
 CRITICAL = 10
+_LOWER, _NEVER = Preemption.LOWER, Preemption.NEVER
 #: Needy tasks, and attempts for each of them, that one step looks at.
 NEEDY_MAX, LOOKED_AT_MAX = 16, 64
 
@@ -35,9 +36,9 @@ NEEDY_MAX, LOOKED_AT_MAX = 16, 64
 def is_victim(state: State, spec: Spec) -> bool:
     """Whether attempts of such a task may be stopped for a more urgent one."""
     policy = state.settings.preemption
-    if not spec.preemptible and policy is not Preemption.LOWER:
+    if not spec.preemptible and policy is not _LOWER:
         return False
-    return policy is not Preemption.NEVER and spec.priority < CRITICAL and not spec.at_most_once
+    return policy is not _NEVER and spec.priority < CRITICAL and not spec.at_most_once
 
 
 def make_room(state: State, effects: Effects) -> None:

@@ -26,6 +26,8 @@ from outrider_coordinator.core.trust import breaker
 SMOOTHING = 0.2
 #: Kinds of work that are measured on one agent at most.
 KINDS_PER_AGENT_MAX = 256
+#: A tenth of the processor's use weighs more than any latency.
+_TENTH = 32
 
 
 def choose(state: State, need: Need, task: Task) -> tuple[Agent, bool] | None:
@@ -184,7 +186,8 @@ def first_word(state: State, agent: Agent, attempt: Attempt) -> None:
     """The agent answered an offer: how long it took becomes a part of its pressure."""
     if not attempt.prefetched:
         agent.latency_us += SMOOTHING * (state.now_us - attempt.offered_us - agent.latency_us)
-        press(state, agent)
+        if _doublings(agent.latency_us) != agent.pressure % _TENTH:
+            press(state, agent)
 
 
 def press(state: State, agent: Agent) -> None:
@@ -192,11 +195,15 @@ def press(state: State, agent: Agent) -> None:
 
     Tenths of the processor's use weigh most, then the latency: doublings of a millisecond.
     """
-    latency = min(31, int(agent.latency_us / 1000).bit_length())
-    pressure = int(min(1.0, max(0.0, agent.facts.cpu_fraction)) * 10) * 32 + latency
+    busy = int(min(1.0, max(0.0, agent.facts.cpu_fraction)) * 10)
+    pressure = busy * _TENTH + _doublings(agent.latency_us)
     if pressure != agent.pressure:
         agent.pressure = pressure
         state.fleet.changed(agent)
+
+
+def _doublings(latency_us: float) -> int:
+    return min(_TENTH - 1, int(latency_us / 1000).bit_length())
 
 
 def measure(state: State, agent: Agent, kind: str, duration_us: int | None) -> None:

@@ -32,6 +32,7 @@ from outrider_coordinator.core.states import EventType, Reason
 
 #: Times that one step deals with, and the units of `pacing` for one: a calendar takes 50 to 100 us, a submit 50.
 TIMES_PER_STEP, UNITS_PER_TIME = 16, 8
+YEAR_US = 366 * 24 * 3600 * SECOND_US
 #: A time dealt with later than this was missed.
 LATE_US = 60 * SECOND_US
 #: Times that are made up for at most (ALL), and that are counted one by one.
@@ -149,7 +150,7 @@ def works_entered(state: State, effects: Effects) -> None:
     _set_timer(state)
 
 
-def restore(state: State, schedules: Iterable[Schedule]) -> None:
+def restore(state: State, effects: Effects, schedules: Iterable[Schedule]) -> None:
     """Take in what the store has; tasks and runs are there already. The first step deals with what was missed."""
     book = state.schedules
     for schedule in schedules:
@@ -157,7 +158,7 @@ def restore(state: State, schedules: Iterable[Schedule]) -> None:
         schedule.offset_us = book.wall_offset_us
         following = schedule.times.following(book.now_us(schedule, state.now_us))
         if following is not None and schedule.next_us > following + CLOCK_STEP_US:
-            schedule.next_us = following
+            _go_on_from(state, effects, schedule, following)
         if schedule.queued_us and _is_open(state, schedule.last_id):
             book.waited_for[schedule.last_id] = schedule.key
         book.wake(schedule, state.now_us)
@@ -188,7 +189,10 @@ def check(state: State) -> None:
 
 
 def _look(state: State, effects: Effects, schedule: Schedule) -> int:
-    """Deal with one time of a schedule, or arm its timer. Returns how many times were looked at."""
+    """Deal with one time of a schedule, or arm its timer. Returns how many times were looked at.
+
+    A time that is years away counts as so many: a calendar walks there from day to day.
+    """
     book = state.schedules
     if book.wall_offset_us != schedule.offset_us:
         _follow_clock(state, effects, schedule)
@@ -215,7 +219,7 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
     schedule.next_us = schedule.times.following(due_us) or 0
     effects.schedules[schedule.key] = schedule
     book.wake(schedule, state.now_us)
-    return count
+    return count + max(0, schedule.next_us - due_us) // YEAR_US
 
 
 def _judge_passed(state: State, effects: Effects, schedule: Schedule, now_us: int) -> int:
@@ -329,9 +333,13 @@ def _follow_clock(state: State, effects: Effects, schedule: Schedule) -> None:
         return
     following = schedule.times.following(book.now_us(schedule, state.now_us))
     if following is not None and following != schedule.next_us:
-        schedule.next_us, schedule.seen_us = following, 0
-        _event(state, effects, EventType.SCHEDULE_SKIPPED, schedule, "the clock was set; it goes on from now")
-        effects.schedules[schedule.key] = schedule
+        _go_on_from(state, effects, schedule, following)
+
+
+def _go_on_from(state: State, effects: Effects, schedule: Schedule, following_us: int) -> None:
+    schedule.next_us, schedule.seen_us = following_us, 0
+    _event(state, effects, EventType.SCHEDULE_SKIPPED, schedule, "the clock was set; it goes on from now")
+    effects.schedules[schedule.key] = schedule
 
 
 def _arm(state: State, schedule: Schedule) -> None:
