@@ -91,6 +91,10 @@ sim: $(STAMP) ## Simulate whole systems under faults (SEEDS=1000 FIRST=0)
 planted: $(STAMP) ## Show after how many seeds the simulator finds each planted bug (SEEDS=1000 at most)
 	@cd tests && ../$(BIN)/python -m sim.planted $(or $(SEEDS),1000)
 
+.PHONY: fuzz
+fuzz: $(STAMP) ## Send requests that nobody would send to every method of a coordinator (INPUTS=100000 FUZZ_SEED=7)
+	@FUZZ_INPUTS=$(or $(INPUTS),100000) $(BIN)/python -m pytest -q --timeout 7200 tests/rpc/test_hostile_input.py $(ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput and latency beside the bare pipeline
 	@$(BIN)/python benchmarks/throughput.py $(ARGS)

@@ -130,7 +130,7 @@ def test_a_killed_coordinator_forgets_no_limit(tmp_path: Path) -> None:
         path = tmp_path / "intervals"
         with made.connect() as client:
             stay = client.with_options(limits=["one"])
-            first = stay.submit(f"{MODULE}:stay", str(path), 1.5)
+            first = stay.submit(f"{MODULE}:stay", str(path), 6.0)
             second = stay.submit(f"{MODULE}:stay", str(path), STAY_S)
             eventually(lambda: made.get(first.id).state == task_pb2.TASK_STATE_RUNNING)
             made.coordinator.kill()

@@ -253,6 +253,52 @@ def test_a_stream_of_submits_refuses_only_the_bad_ones(coordinator: CoordinatorP
     assert response.results.results[1].refused.reason == "INVALID_REQUEST"
 
 
+def test_a_large_frame_of_submits_is_answered_in_order(coordinator: CoordinatorProcess) -> None:
+    """However the coordinator deals with it in parts, each result is that of its submission, first come is first."""
+    frame = task_service_pb2.SubmitStreamRequest()
+    for at in range(600):
+        request = function()
+        request.request_id = f"large-{at % 590}"
+        frame.submissions.tasks.append(request)
+    (response,) = coordinator.tasks.SubmitStream(iter([frame]), timeout=30)
+    results = response.results.results
+    assert [result.request_id for result in results] == [f"large-{at % 590}" for at in range(600)]
+    ids = [result.accepted.task_id for result in results]
+    assert ids[590:] == ids[:10]
+    assert [result.accepted.created for result in results] == [True] * 590 + [False] * 10
+    agent = ScriptedAgent(coordinator, "a", slots=600)
+    offered: list[str] = []
+    while len(offered) < 590:
+        offered += [assignment.ref.task_id for assignment in agent.next("assign").assignments]
+    assert offered == ids[:590]
+    agent.close()
+
+
+def test_a_large_frame_of_reports_is_applied_whole(coordinator: CoordinatorProcess) -> None:
+    """However the coordinator deals with it in parts, all of it is applied in order, and acknowledged to its end."""
+    agent = ScriptedAgent(coordinator, "a")
+    task_id = coordinator.tasks.Submit(function()).task_id
+    (assignment,) = agent.next("assign").assignments
+    ref = assignment.ref
+    lines = [f"{number}\n".encode() for number in range(500)]
+    messages = [
+        worker_message_pb2.WorkerMessage(
+            task_id=ref.task_id,
+            attempt=ref.attempt,
+            fence=ref.fence,
+            number=number,
+            log=worker_message_pb2.Log(stream=1, data=line),  # type: ignore[arg-type]
+        )
+        for number, line in enumerate(lines, 1)
+    ]
+    agent.send(reports=agent_service_pb2.Reports(outbox_id="box", first_seq=1, messages=messages))
+    while agent.next("ack").applied[-1].applied_seq < 500:
+        pass
+    read = coordinator.tasks.ReadLogs(task_service_pb2.ReadLogsRequest(task_id=task_id), timeout=30)
+    assert b"".join(chunk.log.data for response in read for chunk in response.chunks) == b"".join(lines)
+    agent.close()
+
+
 def _batch(*requests: task_service_pb2.SubmitRequest) -> task_service_pb2.SubmitBatchRequest:
     return task_service_pb2.SubmitBatchRequest(tasks=requests)
 

@@ -81,7 +81,9 @@ class Clients:
                     known[one.namespace, one.request_id] = found
 
         def reply(value: Any) -> None:
-            if isinstance(value, NeedTasks):
+            if isinstance(value, NeedTasks) and not all(map(process.store.tables.tasks.get, value.task_ids)):
+                call.answered(process, lambda: self.refusals.append("INVALID_REQUEST"))
+            elif isinstance(value, NeedTasks):
                 more = ended | process.store.tables.task_ends(value.task_ids)
                 process.later(1_000, self._submit, process, call, tasks, requests, more)
             else:

@@ -88,6 +88,9 @@ FAULTS: dict[str, Draw] = {
     "workers_unborn": _lasting(1, 6, _agent),
     "wall_step": _step,
     "coordinator_clock": _coordinator_step,
+    "clone": _lasting(1, 15, _agent),
+    "impostor": _lasting(1, 6, _agent),
+    "old_backup": _lasting(0.1, 4),
 }
 
 
@@ -169,6 +172,10 @@ class Faults:
         self._world.store.is_full = True
         self._later(for_us, self._set, self._world.store, "is_full", False)
 
+    def _old_backup(self, for_us: int) -> None:
+        """The coordinator's disk goes back to a backup; the first time one is made."""
+        self._world.go_back(for_us)
+
     # --- agents ----------------------------------------------------------------------------------------------------
 
     def _keeper_crash(self, agent: str, for_us: int) -> None:
@@ -202,6 +209,14 @@ class Faults:
         keeper = self._world.machines[agent].keeper
         if keeper is not None:
             keeper.link.die()
+
+    def _clone(self, agent: str, for_us: int) -> None:
+        """Somebody starts a copy of the machine, disk and all."""
+        self._world.double(agent, for_us, is_clone=True)
+
+    def _impostor(self, agent: str, for_us: int) -> None:
+        """Another machine asks for the agent's name."""
+        self._world.double(agent, for_us, is_clone=False)
 
     def _disk_slow(self, agent: str, for_us: int) -> None:
         disk = self._world.machines[agent].disk

@@ -8,7 +8,7 @@ outbox's files. The keeper's clock is the machine's: it drifts, and its wall clo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,71 +23,20 @@ from outrider_agent.link_frames import Closed, Kind, Target
 from outrider_agent.outboxes import Outboxes
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
-from sim.kernel import START_US, Kernel, Pausable
-from sim.model_disk import Disk, ModelOutbox, left_behind
-from sim.network import Connection, Wire
-from sim.observer import Witness
-from sim.plan import AgentPlan
-from sim.workers import ModelExecutioner, ModelPool, ModelWorker
+from sim.kernel import Pausable
+from sim.model_disk import ModelOutbox, left_behind
+from sim.network import Connection
+from sim.workers import ModelExecutioner, ModelPool
+
+if TYPE_CHECKING:
+    from sim.machine import Machine
 
 KILL_GRACE_S = 2.0
+CHECK_EVERY = 8
 BUSY_TICK_US, IDLE_TICK_US = 400_000, 2_000_000
 ACK_TIMEOUT_US, STOP_TIMEOUT_US, HANG_UP_US = 10_000_000, 8_000_000, 2_000_000
 _LOAD = Load(0.5, 0.1, 0.2)
 _NO_WORKERS: list[Any] = []
-
-
-class Machine:
-    """A computer with an agent on it; its disk and its clocks outlive every process."""
-
-    def __init__(self, kernel: Kernel, plan: AgentPlan, wire: Wire, witness: Witness, dial: Callable[..., Any]) -> None:
-        self.kernel = kernel
-        self.plan = plan
-        self.wire = wire
-        self.witness = witness
-        self.disk = Disk(kernel, plan.name)
-        self.random = kernel.stream(f"machine/{plan.name}")
-        self.dial = dial
-        self.wall_offset_us = 0
-        self.keeper: Keeper | None = None
-        self.incarnations = 0
-        self.unborn_chance = 0.0
-        #: Workers of a keeper that was killed: dead within 2 s, or when the next keeper sweeps.
-        self.doomed: list[ModelWorker] = []
-        self._drift = plan.drift
-        self._boot_offset_us = self.random.randrange(10**9)
-
-    def boot_us(self) -> int:
-        """CLOCK_BOOTTIME here: never steps, runs a little fast or slow."""
-        passed_us = self.kernel.now_us - START_US
-        return self._boot_offset_us + passed_us + int(passed_us * self._drift)
-
-    def wall_ns(self) -> int:
-        """The wall clock here, steps and all."""
-        return (self.kernel.now_us + self.wall_offset_us) * 1000
-
-    def start(self) -> None:
-        """Start the agent, unless it runs."""
-        if self.keeper is None:
-            self.incarnations += 1
-            self.kernel.tell(self.plan.name, "keeper starts", self.incarnations)
-            for worker in self.doomed:
-                worker.kill()
-            self.doomed = []
-            self.keeper = Keeper(self)
-
-    def kill_keeper(self, restart_us: int) -> None:
-        """SIGKILL of the keeper: its workers follow within 2 s, and a new one is started."""
-        if self.keeper is not None:
-            self.keeper.die()
-            self.keeper = None
-        self.kernel.after(restart_us, self.start)
-
-    def lose_power(self, restart_us: int) -> None:
-        """The machine is gone: nobody closes its connections."""
-        if self.keeper is not None:
-            self.keeper.link.vanish()
-        self.kill_keeper(restart_us)
 
 
 class ModelLink:
@@ -182,6 +131,7 @@ class Keeper:
         self._witness = machine.witness
         self._pausable = Pausable(machine.kernel)
         self._is_settling = False
+        self._turns = 0
         self._beaten_epoch = 0
         self._tick_us = 0
         self._beat_number = 0
@@ -193,14 +143,15 @@ class Keeper:
 
     def _compose(self) -> None:
         machine, plan = self.machine, self.machine.plan
-        instance_id = f"{plan.name}-{machine.incarnations}"
+        instance_id = f"{machine.label}-{machine.incarnations}"
         self._enter()
         self.session = Session(("coordinator",), machine.boot_us())
         identity = Identity(
             name=plan.name,
-            machine_id=f"machine-{plan.name}",
-            boot_id="boot",
+            machine_id=machine.machine_id,
+            boot_id=f"{machine.label}-boot-{machine.boots}",
             instance_id=instance_id,
+            previous_instance_id=machine.disk.known().instance_id,
             instance_start_ms=machine.kernel.now_us // 1000,
             version="sim",
             host=plan.name,
@@ -208,7 +159,6 @@ class Keeper:
             prefetch_credit=plan.prefetch_credit,
             parked_max=plan.parked_max,
             labels=dict(plan.labels),
-            previous_instance_id=machine.disk.known().instance_id,
             **plan.hello,
         )
         self.conversation = Conversation(
@@ -232,7 +182,13 @@ class Keeper:
         origin = Origin(plan.name, instance_id, "scratch")
         self.runner = Runner(limits, origin, self.conversation, reporter, self._wake, KILL_GRACE_S)
         self.pool = ModelPool(
-            machine.kernel, machine.witness, plan.name, machine.incarnations, machine.wall_ns, machine.boot_us, self.act
+            machine.kernel,
+            machine.witness,
+            machine.label,
+            machine.incarnations,
+            machine.wall_ns,
+            machine.boot_us,
+            self.act,
         )
         self.pool.unborn_chance = machine.unborn_chance
         self.pool.listener = self.runner
@@ -282,7 +238,7 @@ class Keeper:
         if self.is_dead:
             return
         self._pausable.is_dead = True
-        self._kernel.tell(self.machine.plan.name, "keeper is killed")
+        self._kernel.tell(self.machine.label, "keeper is killed")
         self.outbox.crash()
         if self.link.connection is not None:
             self.link.connection.link_gone()
@@ -295,7 +251,7 @@ class Keeper:
             self._kernel.after(self.machine.random.randrange(1_000, 2_000_000), worker.kill)
         self.machine.doomed += self.pool.workers.values()
         for run in self.machine.witness.active_runs():
-            run.is_apart |= run.agent == self.machine.plan.name
+            run.is_apart |= run.agent == self.machine.label
 
     # --- the turn of the loop --------------------------------------------------------------------------------------
 
@@ -321,6 +277,9 @@ class Keeper:
     def _settle(self) -> None:
         self._is_settling = False
         self.runner.settle()
+        self._turns += 1
+        if self._turns % CHECK_EVERY == 0:
+            self.runner.board.check()
         self.conversation.settle()
         self.conversation.tick(self.machine.boot_us())
         session = self.session
@@ -352,7 +311,7 @@ class Keeper:
     # --- leaving ---------------------------------------------------------------------------------------------------
 
     def _give_up(self, message: str) -> None:
-        self._kernel.tell(self.machine.plan.name, "gives up", message)
+        self._kernel.tell(self.machine.label, "gives up", message)
         self._is_hurried = True
         self.leave("refused", 0, 2_000_000)
 
@@ -403,7 +362,7 @@ class Keeper:
 
     def _exit(self, restart_us: int) -> None:
         self._pausable.is_dead = True
-        self._kernel.tell(self.machine.plan.name, "keeper exits")
+        self._kernel.tell(self.machine.label, "keeper exits")
         self.pool.kill_all()
         self.outbox.close()
         if self.link.connection is not None:

@@ -80,6 +80,7 @@ class Process:
         self.kernel = kernel
         self.store = store
         self.witness = witness
+        self.marks = witness.marks
         self._offset_us = max(wall_offset_us, store.tables.last_event_us() - kernel.now_us)
         self._wall_offset_us = self._told_offset_us = wall_offset_us
         self._failed = failed
@@ -95,6 +96,7 @@ class Process:
         self.state: State = new_state(
             settings, coordinator_epoch=epoch, now_us=self.now_us(), seed=self._random.getrandbits(64)
         )
+        self.state.store_id = STORE_ID
         self.state.schedules.wall_offset_us = wall_offset_us - self._offset_us
         recovered = restore(self.state, store.tables, read_spec, stored_schedule)  # type: ignore[arg-type]  # reads like a Reader
         if epoch == 1:

@@ -43,6 +43,10 @@ class Disk:
         """Whether there is an image to go back to."""
         return self._image is not None
 
+    def copy_of(self, other: Disk) -> None:
+        """Hold what another machine's disk holds."""
+        self.files, self.remembered = dict(other.files), other.remembered
+
     def roll_back(self) -> bool:
         """Be as when the last image was taken; False when there is none."""
         if self._image is None:

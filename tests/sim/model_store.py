@@ -196,7 +196,8 @@ class ModelStore:
 
     def open(self) -> int:
         """A start: returns its epoch, durably one above all before."""
-        self.tables.coordinator_epoch += 1
+        risen = max((row.epoch for row in self.tables.put["Epoch"].values()), default=0)
+        self.tables.coordinator_epoch = max(self.tables.coordinator_epoch, risen) + 1
         return self.tables.coordinator_epoch
 
     def commit(self, batch: Any, done: Callable[[bool], None]) -> None:

@@ -18,9 +18,11 @@ from sim.kernel import Kernel
 from sim.oracle_contact import ContactJudge
 from sim.oracle_records import LIVE, TERMINAL, RecordJudge
 from sim.oracle_sessions import SessionJudge
-from sim.verdicts import Broken, Marks
+from sim.verdicts import Marks
 
 REBUILD_EVERY = 200
+#: Stands in the label of a machine between the name of its agent and a number, when it is not the only one.
+DOUBLE = "+"
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +31,7 @@ class Run:
 
     task_id: str
     attempt: int
+    fence: int
     agent: str
     number: int
     began_us: int
@@ -37,6 +40,8 @@ class Run:
     is_waiting: bool = False
     #: It stopped waiting by itself, or its keeper is dead: it counts for no slot.
     is_apart: bool = False
+    #: The coordinator knows nothing of it: its disk is as it was before that was offered.
+    is_forgotten: bool = False
 
 
 class Witness:
@@ -47,7 +52,7 @@ class Witness:
     ) -> None:
         self.kernel = kernel
         self.marks = marks
-        self.records = RecordJudge(marks, settings.probe_time_us, settings.queue_depth_max)
+        self.records = RecordJudge(marks, settings)
         self.sessions = SessionJudge(marks, self.records)
         self.contact = ContactJudge(marks, self.records, self.sessions)
         self.runs: list[Run] = []
@@ -55,6 +60,8 @@ class Witness:
         #: What the coordinator's core was given, and how often something happened to an agent's.
         self.core_events = self.agent_events = 0
         self.accepted: dict[str, int] = {}
+        self._backup: RecordJudge | None = None
+        self._is_rolled_back = False
         self._rebuild = rebuild
         self._active: dict[Run, None] = {}
         self._by_task: dict[str, list[Run]] = {}
@@ -71,6 +78,26 @@ class Witness:
             there = self.records.tasks.get(task_id)
             known = there is not None and (there.state in TERMINAL or task_id in state.tasks)
             self.marks.demand("I6", known, "task {} was accepted and is gone after a restart", task_id)
+
+    def backed_up(self) -> None:
+        """Somebody keeps a copy of the coordinator's disk."""
+        self._backup = self.records.copy()
+
+    def rolled_back(self) -> None:
+        """The coordinator's disk is that copy again: promises made since are void, and what began since is unknown."""
+        assert self._backup is not None
+        self.marks.saw("saw:old backup restored")
+        self._is_rolled_back = True
+        self.records.become(self._backup)
+        self.sessions.rolled_back()
+        self.contact.rolled_back()
+        self.accepted = {task_id: at_us for task_id, at_us in self.accepted.items() if task_id in self.records.tasks}
+        for runs in self._by_task.values():
+            for run in runs:
+                run.is_forgotten = not self.records.is_started(run.task_id, run.attempt, run.fence)
+        self._by_task = {
+            task_id: [run for run in runs if not run.is_forgotten] for task_id, runs in self._by_task.items()
+        }
 
     def stepping(self, events: Sequence[Any]) -> None:
         """These go into the next step."""
@@ -112,7 +139,7 @@ class Witness:
             self.sessions.acked(send.agent_id, send.outbox_id, send.applied_seq)
 
     def _welcomed(self, accepted: SessionAccepted) -> None:
-        self.sessions.welcomed(self.sessions.agent_of[accepted.epoch], accepted.applied)
+        self.sessions.welcomed(self.sessions.agent_of[accepted.epoch], accepted.epoch, accepted.applied)
 
     def _assigned(self, send: PushAssign) -> None:
         view = self.records.tasks.get(send.task_id)
@@ -132,8 +159,10 @@ class Witness:
         return True
 
     def rebuilt(self, state: Any, pending: Sequence[Any], tables: Any) -> None:
-        """Judge I20, and what people are shown of limits."""
+        """Judge I20, what people are shown of limits, and what memory keeps beside tasks (I16)."""
         self.marks.saw("I20")
+        known, most = len(state.requests._order), state.settings.request_ids_max
+        self.marks.demand("I16", known <= most, "{} request ids are kept, {} may be", known, most)
         self._rebuild(state, pending, tables)
         self._judge_limits(state, pending)
 
@@ -170,7 +199,8 @@ class Witness:
     def run_cancelled(self, run_id: str) -> None:
         """A client was told that what was open of a run is cancelled."""
         self.marks.saw("saw:run cancelled")
-        for task_id in self.records.runs.runs[run_id].members.values():
+        run = self.records.runs.runs.get(run_id)
+        for task_id in run.members.values() if run is not None else ():
             state = self.records.tasks[task_id].state
             self.marks.demand("I14", state >= 6, "run {} is cancelled, its task {} is not", run_id, task_id)
             if state == 6:
@@ -186,34 +216,41 @@ class Witness:
         """An agent forgets its reports up to ``seq``."""
         self.sessions.dropped(outbox_id, seq)
 
-    def run_began(self, task_id: str, attempt: int, agent: str, incarnation: int, pid: int) -> Run:
+    def run_began(self, task_id: str, attempt: int, fence: int, agent: str) -> Run:
         """User code begins."""
-        now_us = self.kernel.now_us
-        run = Run(task_id, attempt, agent, len(self.runs) + 1, now_us)
+        run = Run(task_id, attempt, fence, agent, len(self.runs) + 1, self.kernel.now_us)
         self.kernel.tell(agent, "run begins", task_id, attempt)
-        view = self.records.tasks.get(task_id)
-        if view is None:
-            raise Broken("I6", f"task {task_id} runs and is not durable")
+        is_known = self.records.is_known(task_id, attempt, fence)
         demand = self.marks.demand
+        demand("I7", is_known or self._is_rolled_back, "attempt {}/{} runs and is not durable", task_id, attempt)
+        if is_known:
+            self._judge_begin(run)
+        else:
+            self.marks.saw("saw:forgotten attempt begun")
+            run.is_forgotten = True
+        if any(one.agent == agent for one in self._active):
+            self._judge_slots(run)
+        self.runs.append(run)
+        self._active[run] = None
+        return run
+
+    def _judge_begin(self, run: Run) -> None:
+        """May it begin, beside what ran and runs of its task?"""
+        view, demand, task_id = self.records.tasks[run.task_id], self.marks.demand, run.task_id
         demand("I9", self.records.holds(view), "task {} starts before its dependencies hold", task_id)
         earlier = self._by_task.setdefault(task_id, [])
-        twice = any(one.attempt == attempt for one in earlier)
-        demand("I2", not twice, "attempt {}/{} is started twice", task_id, attempt)
+        twice = any(one.attempt == run.attempt for one in earlier)
+        demand("I2", not twice, "attempt {}/{} is started twice", task_id, run.attempt)
         if view.spec.at_most_once:
             demand("I12", not earlier, "task {} is started again, at most once", task_id)
         if view.spec.exclusive:
             active = any(not one.ended_us for one in earlier)
             demand("I13", not active, "two runs of exclusive task {}", task_id)
-        if any(one.agent == agent for one in self._active):
-            self._judge_slots(run)
-        self.runs.append(run)
         earlier.append(run)
-        self._active[run] = None
-        return run
 
     def _judge_slots(self, run: Run) -> None:
         """On an agent no more user code works than it has slots, save what stopped waiting by itself."""
-        agent = self.records.agents.get(run.agent)
+        agent = self.records.agents.get(run.agent.partition(DOUBLE)[0])
         there = [one for one in self._active if one.agent == run.agent and not one.is_apart]
         beside = [one for one in there if not one.is_waiting]
         if agent is not None:
@@ -226,7 +263,7 @@ class Witness:
         self.kernel.tell(run.agent, "run ends", run.task_id, run.attempt)
         run.ended_us = self.kernel.now_us
         self._active.pop(run, None)
-        if self.records.tasks[run.task_id].spec.exclusive:
+        if not run.is_forgotten and self.records.tasks[run.task_id].spec.exclusive:
             self.contact.run_ended((run.task_id, run.attempt), run.ended_us)
 
     def active_runs(self) -> list[Run]:

@@ -54,6 +54,13 @@ class ContactJudge:
             for view in self._records.tasks.values()
         }
 
+    def rolled_back(self) -> None:
+        """The coordinator's disk is as it was once: numbers of attempts made since are given again."""
+        known = {row[:2] for view in self._records.tasks.values() for row in view.attempts.values()}
+        self._gone &= known
+        self._offered_to = {key: instance for key, instance in self._offered_to.items() if key in known}
+        self._over_us = {key: over_us for key, over_us in self._over_us.items() if key in known}
+
     def stepped(self, events: Sequence[Any], effects: Any, now_us: int) -> None:
         """To be told after `SessionJudge` was."""
         answers = {id(send.reply): send.value for send in effects.sends if isinstance(send, sent.Reply)}
@@ -119,6 +126,8 @@ class ContactJudge:
             was = known.get(key[1])
             if was is None:
                 self._offered_to[key] = self._instances.get(attempt.agent_id, "")
+                self._over_us.pop(key, None)
+                self._gone.discard(key)
                 self._judge_again(key, known, now_us)
             if int(attempt.state) == FENCED and was is not None and was[1] in LIVE:
                 epoch = self._sessions.current.get(attempt.agent_id, 0)
@@ -139,6 +148,8 @@ class ContactJudge:
 
     def run_ended(self, key: Key, now_us: int) -> None:
         """User code of an exclusive attempt is over: was it in time for those who rely on its lease?"""
+        if key not in self._offered_to:
+            return  # forgotten with an old backup, and found again where it ran
         over_us = self._lease_over_us(key)
         story = "exclusive attempt {}/{} ran on for {} s after its lease"
         self._marks.demand("I13", now_us <= over_us, story, *key, (now_us - over_us) / 1e6)

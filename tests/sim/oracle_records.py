@@ -6,6 +6,7 @@ the records' fields. A step is judged as a whole: rows in it are snapshots of it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,14 +24,15 @@ OFFERED, ACCEPTED, STARTED, A_BLOCKED, CLOSED, REJECTED, REVOKED, LOST, FENCED =
 LIVE = frozenset((OFFERED, ACCEPTED, STARTED, A_BLOCKED))
 OVER = frozenset((CLOSED, REJECTED, REVOKED, FENCED))
 ONLINE, ACTIVE, BREAKER_OPEN, BREAKER_HALF_OPEN = 1, 1, 2, 3
-_SKIPPED_EVENT = 14
+OPEN_WAITS_MAX = 256
+_SKIPPED_EVENT, _QUARANTINED_EVENT = 14, 62
 
 
 class TaskView:
     """A task as committed: its spec as submitted, its attempts by number."""
 
     __slots__ = ("attempts", "body", "cancel_is_promised", "counted", "created_us", "edges", "error", "id", "outcome")
-    __slots__ += ("reason", "run_id", "skips", "spec", "state", "was_over")
+    __slots__ += ("reason", "run_id", "skips", "spec", "state", "waits", "was_over")
 
     def __init__(self, row: records.InsertTask) -> None:
         self.id, self.run_id, self.created_us = row.id, row.run_id, row.created_us
@@ -38,6 +40,7 @@ class TaskView:
         conditions = row.dependency_conditions or (SUCCESS,) * len(row.dependency_ids)
         self.edges = tuple(map(Edge, row.dependency_ids, conditions))
         self.was_over = False
+        self.waits: set[str] = set()
         self.attempts: dict[int, records.PutAttempt] = {}
         self.cancel_is_promised = False
         self.skips = 0
@@ -56,10 +59,9 @@ class TaskView:
 class RecordJudge:
     """Everything committed so far."""
 
-    def __init__(self, marks: Marks, probe_time_us: int, queue_depth_max: int) -> None:
+    def __init__(self, marks: Marks, settings: Any) -> None:
         self.marks = marks
-        self._queue_depth_max = queue_depth_max
-        self.probe_time_us = probe_time_us
+        self._settings = settings
         self.tasks: dict[str, TaskView] = {}
         self.agents: dict[str, records.PutAgent] = {}
         self.breakers: dict[tuple[str, str, str], records.PutBreaker] = {}
@@ -104,11 +106,26 @@ class RecordJudge:
             view.was_over = view.state in TERMINAL
         return made
 
+    # --- backups ---------------------------------------------------------------------------------------------------
+
+    def copy(self) -> RecordJudge:
+        """As it is now, for a backup; what people have asked for is one for all copies."""
+        shared = (self.marks, self.runs.wanted, self.schedules.requests)
+        return copy.deepcopy(self, {id(one): one for one in shared})
+
+    def become(self, backup: RecordJudge) -> None:
+        """The disk is as it was when this copy was made."""
+        is_steady = self.schedules.is_steady
+        self.__dict__.update(backup.copy().__dict__)
+        self.schedules.is_steady = is_steady
+
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def _event(self, row: records.InsertEvent) -> None:
         self.marks.demand("I19", row.cursor == self.cursor + 1, "cursor {} follows {}", row.cursor, self.cursor)
         self.cursor = row.cursor
+        if row.type == _QUARANTINED_EVENT:
+            self.marks.saw("saw:agent quarantined")
         if row.type == _SKIPPED_EVENT:
             view = self.tasks.get(row.task_id)
             if view is not None:
@@ -121,7 +138,7 @@ class RecordJudge:
             self.marks.demand("I6", type(row) is records.InsertTask, "task {} is updated and not there", row.id)
             view = self.tasks[row.id] = TaskView(row)
             self.open_count += row.state not in TERMINAL
-            full = self.open_count > self._queue_depth_max
+            full = self.open_count > self._settings.queue_depth_max
             self.marks.demand("I16", not full, "task {} is accepted as one of {}", row.id, self.open_count)
             return view
         was = view.state
@@ -174,11 +191,14 @@ class RecordJudge:
             self.breakers[row[:3]] = row
             if row.state == BREAKER_HALF_OPEN and (known is None or known.state != BREAKER_HALF_OPEN):
                 self.probes[row[:3]] = []
+        elif isinstance(row, records.PutEpoch):
+            self.marks.saw("saw:epoch risen")
         elif isinstance(row, records.DeleteBreaker):
             self.breakers.pop(row[:3], None)
         elif isinstance(row, records.PutLimit | records.DeleteLimit):
             self.limits.define(row)
         elif isinstance(row, records.PutWait):
+            self._wait(row)
             attempt = self.tasks[row.task_id].attempts.get(row.held_by)
             self.limits.wait(row, is_live=attempt is not None and attempt.state in LIVE)
         elif isinstance(row, records.DeleteAgent):
@@ -207,6 +227,16 @@ class RecordJudge:
         if view.cancel_is_promised and view.state in TERMINAL:
             demand("I14", view.state == CANCELLED, "task {} ends {} after its cancel", view.id, view.state)
 
+    def is_known(self, task_id: str, attempt: int, fence: int) -> bool:
+        """Whether an attempt is durable, with this fence."""
+        view = self.tasks.get(task_id)
+        row = view.attempts.get(attempt) if view is not None else None
+        return row is not None and row.fence == fence
+
+    def is_started(self, task_id: str, attempt: int, fence: int) -> bool:
+        """Whether it is durable that an attempt with this fence has begun."""
+        return self.is_known(task_id, attempt, fence) and self.tasks[task_id].attempts[attempt].started_us > 0
+
     def holds(self, view: TaskView) -> bool:
         """Whether everything that a task comes after has ended as asked, as committed."""
         return self.runs.holds(view)
@@ -225,6 +255,7 @@ class RecordJudge:
         demand("I10", agent.admin == ACTIVE, "{} is offered to {}, admin {}", name, agent.id, agent.admin)
         live = [self.tasks[key[0]].attempts[key[1]] for key in sorted(self.live_by_agent[agent.id])]
         self._judge_trust(agent, attempt, view, name)
+        self._judge_caps(view, name)
         self._judge_room(agent, attempt, live, name)
 
     def _judge_time(self, view: TaskView, attempt: records.PutAttempt, name: str) -> None:
@@ -239,7 +270,7 @@ class RecordJudge:
 
     def _judge_trust(self, agent: Any, attempt: records.PutAttempt, view: TaskView, name: str) -> None:
         """Nothing goes where a breaker is OPEN, and one probe at a time where it is HALF_OPEN."""
-        kind = view.spec.type or view.spec.function.function or view.spec.command.argv[0]
+        kind = kind_of(view.spec)
         keys = [(agent.id, "", ""), (agent.id, kind, "")]
         for key in keys:
             known = self.breakers.get(key)
@@ -251,16 +282,50 @@ class RecordJudge:
                 self.marks.demand("I10", not since, "{} is offered beside the probe {} of {}", name, since, key)
                 since.append(attempt[:2])
 
+    def _judge_caps(self, view: TaskView, name: str) -> None:
+        """No more run or are about to than the fleet, and this type of work, may."""
+        most, kinds = self._settings.running_max, self._settings.type_running_max
+        if not most and not kinds:
+            return
+        kind, busy, alike = kind_of(view.spec), 0, 0
+        for key in (key for live in self.live_by_agent.values() for key in live):
+            other = self.tasks[key[0]]
+            if other.attempts[key[1]].state != A_BLOCKED:
+                busy += 1
+                alike += kind_of(other.spec) == kind
+        self.marks.saw("saw:cap looked at")
+        self.marks.demand("I16", not most or busy <= most, "{} is one of {} in the fleet", name, busy)
+        self.marks.demand("I16", alike <= kinds.get(kind, alike), "{} is one of {} of its type", name, alike)
+
+    def _wait(self, row: records.PutWait) -> None:
+        """A task has a bounded number of open waits."""
+        waits = self.tasks[row.task_id].waits
+        if row.is_open and not row.resolution and not row.dependency_state:
+            waits.add(row.key)
+        else:
+            waits.discard(row.key)
+            if row.resolution and row.is_open and len(waits) >= OPEN_WAITS_MAX:
+                self.marks.saw("saw:wait too many refused")
+        good = len(waits) <= OPEN_WAITS_MAX
+        self.marks.demand("I16", good, "task {} has {} open waits", row.task_id, len(waits))
+
     def _is_probing(self, probe: tuple[str, int], newer: records.PutAttempt) -> bool:
         """A probe keeps others out while it lives, and for its time at most."""
         row = self.tasks[probe[0]].attempts[probe[1]]
-        return row.state in LIVE and newer.offered_us - row.offered_us < self.probe_time_us
+        return row.state in LIVE and newer.offered_us - row.offered_us < self._settings.probe_time_us
 
     def _judge_room(self, agent: Any, attempt: records.PutAttempt, live: list[records.PutAttempt], name: str) -> None:
         """Attempts that may run now, and those sent ahead."""
         unparked = [one for one in live if one.state != A_BLOCKED]
+        parked = sum(one.state == A_BLOCKED and not one.holds_slot for one in live)
+        self.marks.demand("I16", parked <= agent.parked_max, "{} attempts are parked on {}", parked, agent.id)
         room = agent.slots + agent.prefetch_credit
         self.marks.demand("I11", len(unparked) <= room, "{} is one of {} on {}", name, len(unparked), agent.id)
         if not attempt.prefetched:
             busy = sum(not one.prefetched for one in unparked)
             self.marks.demand("I11", busy <= agent.slots, "{} makes {} on {} slots", name, busy, agent.slots)
+
+
+def kind_of(spec: Any) -> str:
+    """The type of a task's work: as it says, else its function or its program."""
+    return str(spec.type or spec.function.function or spec.command.argv[0])

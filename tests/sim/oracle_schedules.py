@@ -41,15 +41,15 @@ class ScheduleJudge:
         self.schedules: dict[str, ScheduleView] = {}
         self._marks = marks
         self._records = record_judge
-        self._is_steady = True
-        self._asked: dict[str, list[pb.ScheduleSpec]] = {}
+        self.is_steady = True
+        self.requests: dict[str, list[pb.ScheduleSpec]] = {}
         self._seen: set[str] = set()
         #: Schedule, time and id of what was submitted in the step that is judged.
         self._works: list[tuple[str, int, str]] = []
 
     def asked(self, spec: pb.ScheduleSpec) -> None:
         """Somebody is about to ask for this schedule."""
-        self._asked.setdefault(spec.name, []).append(spec)
+        self.requests.setdefault(spec.name, []).append(spec)
 
     def promised(self, row: records.PutSchedule) -> None:
         """Somebody was told that this schedule is there."""
@@ -92,7 +92,7 @@ class ScheduleJudge:
         demand = self._marks.demand
         if view is None or view.row.body != row.body or view.row.created_us != row.created_us:
             spec = pb.ScheduleSpec.FromString(row.body)
-            demand("times", spec in self._asked[row.name], "schedule {} was never asked for", row.name)
+            demand("times", spec in self.requests[row.name], "schedule {} was never asked for", row.name)
             self.schedules[row.name] = ScheduleView(row)
             return
         fired = row.fired_count - view.row.fired_count
@@ -106,7 +106,7 @@ class ScheduleJudge:
     def _judge_count(self, view: ScheduleView) -> None:
         """Every time between its beginning and the next one was fired, was skipped, or waits."""
         row = view.row
-        if not (view.is_strict and self._is_steady) or not view.spec.HasField("repeat_interval"):
+        if not (view.is_strict and self.is_steady) or not view.spec.HasField("repeat_interval"):
             return
         passed = (row.next_us - view.first.next_us) // view.spec.repeat_interval.ToMicroseconds()
         known = row.fired_count - view.first.fired_count + row.skipped_count - view.first.skipped_count
@@ -118,7 +118,7 @@ class ScheduleJudge:
     def _fired(self, view: ScheduleView, due_us: int, work_id: str, now_us: int) -> None:
         demand, row, name = self._marks.demand, view.row, f"schedule {view.row.name}, {due_us}"
         self._marks.saw("saw:schedule fired")
-        is_news = due_us not in view.fired and (not self._is_steady or due_us > max(view.fired, default=0))
+        is_news = due_us not in view.fired and (not self.is_steady or due_us > max(view.fired, default=0))
         demand("times", is_news, "{} comes again or late, after {}", name, view.fired)
         demand("times", not row.is_paused, "{} fires and is paused", name)
         demand("times", self._is_time(view, due_us), "{} is no time of it", name)
@@ -133,7 +133,7 @@ class ScheduleJudge:
             demand("times", not left, "{} replaces {}, which goes on", name, left)
         if row.queued_us == due_us:
             self._marks.saw("saw:time of a schedule waited")
-        elif view.spec.missed == MISSED_SKIP and self._is_steady:
+        elif view.spec.missed == MISSED_SKIP and self.is_steady:
             late_us = now_us - due_us
             demand("times", late_us <= LATE_US, "{} fires {} s late", name, late_us / 1e6)
 
@@ -163,13 +163,13 @@ class ScheduleJudge:
 
     def clock_stepped(self) -> None:
         """The wall clock of the coordinator's machine was set: times may be passed over."""
-        self._is_steady = False
+        self.is_steady = False
 
     def judge_punctual(self, now_us: int) -> None:
         """All is well for a while: no time is overdue."""
         for name, view in self.schedules.items():
             next_us = view.row.next_us
-            if next_us and view.is_strict and self._is_steady:
+            if next_us and view.is_strict and self.is_steady:
                 late_s = (now_us - next_us) / 1e6
                 self._marks.demand("times", next_us > now_us - PUNCTUAL_US, "schedule {} is {} s late", name, late_s)
 

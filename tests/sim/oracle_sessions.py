@@ -30,11 +30,14 @@ class SessionJudge:
         self.agent_of: dict[int, str] = {}
         #: When each agent was last heard in its session, on the coordinator's clock.
         self.contact_us: dict[str, int] = {}
-        self.listed: dict[str, set[tuple[str, int]]] = {}
+        self.listed: dict[str, set[heard.Ref]] = {}
         #: What must be applied of each outbox once everything heard is.
         self.applied: dict[tuple[str, str], int] = {}
-        self.epoch_max = 0
+        #: The highest session given, and of those that left the coordinator: others were never there.
+        self.epoch_max = self._epoch_told = 0
         self._leaving: set[str] = set()
+        #: What each agent listed, Hello by Hello, in the step that is judged.
+        self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
@@ -50,9 +53,17 @@ class SessionJudge:
         """A coordinator begins with what is committed; all sessions are over."""
         self.current.clear()
         self.applied = dict(self._records.outboxes)
+        self.epoch_max = self._epoch_told
         above = coordinator_epoch << _EPOCH_BITS
         self.marks.demand("I17", above >= self.epoch_max >> _EPOCH_BITS << _EPOCH_BITS, "an epoch is used twice")
         self._terminals = {key: rows for key, rows in self._terminals.items() if rows}
+
+    def rolled_back(self) -> None:
+        """The coordinator's disk is as it was once: what was heard since is forgotten."""
+        self._epoch_told = 0
+        self._terminals.clear()
+        rows = (row for view in self._records.tasks.values() for row in view.attempts.values())
+        self._lost = {row[:2] for row in rows if row.state == LOST}
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
@@ -60,6 +71,7 @@ class SessionJudge:
         """What went into one step and what came out of it."""
         self._successes = []
         self._fresh.clear()
+        self._hellos = {}
         removed: set[str] = set()
         answers = {id(send.reply): send.value for send in effects.sends if isinstance(send, sent.Reply)}
         for event in events:
@@ -111,15 +123,21 @@ class SessionJudge:
 
     def _opened(self, event: heard.SessionOpened, answer: Any, effects: Any, now_us: int) -> None:
         if not isinstance(answer, sent.SessionAccepted):
+            if isinstance(answer, sent.Refused) and answer.reason == "AGENT_NAME_TAKEN":
+                self.marks.saw("saw:impostor refused")
             return
         demand = self.marks.demand
         demand("I17", answer.epoch > self.epoch_max, "session {} after {}", answer.epoch, self.epoch_max)
+        if event.coordinator_epoch:
+            seen = answer.epoch >> _EPOCH_BITS >= event.coordinator_epoch
+            demand("I17", seen, "session {}, and the agent has seen epoch {}", answer.epoch, event.coordinator_epoch)
         self.epoch_max = answer.epoch
         self.current[event.agent_id] = answer.epoch
         self.agent_of[answer.epoch] = event.agent_id
         self.contact_us[event.agent_id] = now_us
         self._leaving.discard(event.agent_id)
-        self.listed[event.agent_id] = {(held.ref.task_id, held.ref.attempt) for held in event.held}
+        listed = self.listed[event.agent_id] = {held.ref for held in event.held}
+        self._hellos.setdefault(event.agent_id, []).append(listed)
         for facts in event.outboxes:
             key = (event.agent_id, facts.outbox_id)
             known = self.applied.get(key, 0)
@@ -210,6 +228,7 @@ class SessionJudge:
             self._terminals[key] = rest
 
     def _durable(self, key: tuple[str, str]) -> int:
+        """Up to where the reports of an outbox are durable; an agent that is removed takes its positions along."""
         return max(self._records.applied_once.get(key, 0), self._forgotten.get(key, 0))
 
     def _is_kept(self, agent_id: str, outbox_id: str, seq: int, report: heard.Report) -> bool:
@@ -220,8 +239,9 @@ class SessionJudge:
         row = view.attempts.get(report.ref.attempt) if view else None
         return row is not None and row.fence == report.ref.fence and row.state in (CLOSED, FENCED)
 
-    def welcomed(self, agent_id: str, applied: dict[str, int]) -> None:
+    def welcomed(self, agent_id: str, epoch: int, applied: dict[str, int]) -> None:
         """A Welcome leaves."""
+        self._epoch_told = max(epoch, self._epoch_told)
         for outbox_id, seq in applied.items():
             durable = self._durable((agent_id, outbox_id))
             self.marks.demand("I7", seq <= durable, "Welcome acks {} of {}, durable is {}", seq, outbox_id, durable)
@@ -245,13 +265,15 @@ class SessionJudge:
                 self._lost.discard(key)
             elif key not in self._lost:
                 self._lost.add(key)
-                self._judge_one(key, attempt.agent_id, effects, attempt.agent_id in removed, now_us)
+                self._judge_one(key, attempt, attempt.agent_id in removed, now_us)
 
-    def _judge_one(self, key: tuple[str, int], agent_id: str, effects: Any, is_removed: bool, now_us: int) -> None:
-        view = self._records.tasks.get(key[0])
+    def _judge_one(self, key: tuple[str, int], attempt: Any, is_removed: bool, now_us: int) -> None:
+        view, agent_id = self._records.tasks.get(key[0]), attempt.agent_id
         if view is None:
             return  # it is not even durable
-        came_back_without = self.current.get(agent_id, 0) and key not in self.listed[agent_id]
+        hellos = [*self._hellos.get(agent_id, ()), self.listed.get(agent_id, set())]
+        ref = heard.Ref(*key, attempt.fence)
+        came_back_without = self.current.get(agent_id, 0) and any(ref not in listed for listed in hellos)
         silent_us = now_us - self.contact_us.get(agent_id, 0)
         fair = is_removed or came_back_without or silent_us >= grace_us(view.spec)
         self.marks.demand("I2", bool(fair), "attempt {}/{} is given up after {} s", *key, silent_us / 1e6)

@@ -71,6 +71,9 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("State", "watch"): "a start waits for every agent anyway",
     ("State", "store_id"): "the shell says it",
     ("Agent", "takeovers"): "counted anew; their consequence is durable",
+    ("State", "first_epoch"): "each start has its own",
+    ("Agent", "is_unsure"): "the next Hello says it",
+    ("Agent", "unheard"): "the next Hello says it",
     ("Agent", "has_rebooted"): "the next Hello says it",
     ("Attempt", "is_doubted"): "what is in doubt is asked for by the next Hello",
     ("Agent", "strayed"): "a machine's death is charged to what strayed since the start",
@@ -90,6 +93,8 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Schedule", "times"): "made of the body, which is compared",
     ("Schedule", "work"): "made of the body, which is compared",
     ("Schedule", "seen_us"): "passed times are judged anew",
+    ("Schedule", "next_us"): "compared once the wall clock of now was looked at",
+    ("Task", "failed_on"): "compared as a set: an earlier try may end after a later one",
     ("Schedule", "offset_us"): "how far the wall clock was when it was looked at",
     ("Schedule", "wake_us"): "a start looks at once",
     ("ScheduleBook", "wakes"): "a start looks at once",
@@ -102,13 +107,10 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Agent", "turn"): "only orders agents for a while",
     ("Task", "is_stored"): "what is read is stored",
     ("Task", "outcome"): "an open task has none",
-    ("Task", "error"): "of an open task only a cancel's text, which its row keeps",
     ("Task", "end_us"): "an open task has none",
-    ("Run", "is_stored"): "what is read is stored",
-    ("Run", "counts"): "counted from the rows when asked for",
     ("Attempt", "state"): "Accepted is not made durable",
     ("Attempt", "holds_slot"): "who is promoted from the line is found again",
-    ("Attempt", "last_number"): "the outbox's seq says what is applied",
+    ("Attempt", "last_number"): "the outbox's seq says what is applied; whether there was any is compared (I12)",
     ("Attempt", "revoke_sent"): "asking again is harmless",
     ("Agent", "connectivity"): "every agent is suspect until it says hello",
     ("Agent", "hello_boot_us"): "streams of an earlier start are over, so nothing of them comes late",
@@ -191,11 +193,17 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
         yield from _missing(f"{path}.waiters", other.waiters, one.waiters)
     elif name == "Pool" and one.definition.kind == RATE and one.full_us > other.full_us:
         yield f"{path}.full_us", one.full_us, other.full_us
+    elif name == "Schedule" and one.offset_us == other.offset_us:  # else it is about to be looked at
+        yield from differences(f"{path}.next_us", one.next_us, other.next_us)
     elif name == "Task":
+        yield from differences(f"{path}.failed_on", sorted(one.failed_on), sorted(other.failed_on))
         lost = {stray.number for stray in one.strays} - {stray.number for stray in other.strays}
         if lost:
             yield f"{path}.strays", lost, ()
         yield from differences(f"{path}.waits", _waits(one), _waits(other))
+        if one.spec.at_most_once and one.attempt and other.attempt:
+            heard = one.attempt.last_number > 0, other.attempt.last_number > 0
+            yield from differences(f"{path}.attempt.last_number", *heard)
     elif name == "Attempt":
         yield from differences(f"{path}.state", _durable_state(one.state), _durable_state(other.state))
 

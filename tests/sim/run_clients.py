@@ -19,7 +19,7 @@ from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.rpc import run_retry
 from outrider_coordinator.rpc.convert import policies
 from outrider_coordinator.store.reader import RunRecord
-from sim.oracle_runs import Edge, Node, Wanted, wanted_of
+from sim.oracle_runs import Edge, Node, RunJudge, Wanted, wanted_of
 from sim.requests import Call, run_spec
 
 if TYPE_CHECKING:
@@ -33,9 +33,13 @@ class RunClients:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._marks = clients.witness.marks
-        self._judge = clients.witness.records.runs
         self._run_ids: dict[int, str] = {}
         self._made = 0
+
+    @property
+    def _judge(self) -> RunJudge:
+        """As it is now: a backup has one of its own."""
+        return self._clients.witness.records.runs
 
     def submit(self, data: Mapping[str, Any]) -> None:
         """One graph."""
@@ -114,7 +118,7 @@ class RunClients:
     def _run_again(self, run_id: str, request_id: str) -> None:
         def attempt(process: Process, call: Call) -> None:
             record = run_record(process, run_id)
-            if not record.run.ended_us:
+            if record is None or not record.run.ended_us:
                 call.is_over = True
                 return
             self._marks.saw("saw:run done again")
@@ -137,8 +141,8 @@ class RunClients:
     def _task_again(self, task_id: str, request_id: str) -> None:
         def attempt(process: Process, call: Call) -> None:
             tables = process.store.tables
-            row = tables.tasks[task_id]
-            if row.state not in TERMINAL:
+            row = tables.tasks.get(task_id)
+            if row is None or row.state not in TERMINAL:
                 call.is_over = True
                 return
             self._marks.saw("saw:task done again")
@@ -181,7 +185,9 @@ class RunClients:
         """Ask, and again with what the store knows of tasks that memory does not have."""
 
         def reply(value: Any) -> None:
-            if isinstance(value, NeedTasks):
+            if isinstance(value, NeedTasks) and not all(map(process.store.tables.tasks.get, value.task_ids)):
+                call.answered(process, lambda: self._clients.refusals.append("INVALID_REQUEST"))
+            elif isinstance(value, NeedTasks):
                 more = replace(event, ended=event.ended | process.store.tables.task_ends(value.task_ids))
                 process.later(1_000, self._post, process, call, more, then)
             else:
@@ -210,9 +216,11 @@ class RunClients:
             self._clients.witness.task_accepted(task_id)
 
 
-def run_record(process: Process, run_id: str) -> RunRecord:
-    """A run as the store has it, as far as doing it again asks."""
+def run_record(process: Process, run_id: str) -> RunRecord | None:
+    """A run as the store has it, as far as doing it again asks; None when a backup has forgotten it."""
     put = process.store.tables.put
+    if (run_id,) not in put["Run"]:
+        return None
     parts = [row for key, row in sorted(put["RunPart"].items()) if key[0] == run_id]
     return RunRecord(put["Run"][(run_id,)], [], 0, 0, 0, parts)
 

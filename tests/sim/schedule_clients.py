@@ -14,6 +14,7 @@ from outrider_coordinator.core.records import PutSchedule
 from outrider_coordinator.core.schedules.events import ScheduleCreated, ScheduleOrder, ScheduleOrdered
 from outrider_coordinator.rpc.schedule_specs import ScheduleReader
 from sim.kernel import START_US
+from sim.oracle_schedules import ScheduleJudge
 from sim.requests import Call, run_spec, task_spec
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ class ScheduleClients:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
-        self._judge = clients.witness.records.schedules
         self._reader = ScheduleReader(clients.converter)
+
+    @property
+    def _judge(self) -> ScheduleJudge:
+        """As it is now: a backup has one of its own."""
+        return self._clients.witness.records.schedules
 
     def create(self, data: Mapping[str, Any]) -> None:
         """Make a schedule, or one in place of another."""

@@ -17,6 +17,8 @@ from sim.network import Connection
 
 WRITE_DELAY_US = (10, 300)
 ACK_PATIENCE_US = 10_000
+#: What a frame may hold, and a little for what is around it.
+FRAME_BYTES_MAX = 260 * 1024
 
 
 class AgentStream:
@@ -78,8 +80,11 @@ class AgentStream:
         if self._is_over:
             return
         request = pb.SessionRequest.FromString(frame)
+        self._judge_size(frame, len(request.reports.messages))
         kind = request.WhichOneof("frame")
-        if not self._is_greeted:
+        if not self._is_greeted and kind != "hello":
+            self._broken("the first frame of a session must be Hello")
+        elif not self._is_greeted:
             self._is_greeted = True
             self._greeted_us = self._process.kernel.now_us
             self.agent_id, self._instance_id = request.hello.agent_id, request.hello.instance_id
@@ -131,20 +136,34 @@ class AgentStream:
         waiting, self._waiting = self._waiting, []
         applied, self._applied = self._applied, {}
         for frame in frames.frames(self.epoch, waiting, applied):
+            if len(frame) > FRAME_BYTES_MAX:
+                self._judge_size(frame, len(pb.SessionResponse.FromString(frame).assign.assignments))
             self._connection.down(frame)
+
+    def _judge_size(self, frame: bytes, items: int) -> None:
+        """A frame is large only where one thing in it is (I16)."""
+        if len(frame) > FRAME_BYTES_MAX:
+            marks = self._process.marks
+            marks.saw("saw:large frame")
+            marks.demand("I16", items <= 1, "{} bytes hold {} items", len(frame), items)
 
     def _read_end(self) -> None:
         self._over(goodbye=False)
 
     def _over(self, *, goodbye: bool) -> None:
         if not self._is_over:
-            self._process.post(SessionEnded(self.agent_id, self.epoch, goodbye))
+            self._tell_end(goodbye=goodbye)
             self._write()
             self._close("OK", "", "")
 
     def _broken(self, message: str) -> None:
-        self._process.post(SessionEnded(self.agent_id, self.epoch, False))
+        self._tell_end(goodbye=False)
         self._close("INVALID_ARGUMENT", "INVALID_REQUEST", message)
+
+    def _tell_end(self, *, goodbye: bool) -> None:
+        """A session that never began does not end either."""
+        if self.epoch:
+            self._process.post(SessionEnded(self.agent_id, self.epoch, goodbye))
 
     def _close(self, code: str, reason: str, message: str) -> None:
         if self._is_over:
@@ -152,5 +171,5 @@ class AgentStream:
         self._is_over = True
         self._process.streams.discard(self)
         self._process.sessions.pop(self.epoch, None)
-        self._process.post(SessionEnded(self.agent_id, self.epoch, False))
+        self._tell_end(goodbye=False)
         self._connection.end_down(code, reason, message)

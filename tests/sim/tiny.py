@@ -34,7 +34,7 @@ class Tiny(World):
         #: Everything that came out of the core, events and sends.
         self.visible: list[Any] = []
         self.tables.coordinator_epoch = 1
-        self.judge = RecordJudge(Marks(), self.state.settings.probe_time_us, self.state.settings.queue_depth_max)
+        self.judge = RecordJudge(Marks(), self.state.settings)
 
     def do(self, *events: Any, after_us: int = 0) -> Effects:
         """One step: stored, judged, and then delivered."""

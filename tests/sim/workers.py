@@ -49,6 +49,7 @@ class ModelWorker:
         self._waits_for = ""
         self._step = 0
         self._ignores_stop = self._fails_if_refused = False
+        self._padding = 0
         self._spoken_us = 0
 
     # --- what the keeper says --------------------------------------------------------------------------------------
@@ -118,9 +119,9 @@ class ModelWorker:
             self._watch_lease(run.key)
         script = _script(run)
         self._steps = deque(script["steps"])
-        self._ignores_stop = bool(script.get("deaf"))
+        self._ignores_stop, self._padding = bool(script.get("deaf")), 0
         pool = self._pool
-        self._run = pool.witness.run_began(run.task_id, run.attempt, pool.agent, pool.incarnation, self.pid)
+        self._run = pool.witness.run_began(run.task_id, run.attempt, pool.fence(run.key), pool.agent)
         child_pid = self.pid + 1 if isinstance(run.work, messages.CommandWork) else 0
         self._say(messages.Started(run.key, pool.wall_ns(), child_pid))
         self._go_on()
@@ -144,7 +145,8 @@ class ModelWorker:
                 return
         run = self._run
         assert run is not None
-        text = msgspec.json.encode({"by": [run.task_id, run.attempt, run.agent, run.number]})
+        by = [run.task_id, run.attempt, run.agent, run.number]
+        text = msgspec.json.encode({"by": by, "padding": "x" * self._padding} if self._padding else {"by": by})
         self._end(messages.Completed(self.running_key, self._pool.wall_ns(), text))
 
     def _do_run(self, duration_us: int) -> bool:
@@ -186,6 +188,21 @@ class ModelWorker:
             if self._run is not None:
                 self._run.is_apart = True
             self._unblock()
+
+    def _do_fat(self, size: int) -> bool:
+        """What it returns is large."""
+        self._padding = size
+        return False
+
+    def _do_block_many(self, count: int) -> bool:
+        """Ask so many things at once, and go on meanwhile."""
+        for number in range(count):
+            key = f"many-{number}"
+            now_ns = self._pool.wall_ns()
+            self._say(
+                messages.Blocked(self.running_key, now_ns, key, "clarification", question="?", keeps_running=True)
+            )
+        return False
 
     def _do_fail(self, text: str, recoverable: bool) -> bool:
         self._end(self._failed(text, recoverable=recoverable))
@@ -267,6 +284,11 @@ class ModelPool:
     def pids(self) -> set[int]:
         """Process ids of all workers."""
         return {worker.pid for worker in self.workers.values()}
+
+    def fence(self, key: int) -> int:
+        """The fence under which an attempt was handed out; 0 when the keeper has forgotten it."""
+        attempt = self.listener.board.attempts.get(key)
+        return attempt.fence if attempt is not None else 0
 
     def ensure(self, count: int, now_us: int) -> None:
         """Start workers until ``count`` are there or on their way."""

@@ -71,6 +71,11 @@ FEATURES = (
     "again",
     "waits_resource",
     "schedules",
+    "small_index",
+    "caps",
+    "few_retries",
+    "fat_results",
+    "many_waits",
 )
 
 
@@ -102,6 +107,13 @@ def _settings(dice: random.Random, features: tuple[str, ...]) -> dict[str, Any]:
     }
     if "small_queue" in features:
         settings["queue_depth_max"] = dice.randrange(8, 30)
+    if "small_index" in features:
+        settings["request_ids_max"] = dice.randrange(2, 20)
+    if "caps" in features:
+        settings["running_max"] = dice.choice((0, 2, 3))
+        settings["type_running_max"] = {"one": dice.choice((1, 2))}
+    if "few_retries" in features:
+        settings["retry_floor"] = dice.choice((1, 5))
     return settings
 
 
@@ -278,6 +290,10 @@ class _Maker:
         for kind in ("dependency", "external", "complexity", "clarification", "resource"):
             if self._chance(f"waits_{kind}", 0.2):
                 steps += [self._block(kind), ["run", self._duration()]]
+        if self._chance("fat_results", 0.05):
+            steps.append(["fat", dice.choice((100_000, 300_000))])
+        if self._chance("many_waits", 0.005):
+            steps += [["block_many", 270], ["run", self._duration()]]
         if self._chance("crashing", 0.12):
             steps.append(["crash"])
         elif self._chance("failing", 0.2):

@@ -11,11 +11,12 @@ from sim import rebuild
 from sim.clients import Clients, open_waits
 from sim.faults import FAULTS, Faults
 from sim.kernel import START_US, Kernel
-from sim.model_agent import Machine, ModelLink
+from sim.machine import Machine
+from sim.model_agent import ModelLink
 from sim.model_coordinator import Process
 from sim.model_store import ModelStore
 from sim.network import Connection, Wire
-from sim.observer import Witness
+from sim.observer import DOUBLE, Witness
 from sim.plan import Item, Plan
 from sim.streams import AgentStream
 from sim.verdicts import Marks
@@ -49,6 +50,8 @@ class World:
             for agent in plan.agents
         }
         self.faults = Faults(self)
+        self.doubles: list[Machine] = []
+        self._doubles = 0
         self._streams = 0
 
     def begin(self) -> None:
@@ -109,6 +112,31 @@ class World:
             self.process = None
             self.kernel.after(down_us, self._start_coordinator)
 
+    def double(self, agent: str, for_us: int, *, is_clone: bool) -> None:
+        """A second machine takes an agent's name for a while: a clone with a copy of its disk, or another one."""
+        original = self.machines[agent]
+        self._doubles += 1
+        label = f"{agent}{DOUBLE}{self._doubles}"
+        wire = Wire(self.kernel, label, self.latency_us)
+        machine_id = original.machine_id if is_clone else label
+        double = Machine(self.kernel, original.plan, wire, self.witness, self.dial, label, machine_id)
+        if is_clone:
+            double.disk.copy_of(original.disk)
+        self.doubles.append(double)
+        double.start()
+        self.kernel.after(for_us, double.scrap)
+
+    def go_back(self, down_us: int) -> None:
+        """The coordinator is started on a backup of its store, the first time one is made."""
+        if self.store.backup is None:
+            self.store.take_backup()
+            self.witness.backed_up()
+            return
+        self.crash(down_us)
+        self.kernel.tell("coordinator", "is restored from a backup")
+        self.store.restore_backup()
+        self.witness.rolled_back()
+
     def step_clock(self, by_us: int) -> None:
         """The wall clock of the coordinator's machine is set."""
         self.wall_offset_us += by_us
@@ -141,6 +169,8 @@ class World:
         self.is_calm = True
         self.kernel.tell("plan", "faults stop")
         self.faults.heal()
+        for double in self.doubles:
+            double.scrap()
         self._start_coordinator()
         for machine in self.machines.values():
             if machine.keeper is not None:
@@ -164,7 +194,9 @@ class World:
         if process is not None and open_waits(process):
             self.clients.answer({"text": "yes"})
         for name, row in self.witness.records.agents.items():
-            if row.admin == PAUSED:
+            if row.machine_id != self.machines[name].machine_id:
+                self.clients.order_agent({"agent": name, "order": "remove"})
+            elif row.admin == PAUSED:
                 self.clients.order_agent({"agent": name, "order": "resume"})
         self.kernel.after(2_000_000, self._care)
 

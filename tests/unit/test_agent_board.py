@@ -216,3 +216,35 @@ def test_a_closed_attempt_is_held_until_it_is_acknowledged() -> None:
     assert found.state is State.CLOSED
     board.acknowledged(1, 2)
     assert board.find("t1", 1, 7) is None
+
+
+def test_who_was_answered_changes_places_with_who_waits_in_a_slot() -> None:
+    """With as many parked as may be, an answered attempt goes on in the slot of one that waits there."""
+    board = board_of(parked_max=1, workers=3)
+    for key in (1, 2):
+        board.admit(attempt(key))
+        board.plan(0)
+        board.started(key, 0)
+        board.blocked(key, "k")
+    assert (board.slots_used, board.parked) == (1, 1)
+    board.answered(1)
+    assert board.plan(10).resume == [1]
+    assert (board.slots_used, board.parked) == (1, 1)
+    board.check()
+    assert not board.answered(2)
+
+
+def test_who_waits_in_a_slot_is_parked_once_there_is_room() -> None:
+    """A parked attempt ends: the next one that waits is parked, and new work has its slot."""
+    board = board_of(credit=1, parked_max=1, workers=3)
+    for key in (1, 2):
+        board.admit(attempt(key))
+        board.plan(0)
+        board.started(key, 0)
+        board.blocked(key, "k")
+    board.admit(attempt(3))
+    assert board.plan(0).start == []
+    board.closed(1, 10)
+    assert [keys for _, keys in board.plan(10).start] == [[3]]
+    assert (board.slots_used, board.parked) == (1, 1)
+    board.check()

@@ -150,3 +150,25 @@ def test_a_large_fleet_has_longer_leases() -> None:
     world.connect("b")
     assert world.replies[-1].heartbeat_us == 5_004_000
     assert lease.duration_us(5 * SECOND_US) == 20 * SECOND_US
+
+
+@pytest.mark.parametrize(
+    ("is_here", "boot_id", "waits"), [(True, "other", True), (True, "boot", False), (False, "other", False)]
+)
+def test_a_clone_of_the_disk_is_not_believed(is_here: bool, boot_id: str, waits: bool) -> None:
+    """A process says that it came after the one that is still here, on a machine that was booted for itself: a clone.
+
+    After a restart on the same machine, and after a reboot, it is true.
+    """
+    world = World()
+    agent, other = world.connect("a", instance_id="i1", boot_id="boot"), world.connect("b")
+    (task,) = world.submit(exclusive=True)
+    world.start(agent, world.ref(agent, task))
+    if not is_here:
+        world.disconnect(agent)
+    agent.held.clear()
+    world.connect("a", instance_id="i2", instance_start_ms=2, previous_instance_id="i1", boot_id=boot_id)
+    world.wait(10)
+    assert bool(agent.held or other.held) is not waits
+    world.wait(10)
+    assert agent.held or other.held

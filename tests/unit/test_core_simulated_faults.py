@@ -99,6 +99,29 @@ def test_what_was_not_needed_long_ago_was_not_needed_for_who_comes_later() -> No
         assert world.ends[task_id] == (TaskState.SKIPPED, Reason.CONDITION_NOT_MET)
 
 
+def test_a_task_may_turn_out_to_be_poisonous_between_two_tries() -> None:
+    """The third machine that died under it is known to have died when nobody runs the task: that quarantines it."""
+    world = World(CoreSettings(poison_limit=1))
+    agent = world.connect("a", boot_id="1")
+    (task_id,) = world.submit(disconnect_grace_us=SECOND_US, max_attempts=5, initial_backoff_us=60 * SECOND_US)
+    world.start(agent, world.ref(agent, task_id))
+    world.disconnect(agent)
+    world.wait(30)
+    assert world.state_of(task_id) in (TaskState.PENDING, TaskState.QUEUED)
+    agent.held.clear()
+    world.connect("a", boot_id="2")
+    assert world.ends[task_id] == (TaskState.FAILED, Reason.POISONED)
+
+
+def test_a_session_that_never_began_does_not_end() -> None:
+    """The end of a stream that was refused changes nothing for an agent that has left."""
+    world = World()
+    agent = world.connect("a")
+    world.do(SessionEnded("a", agent.epoch, goodbye=True))
+    world.do(SessionEnded("a", 0, goodbye=False))
+    assert world.state.agents["a"].connectivity is Connectivity.LEFT
+
+
 def test_a_quarantine_that_outlived_its_pause_is_lifted_with_effect() -> None:
     """Quarantined, drained and back, an agent is ACTIVE and takes nothing; resume gives it work at once."""
     world = World()

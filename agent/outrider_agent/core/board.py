@@ -9,8 +9,9 @@ functions sent ahead, so that it never idles. A *parked* attempt is blocked and 
 stays with it.
 
 Invariants (`check`): slots in use are never above capacity, except by parked attempts that stopped waiting by
-themselves; an attempt stands in exactly one place; parked attempts are at most ``parked_max``; whoever was answered
-gets the next free slot before anything new starts; new starts are first in, first out.
+themselves; an attempt stands in exactly one place; parked attempts are at most ``parked_max``; nobody waits in a slot
+when it could be parked, or while somebody parked was answered; whoever was answered gets the next free slot before
+anything new starts; new starts are first in, first out.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class Board:
         self._by_ref: dict[tuple[str, int], int] = {}
         self._waiting: deque[int] = deque()
         self._resuming: deque[int] = deque()
+        #: Blocked attempts that could not be parked and wait in their slots.
+        self._standing: dict[int, None] = {}
 
     # --- questions ---------------------------------------------------------------------------------------------
 
@@ -194,6 +197,7 @@ class Board:
     def answered(self, key: int) -> bool:
         """A wait of the attempt was resolved. True: pass it on now; False: `Plan.resume` will name the attempt."""
         if not self.attempts[key].is_parked:
+            self._standing.pop(key, None)
             return True
         if key not in self._resuming:
             self._resuming.append(key)
@@ -206,6 +210,7 @@ class Board:
         if attempt.waits:
             self._park(attempt)
             return
+        self._standing.pop(key, None)
         self._unpark(attempt)
         attempt.state = State.STARTED
 
@@ -265,6 +270,7 @@ class Board:
         keys = [key for key in worker.queue if key not in victims]
         for key in victims:
             self._unpark(self.attempts[key])
+            self._standing.pop(key, None)
             self.attempts[key].worker_id = 0
         return victims, self._returned(keys, now_us)
 
@@ -274,7 +280,7 @@ class Board:
         """Decide who goes on, who starts where and who comes back, and take these decisions as carried out."""
         plan = Plan()
         used = self.slots_used
-        if self._resuming:
+        if self._standing or self._resuming:
             used = self._resume(plan, used)
         self._recall_behind_slow(plan, now_us)
         if self._waiting:
@@ -289,12 +295,22 @@ class Board:
         return plan
 
     def _resume(self, plan: Plan, used: int) -> int:
-        while self._resuming and used < self.limits.slots:
+        """Let answered attempts go on; those that wait in their slots are parked, or change places with them."""
+        while True:
+            while self._standing and self.parked < self.limits.parked_max:
+                self._park_first()
+                used -= 1
+            if not self._resuming or (used >= self.limits.slots and not self._standing):
+                return used
             key = self._resuming.popleft()
             self._unpark(self.attempts[key])
             plan.resume.append(key)
             used += 1
-        return used
+
+    def _park_first(self) -> None:
+        """One rule for the agent and the coordinator: the lowest task id first."""
+        key = min(self._standing, key=lambda key: (self.attempts[key].task_id, self.attempts[key].number))
+        self._park(self.attempts[key])
 
     def _recall_behind_slow(self, plan: Plan, now_us: int) -> None:
         for worker in self.workers.values():
@@ -366,6 +382,7 @@ class Board:
     def _leave_place(self, attempt: Attempt, now_us: int) -> None:
         if attempt.is_parked:
             self._unpark(attempt)
+        self._standing.pop(attempt.key, None)
         worker = self.workers.get(attempt.worker_id)
         if worker is not None and worker.queue[0] == attempt.key:
             worker.queue.popleft()
@@ -377,9 +394,14 @@ class Board:
         attempt.worker_id = 0
 
     def _park(self, attempt: Attempt) -> None:
-        if not attempt.is_parked and self.parked < self.limits.parked_max:
+        if attempt.is_parked:
+            return
+        if self.parked < self.limits.parked_max:
             attempt.is_parked = True
             self.parked += 1
+            self._standing.pop(attempt.key, None)
+        else:
+            self._standing[attempt.key] = None
 
     def _unpark(self, attempt: Attempt) -> None:
         if attempt.is_parked:
@@ -397,4 +419,8 @@ class Board:
         assert self.unfinished == len(open_keys), "the count of unfinished attempts is off"
         assert self.parked == sum(attempt.is_parked for attempt in self.live()) <= self.limits.parked_max
         assert all(self.attempts[key].is_parked for key in self._resuming)
+        assert all(self._stands(self.attempts[key]) for key in self._standing)
         assert all(len(worker.queue) <= self.limits.worker_queue_max for worker in self.workers.values())
+
+    def _stands(self, attempt: Attempt) -> bool:
+        return attempt.state is State.BLOCKED and not attempt.is_parked and attempt.worker_id > 0

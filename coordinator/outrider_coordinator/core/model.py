@@ -362,9 +362,11 @@ class Agent:
     ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
     silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
     to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list. Of
-    attempts with a fence below ``first_fence`` its process knows nothing. ``strayed`` are attempts that had started and
-    went elsewhere while it was out of contact; nobody knows yet whether they took its machine down. ``takeovers``
-    are the times when another process took its name, of which too many make it ``is_quarantined``.
+    attempts with a fence below ``first_fence`` its process knows nothing. ``is_unsure``: a restored store may have
+    forgotten what it reported; ``unheard`` are then those that wait for something, maybe without our knowing.
+    ``strayed`` are attempts that had started and went elsewhere while it was out of contact; nobody knows yet whether
+    they took its machine down. ``takeovers`` are the times when another process took its name, of which too many make
+    it ``is_quarantined``.
     ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
     its last one, ``reaches`` where it stands in the indexes of the fleet (`fleet.Reach`).
     """
@@ -415,6 +417,8 @@ class Agent:
     boot_id: str = ""
     first_fence: int = 0
     has_rebooted: bool = False
+    is_unsure: bool = False
+    unheard: list[tuple[str, int]] = field(default_factory=list)
     strayed: list[tuple[str, int]] = field(default_factory=list)
     is_quarantined: bool = False
     takeovers: list[int] = field(default_factory=list)

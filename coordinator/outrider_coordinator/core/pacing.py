@@ -13,6 +13,8 @@ from outrider_coordinator.core.events import ReportsReceived, SessionOpened, Tas
 
 #: Tasks, reports and other facts that one step is given: 4 to 6 us each.
 FACTS_MAX = 256
+#: The shell brings tasks and reports that came together in parts of so many, where they need not stay together.
+PART_MAX = 128
 #: Units that one step has beside its facts, and how many timers, or offers in doubt, it takes at most.
 UNITS, TIMERS_MAX = 160, 64
 #: What is kept of them for errands and for offers, however much else there is to do.

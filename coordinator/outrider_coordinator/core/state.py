@@ -62,7 +62,7 @@ Timer = tuple[int, int, TimerKind, str, str]
 
 @dataclass(slots=True)
 class State:
-    """The coordinator's memory.
+    """The coordinator's memory. ``first_epoch`` is what ``epoch`` was when it began.
 
     ``tasks`` are those not terminal yet. ``dependents`` maps a task to those that depend on it, ``waiters`` to the
     (task id, wait key) pairs of attempts that wait for its end, ``system_waiters`` an outside system to those that wait
@@ -76,6 +76,7 @@ class State:
 
     settings: CoreSettings
     epoch: int
+    first_epoch: int
     started_us: int
     now_us: int
     requests: RequestIndex

@@ -79,6 +79,7 @@ def new_state(settings: CoreSettings, *, coordinator_epoch: int, now_us: int, se
     return State(
         settings=settings,
         epoch=coordinator_epoch,
+        first_epoch=coordinator_epoch,
         started_us=now_us,
         now_us=now_us,
         requests=RequestIndex(settings.request_ids_max),

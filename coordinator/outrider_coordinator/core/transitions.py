@@ -23,6 +23,7 @@ _BEFORE_A_START = {
     TaskState.RUNNING: "an earlier try came back and runs on",
     TaskState.BLOCKED: "an earlier try came back and waits on",
     TaskState.SUCCEEDED: "an earlier try succeeded after all",
+    TaskState.FAILED: "machines turned out to have died under its earlier tries",
     TaskState.CANCELLED: "cancelled, or its run failed",
     TaskState.EXPIRED: "its queue timeout or deadline ran out",
 }

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 
+from google.protobuf.message import DecodeError
+
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc
@@ -21,9 +23,10 @@ from outrider_coordinator.core.events import (
     SessionOpened,
 )
 from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import agent_facts, frames
-from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming
+from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming, unreadable
 from outrider_coordinator.telemetry import DispatchTracer
 
 #: How long an acknowledgement waits for company: nobody waits for it, and each frame wakes three processes.
@@ -174,6 +177,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 await self._take(frame, agent_id, session)
         except errors.OutriderError as error:
             session.error = error
+        except DecodeError:
+            session.error = unreadable()
         finally:
             self._ended(agent_id, session, goodbye=goodbye)
             session.close()
@@ -189,7 +194,10 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 await self._engine.admit()
                 reports = frame.reports
                 facts = [agent_facts.report(message) for message in reports.messages]
-                self._engine.post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
+                outbox_id, first_seq = reports.outbox_id, reports.first_seq
+                for start in range(0, len(facts) or 1, PART_MAX):
+                    part = facts[start : start + PART_MAX]
+                    self._engine.post(ReportsReceived(agent_id, epoch, outbox_id, first_seq + start, part))
             case "heartbeat":
                 if lease.is_due(self._engine.state, agent_id, epoch):
                     session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from outrider import errors, status
 from outrider_coordinator.core.effects import Refused
@@ -70,6 +71,11 @@ def draining() -> errors.Draining:
     return errors.Draining("the coordinator is stopping; try again in a moment")
 
 
+def unreadable() -> errors.InvalidRequest:
+    """What is said of bytes that are no message of the method."""
+    return errors.InvalidRequest("what was sent is no message of this method; use stubs of this version")
+
+
 def raised(refused: Refused) -> errors.OutriderError:
     """The error that a refusal of the core travels as."""
     violations = (errors.FieldViolation(refused.field, refused.message),) if refused.field else ()
@@ -103,6 +109,8 @@ async def sliced(work: Generator[None, None, Response]) -> Response:
 
 async def abort(context: Context, error: BaseException) -> NoReturn:
     """End a call with the status of an error; an unexpected one gets an id that the log has too."""
+    if isinstance(error, DecodeError):
+        error = unreadable()
     if not isinstance(error, errors.OutriderError):
         error_id = secrets.token_hex(4)
         logger.error("internal error %s", error_id, exc_info=error)

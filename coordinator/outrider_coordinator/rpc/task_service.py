@@ -11,6 +11,7 @@ from outrider.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc, worke
 from outrider_coordinator.core.effects import Accepted, NeedTasks, Refused
 from outrider_coordinator.core.events import CancelRequested, Ends, Submission, TasksSubmitted
 from outrider_coordinator.core.explain import reasons
+from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.engine import Engine
@@ -133,6 +134,10 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
 
     async def accept(self, submissions: list[Submission], *, atomic: bool = False) -> list[Any]:
         """Give tasks to the core; an `Accepted` or an error each. Unknown dependencies are looked up first."""
+        if not atomic and len(submissions) > PART_MAX:
+            starts = range(0, len(submissions), PART_MAX)
+            parts = await asyncio.gather(*(self.accept(submissions[start : start + PART_MAX]) for start in starts))
+            return [answer for part in parts for answer in part]
         self.check_open()
         await self._engine.admit()
         known = await self._known_requests(submissions)

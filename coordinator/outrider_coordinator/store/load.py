@@ -77,6 +77,7 @@ def _task(row: records.InsertTask, read_spec: ReadSpec) -> Task:
         worker_deaths=row.worker_deaths,
         start_us=row.start_us,
         progress=row.progress,
+        error=row.error,
         is_stored=True,
     )
 

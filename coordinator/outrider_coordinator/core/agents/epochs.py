@@ -32,6 +32,15 @@ def has_seen_more(state: State, agent: Agent, event: SessionOpened) -> bool:
     return event.coordinator_epoch >= known
 
 
+def is_unsure(state: State, agent: Agent, event: SessionOpened) -> bool:
+    """Whether an agent that says hello comes from a start that the store forgot: what it reported may be forgotten too.
+
+    To be asked after `rise_above`, and before its session begins.
+    """
+    is_first = agent.session_start_us < state.started_us
+    return is_first and event.store_id == state.store_id and state.first_epoch <= event.coordinator_epoch < state.epoch
+
+
 def rise_above(state: State, effects: Effects, seen: int) -> None:
     """Go on above everything that the fleet has seen."""
     state.epoch = effects.epoch = seen + 1

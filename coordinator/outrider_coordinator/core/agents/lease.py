@@ -52,9 +52,11 @@ def taken_over(state: State, agent: Agent, event: SessionOpened) -> None:
     """An agent says hello, to be called before it gets its lease: does this process know what the last one had?
 
     It does when it is the same, or came after it in the same folder and swept what was left. Another one under the same
-    name (a clone, a lost disk) cannot say that an attempt of the other does not run: only the lease can.
+    name (a clone, a lost disk) cannot say that an attempt of the other does not run: only the lease can. A clone of
+    the disk says that it came after the last one, but on a machine that was booted for itself, while that one is here.
     """
-    if agent.instance_id not in (event.instance_id, event.previous_instance_id):
+    is_clone = agent.epoch != 0 and agent.boot_id != event.boot_id
+    if is_clone or agent.instance_id not in (event.instance_id, event.previous_instance_id):
         agent.first_fence = state.fence_next
         agent.unlisted_over_us = over_us(state, agent)
 

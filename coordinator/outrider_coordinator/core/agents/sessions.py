@@ -26,14 +26,23 @@ from outrider_coordinator.core.effects import (
     Reply,
     SessionAccepted,
 )
-from outrider_coordinator.core.events import Held, OutboxFacts, SessionOpened
+from outrider_coordinator.core.events import Held, OutboxFacts, Ref, SessionOpened
 from outrider_coordinator.core.limits import caps, holdings
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.placement import slots
 from outrider_coordinator.core.placement.eligibility import fits
 from outrider_coordinator.core.records import DeleteAgent
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import Admin, AttemptState, Blame, Connectivity, EventType, Reason, TaskState
+from outrider_coordinator.core.states import (
+    Admin,
+    AttemptState,
+    Blame,
+    Connectivity,
+    EventType,
+    Intent,
+    Reason,
+    TaskState,
+)
 from outrider_coordinator.core.transitions import move_admin, move_attempt
 from outrider_coordinator.core.trust import blame, breaker
 from outrider_coordinator.core.waits.blockage import push_answer, stray_gone
@@ -55,6 +64,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
     history = _history(state, effects, agent, event)
+    agent.is_unsure = epochs.is_unsure(state, agent, event)
     lease.taken_over(state, agent, event)
     _register(state, effects, agent, event, history)
     lease.sent(state, agent)
@@ -64,8 +74,10 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
     accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED, agent.heartbeat_us)
     effects.sends.append(Reply(event.reply, accepted))
-    listed = {(held.ref.task_id, held.ref.attempt) for held in event.held}
-    agent.unlisted = [key for key in agent.attempts if key not in listed]
+    listed = {held.ref: held.state for held in event.held}
+    found = {key: listed.get(Ref(*key, attempt.fence)) for key, attempt in agent.attempts.items()}
+    agent.unlisted = [key for key, state_there in found.items() if state_there is None]
+    agent.unheard = [key for key, state_there in found.items() if state_there is AttemptState.BLOCKED]
     nothing_left_to_replay(state, effects, agent)
     _send_again(state, effects, agent)
     if agent.admin is Admin.DRAINING:
@@ -90,18 +102,34 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
             continue
         task = state.tasks[key[0]]
         over_us = lease.unlisted_over_us(state, agent, attempt)
-        if may_have_started(task, attempt) or (task.spec.at_most_once and not lease.knows(agent, attempt)):
+        is_unclear = agent.is_unsure or not lease.knows(agent, attempt)
+        if may_have_started(task, attempt) or (task.spec.at_most_once and is_unclear):
             task.worker_deaths += agent.has_rebooted and attempt.started_us > 0
             stray_or_lose(state, effects, agent, task, attempt, f"agent {agent.id} came back without it", over_us)
         else:
             message = "never reached its agent"
             attempt_returned(state, effects, agent, task, attempt, AttemptState.LOST, message, over_us)
+    if agent.unheard:
+        _move_unheard(state, effects, agent)
+
+
+def _move_unheard(state: State, effects: Effects, agent: Agent) -> None:
+    """What waits for something that a restored store has forgotten would wait for ever: it goes on elsewhere."""
+    unheard, agent.unheard = agent.unheard, []
+    for key in unheard if agent.is_unsure else ():
+        attempt = agent.attempts.get(key)
+        if attempt is None:
+            continue
+        task = state.tasks[key[0]]
+        if not any(wait.is_open and wait.opened_us >= agent.session_start_us for wait in task.waits):
+            text = "it waits for something that was forgotten when the store was restored"
+            stopping.stop_attempt(state, effects, task, attempt, Intent.MOVE, text)
 
 
 def ended(state: State, effects: Effects, agent_id: str, epoch: int, *, goodbye: bool) -> None:
     """A stream ended. With a goodbye the agent left; without one contact is lost and the graces begin."""
     agent = state.agents.get(agent_id)
-    if agent is None or agent.epoch != epoch:
+    if agent is None or not epoch or agent.epoch != epoch:
         return
     agent.epoch = 0
     if goodbye:
@@ -294,6 +322,7 @@ def _outboxes(state: State, effects: Effects, agent: Agent, outboxes: list[Outbo
             text = f"outbox {outbox.outbox_id}: reports {known + 1} to {seq} are not there any more"
             state.agent_event(effects, EventType.AGENT_OUTBOX_GAP, agent.id, text=text)
             agent.applied[outbox.outbox_id] = seq
+            agent.is_unsure = True
             effects.outboxes[agent.id, outbox.outbox_id] = seq
         applied[outbox.outbox_id] = seq
         if outbox.last_seq > seq:

@@ -2,14 +2,16 @@
 
 An attempt holds a slot, or stands ahead of one (prefetched), or is parked (BLOCKED), or is a stray that the
 coordinator no longer counts on. A parked one that was answered takes the next free slot before anything else does: its
-agent resumes it then, so nothing new must count on that slot.
+agent resumes it then, so nothing new must count on that slot. Where an agent parks as many as it may, further ones wait
+in their slots; they change places with one that was answered, and are parked as soon as there is room. The agent does
+the same by the same rule.
 """
 
 from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limits import caps, holdings
-from outrider_coordinator.core.model import Agent, Attempt
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.placement import resources
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import AttemptState
@@ -65,6 +67,7 @@ def _leave(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> No
         agent.parked -= 1
         agent.resuming.pop(attempt.key, None)
         state.fleet.changed(agent)
+        _park_standing(state, effects, agent)
 
 
 def give_back(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
@@ -110,8 +113,33 @@ def resume(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> No
     if attempt.holds_slot or attempt.state is not AttemptState.BLOCKED or attempt.key not in agent.attempts:
         return
     agent.resuming[attempt.key] = attempt
-    if agent.slots_used < agent.slots:
+    may_change_places = agent.parked <= agent.parked_max and _standing(state, agent) is not None
+    if agent.slots_used < agent.slots or may_change_places:
         _occupy(state, effects, agent, attempt)
+
+
+def _standing(state: State, agent: Agent) -> Attempt | None:
+    """The first that waits in its slot and has not been answered, by task id and number; None when nobody does."""
+    found = [
+        attempt
+        for attempt in agent.attempts.values()
+        if attempt.state is AttemptState.BLOCKED and attempt.holds_slot and _waits(state.tasks[attempt.task_id])
+    ]
+    return min(found, key=lambda attempt: attempt.key, default=None)
+
+
+def _waits(task: Task) -> bool:
+    """Whether it cannot use a slot now: an answer that it has not taken yet needs one."""
+    stopping = [wait for wait in task.waits if wait.is_open and not wait.keeps_running]
+    return bool(stopping) and not any(wait.is_resolved for wait in stopping)
+
+
+def _park_standing(state: State, effects: Effects, agent: Agent) -> None:
+    """There is room to park again: who waits in a slot gives it back."""
+    while agent.parked < agent.parked_max and (attempt := _standing(state, agent)) is not None:
+        agent.parked += 1
+        effects.attempts[attempt.key] = attempt
+        give_back(state, effects, agent, attempt)
 
 
 def _occupy(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
@@ -121,9 +149,10 @@ def _occupy(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> N
     attempt.holds_slot = True
     effects.attempts[attempt.key] = attempt
     state.fleet.changed(agent)
+    _park_standing(state, effects, agent)
 
 
-def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
+def unpark(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> None:
     """An attempt that was blocked runs again and holds a slot."""
     task = state.tasks[attempt.task_id]
     if task.caps:
@@ -133,6 +162,7 @@ def unpark(state: State, agent: Agent, attempt: Attempt) -> None:
         agent.parked -= 1
         agent.slots_used += 1
         attempt.holds_slot = True
+        _park_standing(state, effects, agent)
         _give_way(state, agent)
 
 

@@ -50,7 +50,7 @@ def unblocked(state: State, effects: Effects, agent: Agent, task: Task, attempt:
     stopped = any(other.is_open and not other.keeps_running for other in task.waits)
     if attempt.state is AttemptState.BLOCKED and not stopped:
         move_attempt(attempt, AttemptState.STARTED)
-        slots.unpark(state, agent, attempt)
+        slots.unpark(state, effects, agent, attempt)
         effects.attempts[attempt.key] = attempt
         if task.state is TaskState.BLOCKED:
             state.move(task, TaskState.RUNNING, effects)

@@ -1,0 +1,92 @@
+"""A coordinator whose store was restored from an old backup: what agents know of a time that it has forgotten.
+
+The store's forgetting is played by agents that hold, or have reported, what the coordinator was never told.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from outrider_coordinator.core.events import OutboxFacts, Ref
+from outrider_coordinator.core.states import AttemptState, Reason, TaskState
+from support.core_world import ModelAgent, World
+
+
+def forgetful(**spec: object) -> tuple[World, ModelAgent, str, Ref]:
+    """An agent with a task that it was offered, as the backup has it; further reports of it are forgotten."""
+    world = World()
+    world.state.store_id = "s"
+    agent = world.connect("a", slots=2)
+    (task_id,) = world.submit(**spec)
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.disconnect(agent)
+    agent.seq += 5
+    return world, agent, task_id, ref
+
+
+def test_what_waits_for_something_forgotten_goes_elsewhere() -> None:
+    """An attempt that waits, nobody here knows for what, is moved without using up a try; one that runs is not."""
+    world, agent, task_id, ref = forgetful()
+    agent.held[ref] = AttemptState.BLOCKED
+    world.connect("a", slots=2)
+    assert ref in agent.cancelled
+    world.fail(agent, ref, Reason.MOVED)
+    again = world.ref(agent, task_id)
+    assert again.attempt == 2
+    assert world.state.tasks[task_id].attempts_counted == 0
+    agent.seq += 5
+    world.disconnect(agent)
+    agent.held[again] = AttemptState.STARTED
+    world.connect("a", slots=2)
+    assert again not in agent.cancelled
+
+
+def test_what_is_replayed_is_not_forgotten() -> None:
+    """A wait that the agent reports after the gap is known: it stays, and can be answered."""
+    world, agent, _, ref = forgetful()
+    agent.held[ref] = AttemptState.BLOCKED
+    world.connect("a", slots=2, outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.block(agent, ref, "q")
+    assert ref not in agent.cancelled
+
+
+def test_an_attempt_of_a_forgotten_time_is_no_other() -> None:
+    """An agent that holds an attempt of the same number under another fence has not got ours."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.held = {ref._replace(fence=ref.fence - 1): AttemptState.CLOSED}
+    world.connect("a")
+    assert world.ref(agent, task_id).attempt == 2
+
+
+@pytest.mark.parametrize(("forgot", "ends"), [(True, TaskState.FAILED), (False, TaskState.ASSIGNED)])
+def test_what_may_have_run_in_a_forgotten_time_is_not_started_again(forgot: bool, ends: TaskState) -> None:
+    """A task that runs at most once and is not listed has run, unless everything that its agent said is known."""
+    world = World()
+    world.state.store_id = "s"
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    agent.seq += 3 * forgot
+    world.connect("a")
+    assert world.state_of(task_id) is ends
+
+
+def test_a_forgotten_time_shows_in_the_epoch() -> None:
+    """An agent that was restarted since has nothing to show but the epoch: it comes from a start that is forgotten."""
+    world = World()
+    world.state.store_id = "s"
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    world.wait(1)
+    world.state.started_us = world.now_us  # a start, from here on
+    world.connect("a", store_id="s", coordinator_epoch=3)
+    assert world.state.epoch == 4
+    assert world.state_of(task_id) is TaskState.FAILED
