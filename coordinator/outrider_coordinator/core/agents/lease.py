@@ -53,10 +53,10 @@ def taken_over(state: State, agent: Agent, event: SessionOpened) -> None:
 
     It does when it is the same, or came after it in the same folder and swept what was left. Another one under the same
     name (a clone, a lost disk) cannot say that an attempt of the other does not run: only the lease can. A clone of
-    the disk says that it came after the last one, but on a machine that was booted for itself, while that one is here.
+    the whole disk says that it came after the last one; but it was booted for itself, as a machine is that came back.
     """
-    is_clone = agent.epoch != 0 and agent.boot_id != event.boot_id
-    if is_clone or agent.instance_id not in (event.instance_id, event.previous_instance_id):
+    is_other_boot = agent.boot_id != event.boot_id
+    if is_other_boot or agent.instance_id not in (event.instance_id, event.previous_instance_id):
         agent.first_fence = state.fence_next
         agent.unlisted_over_us = over_us(state, agent)
 
