@@ -58,7 +58,6 @@ def created(state: State, effects: Effects, event: ScheduleCreated) -> None:
         return
     if known is not None:
         _abandon(state, known)
-        book.waited_for.pop(known.last_id, None)  # the time that waited is let go with the definition that set it
         _succeed(schedule, known)
     book.schedules[schedule.key] = schedule
     schedule.offset_us = book.wall_offset_us
