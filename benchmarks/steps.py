@@ -151,6 +151,16 @@ def limit_changes_hands() -> Iterator[float]:
     yield from timed.take()
 
 
+def scopes_become_free() -> Iterator[float]:
+    """5,000 tasks with write scopes of their own wait for one whose scope has them all; it ends."""
+    timed = Timed(10, 10)
+    timed.submit(1, "all", lambda _: Spec(b"", "m:f", True, demands=Demands(scopes=("src/**",))))
+    timed.submit(5_000, "t", lambda at: Spec(b"", "m:f", True, demands=Demands(scopes=(f"src/d{at}/*.py",))))
+    timed.take()
+    timed.end(timed.assigned.pop(0))
+    yield from timed.take()
+
+
 def schedules_fire() -> Iterator[float]:
     """10,000 schedules with a cron line are due at one time."""
     timed = Timed(10, 10)
@@ -162,11 +172,12 @@ def schedules_fire() -> Iterator[float]:
     yield from timed.take()
 
 
-def schedule_fires_a_run() -> Iterator[float]:
-    """A schedule submits a run of 1,000 tasks, each after ten others."""
+def schedules_fire_runs() -> Iterator[float]:
+    """Twenty schedules submit a run of 1,000 tasks at one time, each task after ten others."""
     timed = Timed(10, 10)
-    times = cron_times("*/5 * * * *", "UTC")
-    timed.do(ScheduleCreated(_schedule("s", times, _large_run), False, _ignore))
+    times, work = cron_times("*/5 * * * *", "UTC"), _large_run()
+    for number in range(20):
+        timed.do(ScheduleCreated(_schedule(f"s{number}", times, work), False, _ignore))
     timed.take()
     timed.wait(301)
     yield from timed.take()
@@ -180,12 +191,17 @@ def _one_task(request_id: str, new_id: Callable[[], str]) -> TasksSubmitted:
     return TasksSubmitted([Submission(new_id(), "d", PLAIN, request_id, b"")], _ignore)
 
 
-def _large_run(request_id: str, new_id: Callable[[], str]) -> RunSubmitted:
+def _large_run() -> Callable[[str, Callable[[], str]], RunSubmitted]:
     members = [
-        RunMember(new_id(), f"k{at}", PLAIN, tuple(f"k{before}" for before in range(max(0, at - 10), at)))
+        RunMember("", f"k{at}", PLAIN, tuple(f"k{before}" for before in range(max(0, at - 10), at)))
         for at in range(1000)
     ]
-    return RunSubmitted(new_id(), "d", "", "", members, _ignore, request_id=request_id)
+
+    def work(request_id: str, new_id: Callable[[], str]) -> RunSubmitted:
+        made = [member._replace(task_id=new_id()) for member in members]
+        return RunSubmitted(new_id(), "d", "", "", made, _ignore, request_id=request_id)
+
+    return work
 
 
 def half_the_fleet_goes_silent() -> Iterator[float]:
@@ -217,8 +233,9 @@ def a_large_agent_is_lost() -> Iterator[float]:
 
 CASES: tuple[Case, ...] = (
     limit_changes_hands,
+    scopes_become_free,
     schedules_fire,
-    schedule_fires_a_run,
+    schedules_fire_runs,
     half_the_fleet_goes_silent,
     a_large_agent_is_lost,
 )

@@ -76,7 +76,10 @@ class ScheduleJudge:
         for row in rows:
             if type(row) is records.DeleteSchedule:
                 self.schedules.pop(row.name, None)
+        resumed = {row.name for row in rows if type(row) is records.PutSchedule and not row.is_paused}
         for name, due_us, work_id in works:
+            is_paused = self.schedules[name].row.is_paused and name not in resumed
+            self._marks.demand("times", not is_paused, "schedule {} fires at {} and is paused", name, due_us)
             self._fired(self.schedules[name], due_us, work_id, now_us)
         for row in rows:
             if type(row) is records.PutSchedule:
@@ -120,7 +123,6 @@ class ScheduleJudge:
         self._marks.saw("saw:schedule fired")
         is_news = due_us not in view.fired and (not self.is_steady or due_us > max(view.fired, default=0))
         demand("times", is_news, "{} comes again or late, after {}", name, view.fired)
-        demand("times", not row.is_paused, "{} fires and is paused", name)
         demand("times", self._is_time(view, due_us), "{} is no time of it", name)
         view.fired.append(due_us)
         view.uncounted += 1

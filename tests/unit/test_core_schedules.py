@@ -159,6 +159,18 @@ def test_a_large_run_that_was_queued_enters_once(clockwork: Clockwork) -> None:
     assert clockwork.schedule.fired_count == 2
 
 
+def test_large_runs_that_are_due_at_once_begin_one_after_the_other(clockwork: Clockwork) -> None:
+    """Of twenty runs of five hundred tasks a step begins few, and every one of them enters once."""
+    times = single_time(clockwork.world.now_us + SECOND_US)
+    for number in range(20):
+        clockwork.create(times, name=f"s{number}", work=large_run)
+    clockwork.world.do(Ticked(), after_us=SECOND_US)
+    assert 0 < len(clockwork.world.state.schedules.entering) <= 3
+    clockwork.tick(1)
+    assert len(clockwork.world.state.runs) == 20
+    assert len(clockwork.events(EventType.SCHEDULE_FIRED)) == 20
+
+
 def test_calendars_that_walk_far_have_a_step_to_themselves(clockwork: Clockwork) -> None:
     """A next time that is decades away counts as so many times: of a hundred such schedules a step looks at few."""
     first = clockwork.world.now_us + SECOND_US
@@ -321,6 +333,16 @@ def test_the_same_schedule_again_changes_nothing_and_another_is_refused(clockwor
     assert (replaced.fired_count, replaced.next_us) == (2, clockwork.world.now_us + 20 * SECOND_US)
     clockwork.tick(20)
     assert clockwork.counts() == (3, 0)
+
+
+def test_what_takes_its_place_does_not_wait_for_its_queued_time(clockwork: Clockwork) -> None:
+    """A time in the queue is given up with the schedule that it belongs to."""
+    clockwork.every(10, overlap=Overlap.QUEUE)
+    clockwork.tick(25)
+    assert clockwork.schedule.queued_us
+    replaced = clockwork.every(20, body=b"other", overlap=Overlap.QUEUE, replace=True)
+    assert replaced.queued_us == 0
+    assert not clockwork.world.state.schedules.waited_for
 
 
 def test_a_time_that_never_comes_is_refused(clockwork: Clockwork) -> None:

@@ -25,8 +25,8 @@ from outrider_coordinator.core.waits.budgets import carried
 _new = tuple.__new__
 _OFFERED, _ASSIGNED, _TASK_ASSIGNED = AttemptState.OFFERED, TaskState.ASSIGNED, EventType.TASK_ASSIGNED
 
-#: So many agents read for a new reach cost as much as one offer.
-AGENTS_READ = 16
+#: So many agents read for a new reach, or write scopes compared with a task's, cost as much as one offer.
+AGENTS_READ, SCOPES_READ = 16, 10
 
 
 def place(state: State, effects: Effects, units: int) -> None:
@@ -83,8 +83,11 @@ def _place_queue(state: State, effects: Effects, left: int) -> None:
         if choice is None:
             _put_to_sleep(state, need)
         elif need.may_be_held and _is_held_back(state, effects, task):
+            left -= _scopes_read(state, task)
             queue.hold(strand.group, task.spec.priority)
         else:
+            if need.may_be_held:
+                left -= _scopes_read(state, task)
             offer(state, effects, task, choice[0], prefetched=choice[1])
             queue.started(strand, task.spec.priority)
 
@@ -105,6 +108,14 @@ def _is_held_back(state: State, effects: Effects, task: Task) -> bool:
     if task.caps and caps.held_back(state, task) is not None:
         return True
     return lines.held_back(state, effects, task) is not None
+
+
+def _scopes_read(state: State, task: Task) -> int:
+    """The units that it took to compare a task's write scopes with those that are held or kept for others."""
+    if not task.spec.demands.scopes:
+        return 0
+    book = state.limits
+    return (len(book.scopes.get(task.namespace, ())) + len(book.reserved_scopes)) // SCOPES_READ
 
 
 def offer(state: State, effects: Effects, task: Task, agent: Agent, *, prefetched: bool) -> None:

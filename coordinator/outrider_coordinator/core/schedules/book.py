@@ -118,6 +118,7 @@ class Entering(NamedTuple):
 
     run_id: str
     due_us: int
+    task_count: int
     replaced_id: str = ""
 
 

@@ -32,6 +32,8 @@ from outrider_coordinator.core.states import EventType, Reason
 
 #: Times that one step deals with, and the units of `pacing` for one: a calendar takes 50 to 100 us, a submit 50.
 TIMES_PER_STEP, UNITS_PER_TIME = 16, 8
+#: So many tasks of a run that is too large for one step take as long to write down as a time takes to be dealt with.
+TASKS_PER_TIME = 64
 YEAR_US = 366 * 24 * 3600 * SECOND_US
 #: A time dealt with later than this was missed.
 LATE_US = 60 * SECOND_US
@@ -58,6 +60,8 @@ def created(state: State, effects: Effects, event: ScheduleCreated) -> None:
         return
     if known is not None:
         _abandon(state, known)
+        # A time in the old one's queue is given up, too: it would be submitted with work that nobody asked for then.
+        book.waited_for.pop(known.last_id, None)
         _succeed(schedule, known)
     book.schedules[schedule.key] = schedule
     schedule.offset_us = book.wall_offset_us
@@ -202,7 +206,8 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
         is_in = _submit(state, effects, schedule, schedule.queued_us)
         if schedule.key not in book.entering:
             book.wake(schedule, state.now_us if is_in else state.now_us + RETRY_US)
-        return 1
+            return 1
+        return 1 + book.entering[schedule.key].task_count // TASKS_PER_TIME
     if not schedule.next_us or schedule.next_us > now_us:
         _arm(state, schedule)
         return 1
@@ -214,7 +219,7 @@ def _look(state: State, effects: Effects, schedule: Schedule) -> int:
         book.wake(schedule, state.now_us + RETRY_US)
         return count
     if schedule.key in book.entering:
-        return count
+        return count + book.entering[schedule.key].task_count // TASKS_PER_TIME
     schedule.next_us = schedule.times.following(due_us) or 0
     effects.schedules[schedule.key] = schedule
     book.wake(schedule, state.now_us)
@@ -273,7 +278,7 @@ def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int, *, 
             return False
         if isinstance(work, RunSubmitted) and size > AT_ONCE_MAX:
             admission.run_submitted(state, effects, work)
-            state.schedules.entering[schedule.key] = Entering(work.run_id, due_us, replaced_id)
+            state.schedules.entering[schedule.key] = Entering(work.run_id, due_us, size, replaced_id)
             return True
         work_id = _enter(state, effects, work)
     else:
