@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from sim import faults
+from sim import decisions, faults
 from sim.dice import Dice
 from sim.plan import AgentPlan, Item, Plan
 
@@ -92,29 +92,7 @@ def make(seed: int) -> Plan:
         names = [agent.name for agent in agents]
         items += faults.draw(kinds, dice, names, end_us, dice.choice((0, 3, 6, 10, 15)))
     items.sort(key=lambda item: item.at_us)
-    return Plan(seed, features, kinds, _settings(dice, features), agents, tuple(items), end_us)
-
-
-def _settings(dice: random.Random, features: tuple[str, ...]) -> dict[str, Any]:
-    """Times of the decisions, mostly shorter than in life so that they come to pass."""
-    settings: dict[str, Any] = {
-        "startup_hold_us": dice.choice((3, 10, 25)) * S,
-        "lost_after_us": dice.choice((15, 40, 300)) * S,
-        "breaker_failures": dice.choice((2, 3, 5)),
-        "breaker_reset_us": dice.choice((2, 5)) * S,
-        "breaker_reset_max_us": 10 * S,
-        "half_open_tests": dice.choice((1, 2)),
-    }
-    if "small_queue" in features:
-        settings["queue_depth_max"] = dice.randrange(8, 30)
-    if "small_index" in features:
-        settings["request_ids_max"] = dice.randrange(2, 20)
-    if "caps" in features:
-        settings["running_max"] = dice.choice((0, 2, 3))
-        settings["type_running_max"] = {"one": dice.choice((1, 2))}
-    if "few_retries" in features:
-        settings["retry_floor"] = dice.choice((1, 5))
-    return settings
+    return Plan(seed, features, kinds, decisions.draw(dice, features), agents, tuple(items), end_us)
 
 
 def _agent(name: str, dice: random.Random, features: tuple[str, ...]) -> AgentPlan:
