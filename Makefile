@@ -73,10 +73,10 @@ verify: $(STAMP) ## Check that what is generated is what is committed
 	@diff -u docs/state-machines.md $(GENERATED)/state-machines.md || { echo "run: make docs"; exit 1; }
 
 .PHONY: coverage
-coverage: $(STAMP) ## Show which branches of the decision core its pure tests do not take
-	@$(BIN)/python -m coverage run --branch --source=outrider_coordinator.core -m pytest -q -p no:xdist \
+coverage: $(STAMP) ## Show that the pure tests of the decision core take every branch of it
+	@SIM_SEEDS=25 $(BIN)/python -m coverage run --branch --source=outrider_coordinator.core -m pytest -q -p no:xdist \
 	  $(wildcard tests/unit tests/property tests/transcripts tests/sim) $(ARGS)
-	@$(BIN)/python -m coverage report --skip-covered --show-missing
+	@$(BIN)/python -m coverage report --skip-covered --show-missing --precision=2 --fail-under=100
 
 .PHONY: mutate
 mutate: $(STAMP) ## Put small faults into the decision core and see whether tests notice (ARGS="trust queue", ARGS=--again)

@@ -50,8 +50,14 @@ def of_module(path: Path, module: str) -> list[Mutant]:
         for lines, node, changed in search.changes:
             mutated = plain.visit(_Swap(node, changed))
             source = wrapper.module.code_for_node(mutated)  # type: ignore[arg-type]  # a function stays one
-            before, after = _difference(original, source)
-            found.setdefault((name, source), Mutant(module, name, lines, before, after, source))
+            if (name, source) not in found:
+                before, after = _difference(original, source)
+                alike = sum(
+                    key[0] == name and one.before == before and one.after.startswith(after)
+                    for key, one in found.items()
+                )
+                after += f"  # the same again, {alike + 1}" if alike else ""
+                found[name, source] = Mutant(module, name, lines, before, after, source)
     return list(found.values())
 
 

@@ -16,14 +16,14 @@ import re
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis
 import pytest
 
-from mutation import mutants, trial
+from mutation import mutants, trial, typed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "outrider_coordinator.core"
@@ -37,6 +37,13 @@ SIGNS = re.compile(r"outrider_coordinator\.core|support\.\w+_world|transcript|ru
 LEFT_OUT = re.compile(r"test_(engine|journal|store_thread|watch_hub|quarantine|dispatch_spans|two_stores|planted|tiny)")
 
 
+#: Of a mutant: its function, the lines before and after.
+Name = tuple[str, str, str]
+#: No test noticed it, and mypy refuses it.
+TYPED = "typed"
+GOOD = (trial.NOTICED, TYPED)
+
+
 class Verdict(NamedTuple):
     """What became of a mutant; ``by`` is the test that noticed it."""
 
@@ -48,7 +55,7 @@ class Verdict(NamedTuple):
     by: str
 
     @property
-    def name(self) -> tuple[str, str, str]:
+    def name(self) -> Name:
         """As README.md names it."""
         return f"{self.module}.{self.function}", self.before, self.after
 
@@ -74,33 +81,33 @@ def chosen(names: list[str]) -> list[tuple[Path, str]]:
     ]
 
 
-def explained() -> set[tuple[str, str, str]]:
+def explained() -> set[Name]:
     """Survivors that README.md gives a reason for, in rows of: function, before, after, reason."""
     row = re.compile(r"^\| `([^`]+)` \| `(.*?)` \| `(.*?)` \| .+ \|$")
     found = (row.match(line) for line in README.read_text().splitlines())
     return {(match[1], match[2].replace("\\|", "|"), match[3].replace("\\|", "|")) for match in found if match}
 
 
-def report(verdicts: list[Verdict], known: set[tuple[str, str, str]]) -> None:
+def report(verdicts: list[Verdict], known: set[Name]) -> None:
     """Print the score by module and write down what survived without a reason."""
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
     left = []
     for verdict in verdicts:
-        is_explained = verdict.verdict != trial.NOTICED and verdict.name in known
+        is_explained = verdict.verdict not in GOOD and verdict.name in known
         by_module[verdict.module]["explained" if is_explained else verdict.verdict] += 1
-        if verdict.verdict != trial.NOTICED and not is_explained:
+        if verdict.verdict not in GOOD and not is_explained:
             left.append(verdict)
-    columns = (trial.NOTICED, "explained", trial.SURVIVED, trial.UNREACHED)
+    columns = (trial.NOTICED, TYPED, "explained", trial.SURVIVED, trial.UNREACHED)
     print(f"{'module':<26} {'mutants':>8} " + " ".join(f"{column:>10}" for column in columns) + f" {'score':>7}")
     for module, counts in [*sorted(by_module.items()), ("all", sum(by_module.values(), Counter()))]:
         total = sum(counts.values())
-        score = 100 * counts[trial.NOTICED] / max(1, total - counts["explained"])
+        score = 100 * (counts[trial.NOTICED] + counts[TYPED]) / max(1, total - counts["explained"])
         print(
             f"{module:<26} {total:>8} " + " ".join(f"{counts[column]:>10}" for column in columns) + f" {score:>6.1f}%"
         )
     (PLACE / "survivors.txt").write_text("".join(f"{_told(verdict)}\n" for verdict in left))
     print(f"survivors without a reason: {len(left)}, in {PLACE / 'survivors.txt'}")
-    stale = known - {verdict.name for verdict in verdicts if verdict.verdict != trial.NOTICED}
+    stale = known - {verdict.name for verdict in verdicts if verdict.verdict not in GOOD}
     covered = set(by_module)
     for function, before, after in sorted(stale):
         if any(function.startswith(f"{module}.") for module in covered):
@@ -113,40 +120,56 @@ def _told(verdict: Verdict) -> str:
 
 def run(
     modules: list[tuple[Path, str]],
-    noticed: dict[tuple[str, str, str], Verdict],
-    keep: Callable[[list[Verdict]], None],
+    known: dict[Name, Verdict],
+    keep: Callable[[Iterable[Verdict]], None],
     arguments: argparse.Namespace,
 ) -> None:
-    """Try the mutants of these modules, but for those noticed already; ``keep`` is given what is known so far."""
-    made, found = [], []
-    for mutant in (mutant for file, module in modules for mutant in mutants.of_module(file, module)):
-        name = f"{mutant.module.removeprefix(PACKAGE + '.')}.{mutant.function}", mutant.before, mutant.after
-        if name in noticed:
-            found.append(noticed[name])
-        else:
-            made.append(mutant)
-    before, began_s = len(found), time.monotonic()
+    """Try the mutants of these modules, save those that are known to be noticed; ``keep`` is told what is found so far.
+
+    New ones come first, then those that survived last time and that mypy does not refuse.
+    """
+    made = {_name(mutant): mutant for file, module in modules for mutant in mutants.of_module(file, module)}
+    found = look_at_types({name: known[name] for name in made if name in known}, made)
+    to_try = [mutant for name, mutant in made.items() if name not in found]
+    to_try += [made[name] for name, verdict in found.items() if verdict.verdict not in GOOD]
+    tried, began_s = 0, time.monotonic()
 
     def told(mutant: mutants.Mutant, verdict: str, by: str) -> None:
-        module = mutant.module.removeprefix(PACKAGE + ".")
-        found.append(Verdict(module, mutant.function, mutant.before, mutant.after, verdict, by))
-        if len(found) % 200 == 0:
-            bad = sum(one.verdict != trial.NOTICED for one in found)
+        nonlocal tried
+        tried += 1
+        name = _name(mutant)
+        found[name] = Verdict(mutant.module.removeprefix(PACKAGE + "."), mutant.function, *name[1:], verdict, by)
+        if tried % 100 == 0:
+            bad = sum(one.verdict not in GOOD for one in found.values())
             passed_s = time.monotonic() - began_s
-            print(f"{len(found) - before} of {len(made)} in {passed_s:.0f} s, {bad} not noticed", flush=True)
-            keep(found)
+            print(f"{tried} of {len(to_try)} in {passed_s:.0f} s; {bad} of {len(found)} not noticed", flush=True)
+            keep(found.values())
 
-    print(f"{len(made)} mutants of {len(modules)} modules", flush=True)
+    print(f"{len(to_try)} of {len(made)} mutants of {len(modules)} modules", flush=True)
     store = PLACE / "durations.json"
     durations_s = json.loads(store.read_text()) if store.exists() else {}
     court = trial.Trial(
-        PACKAGE, made, arguments.children, arguments.most_s, arguments.longest_s, told, durations_s=durations_s
+        PACKAGE, to_try, arguments.children, arguments.most_s, arguments.longest_s, told, durations_s=durations_s
     )
     options = ["-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "timeout=0", "-W", "ignore", *tests()]
     if pytest.main(options, plugins=[court]) != 0:
         sys.exit("the tests do not pass without mutants")
-    store.write_text(json.dumps(court.durations_s, indent=1))
-    keep(found)
+    store.write_text(json.dumps(durations_s | court.durations_s, indent=1))
+    keep(look_at_types(found, made).values())
+
+
+def look_at_types(found: dict[Name, Verdict], made: dict[Name, mutants.Mutant]) -> dict[Name, Verdict]:
+    """The same verdicts, those that no test noticed and mypy refuses marked as such."""
+    left = [name for name, verdict in found.items() if verdict.verdict not in GOOD]
+    place = PLACE / "typed"
+    place.mkdir(exist_ok=True)
+    wrong = typed.refused([made[name] for name in left], ROOT, place) if left else set()
+    refused = {left[number] for number in wrong}
+    return {name: one._replace(verdict=TYPED) if name in refused else one for name, one in found.items()}
+
+
+def _name(mutant: mutants.Mutant) -> Name:
+    return f"{mutant.module.removeprefix(PACKAGE + '.')}.{mutant.function}", mutant.before, mutant.after
 
 
 def main() -> None:
@@ -177,13 +200,13 @@ def main() -> None:
         modules = chosen(arguments.modules)
         names = {module.removeprefix(PACKAGE + ".") for _, module in modules}
         others = [verdict for verdict in verdicts if verdict.module not in names]
-        noticed = {verdict.name: verdict for verdict in verdicts if verdict.verdict == trial.NOTICED}
+        known = {verdict.name: verdict for verdict in verdicts} if arguments.again else {}
 
-        def keep(found: list[Verdict]) -> None:
-            verdicts[:] = sorted(others + found)
+        def keep(found: Iterable[Verdict]) -> None:
+            verdicts[:] = sorted([*others, *found])
             store.write_text(json.dumps(verdicts))
 
-        run(modules, noticed if arguments.again else {}, keep, arguments)
+        run(modules, known, keep, arguments)
     report(verdicts, explained())
 
 

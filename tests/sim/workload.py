@@ -298,7 +298,7 @@ class _Maker:
             facts["resource"] = dice.choice(("lock", "other", "semaphore", "rate"))
             facts["resource_shared"] = facts["resource"] in ("lock", "other") and dice.random() < 0.3
             facts["fails_if_refused"] = dice.random() < 0.5
-            return ["block", "dependency", f"resource-{dice.randrange(2)}", patience_us or 20 * S, facts]
+            return ["block", "dependency", f"resource-{dice.randrange(2)}", patience_us, facts]
         elif kind == "external":
             facts |= {"system": "api:x", "issue": "busy", "retry_after_us": dice.choice((1, 4)) * S}
         elif kind == "complexity":

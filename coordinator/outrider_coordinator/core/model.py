@@ -211,9 +211,8 @@ class Task:
         return next((wait for wait in self.waits if wait.key == key), None)
 
     def drop_stray(self, attempt: Attempt) -> None:
-        """Forget an earlier try, if it is one."""
-        if self.strays:
-            self.strays = tuple(stray for stray in self.strays if stray is not attempt)
+        """Forget an earlier try."""
+        self.strays = tuple(stray for stray in self.strays if stray is not attempt)
 
 
 @dataclass(slots=True)

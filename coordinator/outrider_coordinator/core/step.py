@@ -177,7 +177,7 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
             blockage.outcomes_loaded(state, effects, event.states)
         case PauseNoticed():
             liveness.pause_noticed(state)
-        case Ticked():
+        case Ticked():  # pragma: no branch - the last kind of event there is
             pass
 
 

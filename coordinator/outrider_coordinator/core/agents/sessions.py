@@ -82,6 +82,8 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     _send_again(state, effects, agent)
     if agent.admin is Admin.DRAINING:
         drain.push(state, effects, agent)
+    if state.limits.waits:
+        holdings.changed(state)  # one of its attempts may have missed the limit that it waits for
     state.placement_is_due = True
 
 

@@ -130,10 +130,7 @@ def _pending(state: State, task: Task, now_us: int) -> Explanation:
         text = f"retries are held to a tenth of all offers, and {state.retries.floor} a minute: others go before it"
         summary = f"{cause} comes in {seconds:.1f} s: {text}"
         return Explanation(task.state, summary, ready_us=task.ready_us, held_back=[f"RETRY_BUDGET: {text}"])
-    explanation = Explanation(task.state, f"{cause} comes in {seconds:.1f} s", ready_us=task.ready_us)
-    if task.id in state.retries.delayed:
-        explanation.held_back.append("the fleet's retry budget is used up: a tenth of what is started, and a floor")
-    return explanation
+    return Explanation(task.state, f"{cause} comes in {seconds:.1f} s", ready_us=task.ready_us)
 
 
 def _dependency(state: State, dependency_id: str, condition: Condition) -> str:
@@ -241,8 +238,7 @@ def _held(state: State, task: Task, now_us: int) -> Explanation:
 
 def _where(state: State, task: Task) -> str:
     attempt = task.attempt
-    if attempt is None:
-        return task.state.name.lower()
+    assert attempt is not None, f"task {task.id} is {task.state.name} and has no attempt"
     where = f"attempt {attempt.number} on agent {attempt.agent_id}"
     agent = state.agents.get(attempt.agent_id)
     if agent is not None and agent.connectivity is Connectivity.SUSPECT:

@@ -181,7 +181,7 @@ def _fitted(agent: Agent, rule: Rule, task: Task) -> Changed | None:
         return "the end of what takes the resources of agent {}", replace(agent, resources_used={})
     if rule.name == "NO_FREE_SLOT":
         return "one more slot on agent {}", replace(agent, slots=agent.slots_used + 1)
-    return None
+    return None  # it is leaving: nobody can do anything about that
 
 
 def _labelled(agent: Agent, task: Task) -> Changed | None:

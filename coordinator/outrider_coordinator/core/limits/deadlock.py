@@ -188,8 +188,6 @@ def _cycle(state: State, stuck: dict[str, list[Edge]], start: str) -> list[tuple
     path: dict[str, Edge] = {}
     task_id = start
     while task_id in stuck and task_id not in path:
-        if not stuck[task_id]:
-            return []
         path[task_id] = stuck[task_id][0]
         task_id = path[task_id].task_id
     ids = list(path)

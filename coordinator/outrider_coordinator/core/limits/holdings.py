@@ -79,8 +79,7 @@ def hold(state: State, task: Task, attempt: Attempt) -> None:
 def release(state: State, attempt: Attempt) -> None:
     """An attempt is no longer live: everything it holds is free. Called where slots are released, and only there."""
     holding, attempt.holding = attempt.holding, None
-    if holding is None:
-        return
+    assert holding is not None, f"attempt {attempt.key} holds nothing"
     book = state.limits
     for name in sorted(holding.claims):
         key = (holding.namespace, name)

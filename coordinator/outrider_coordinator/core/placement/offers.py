@@ -18,8 +18,8 @@ def accept_timed_out(state: State, effects: Effects, attempt: Attempt) -> None:
 
     The second time a plain task goes elsewhere, and the offer is fenced: whatever became of it, it decides nothing.
     """
-    task, agent = state.tasks.get(attempt.task_id), state.agents.get(attempt.agent_id)
-    if task is None or task.attempt is not attempt or agent is None or not agent.is_online:
+    task, agent = state.tasks[attempt.task_id], state.agents[attempt.agent_id]  # what is OFFERED is live
+    if not agent.is_online:
         return
     if attempt.is_doubted and task.is_plain:
         _go_elsewhere(state, effects, agent, task, attempt)

@@ -164,10 +164,8 @@ class ReadyQueue:
             self._list(strand, entry)
 
     def remove(self, task: Task) -> None:
-        """Take a task out, wherever it stands; unknown ones are ignored."""
-        strand: Strand | None = task.strand
-        if strand is None:
-            return
+        """Take a task out, wherever it stands."""
+        strand: Strand = task.strand
         task.strand = None
         need: Need = strand.group.need
         if self.urgent:
@@ -213,9 +211,7 @@ class ReadyQueue:
         self.active -= need.waiting > 0
 
     def wake(self, need: Need) -> None:
-        """Somebody may be able to take a task of this need."""
-        if need.is_awake:
-            return
+        """Somebody may be able to take a task of this need, which sleeps."""
         need.is_awake = True
         self.active += need.waiting > 0
         parked, need.parked = need.parked, []
@@ -328,9 +324,9 @@ class ReadyQueue:
         group: TaskClass = strand.group
         if len(self.classes) <= CLASSES_KEPT and len(group.strands) <= LANES_KEPT:
             return
-        if group.strands.pop(strand.place, None) is not None:
-            strand.lane.strands -= 1
-        if group.strands or self.classes.get(group.key) is not group:
+        del group.strands[strand.place]
+        strand.lane.strands -= 1
+        if group.strands:
             return
         del self.classes[group.key]
         self.held.pop(group.key, None)

@@ -63,7 +63,7 @@ def _leave(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> No
         state.fleet.changed(agent)
     elif attempt.holds_slot:
         give_back(state, effects, agent, attempt)
-    elif attempt.state is AttemptState.BLOCKED:
+    else:  # it is parked
         agent.parked -= 1
         agent.resuming.pop(attempt.key, None)
         state.fleet.changed(agent)

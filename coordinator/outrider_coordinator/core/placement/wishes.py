@@ -47,9 +47,7 @@ def score_of(state: State, demands: Demands, task: Task, agent: Agent) -> int:
 def _beside(state: State, demands: Demands, task: Task, agent: Agent) -> int:
     score = 0
     for attempt in agent.attempts.values():
-        other = state.tasks.get(attempt.task_id)
-        if other is None:
-            continue
+        other = state.tasks[attempt.task_id]
         if demands.avoid_tags and other.spec.tags:
             score -= AVOIDED * any(tag in demands.avoid_tags for tag in other.spec.tags)
         if demands.spread:

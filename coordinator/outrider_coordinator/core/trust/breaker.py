@@ -35,9 +35,7 @@ def may_pass(breaker: Breaker) -> bool:
 
 
 def may_offer(agent: Agent, kind: str) -> bool:
-    """Whether an agent's breakers let one more attempt of this kind of work through."""
-    if agent.breaker.state is not _CLOSED and not may_pass(agent.breaker):
-        return False
+    """Whether an agent that is open to work is trusted with one more attempt of this kind of it."""
     breaker = agent.type_breakers.get(kind) if agent.type_breakers else None
     return breaker is None or may_pass(breaker)
 
@@ -302,6 +300,4 @@ def _eased(state: State, breaker: Breaker) -> None:
     if breaker.system:
         state.limits.is_changed = True
         return
-    agent = state.agents.get(breaker.agent_id)
-    if agent is not None:
-        state.fleet.changed(agent)
+    state.fleet.changed(state.agents[breaker.agent_id])

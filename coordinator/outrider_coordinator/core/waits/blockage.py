@@ -123,10 +123,9 @@ def answer_given(state: State, effects: Effects, by: Task, given: GivenAnswer) -
 
 def dependency_ended(state: State, effects: Effects, task_id: str, key: str, ended: TaskState) -> None:
     """The task that a wait named has ended."""
-    task, wait = _pending(state, task_id, key)
-    if task is not None and wait is not None:
-        wait.dependency_state = int(ended)
-        _resolved(state, effects, task, wait)
+    task, wait = _indexed(state, task_id, key)
+    wait.dependency_state = int(ended)
+    _resolved(state, effects, task, wait)
 
 
 def outcomes_loaded(state: State, effects: Effects, states: dict[str, TaskState | None]) -> None:
@@ -148,33 +147,31 @@ def retry_time_came(state: State, effects: Effects, task_id: str, key: str) -> N
 def system_recovered(state: State, effects: Effects, system: str) -> None:
     """An outside system works again: everybody who waits for it tries again, in order of task and key."""
     for task_id, key in sorted(state.system_waiters.get(system, ())):
-        task, wait = _pending(state, task_id, key)
-        if task is not None and wait is not None:
-            _resolve(state, effects, task, wait, f"system:{system}")
+        task, wait = _indexed(state, task_id, key)
+        _resolve(state, effects, task, wait, f"system:{system}")
 
 
 def system_tried(state: State, effects: Effects, system: str) -> Task | None:
     """The first that waits for an outside system tries whether it works again; None when nobody waits for it."""
-    for task_id, key in sorted(state.system_waiters.get(system, ())):
-        task, wait = _pending(state, task_id, key)
-        if task is not None and wait is not None:
-            _resolve(state, effects, task, wait, f"system:{system}")
-            return task
-    return None
+    first = min(state.system_waiters.get(system, ()), default=None)
+    if first is None:
+        return None
+    task, wait = _indexed(state, *first)
+    _resolve(state, effects, task, wait, f"system:{system}")
+    return task
 
 
 def resource_granted(state: State, effects: Effects, task_id: str, key: str) -> None:
     """The attempt holds what its wait claims."""
-    task, wait = _pending(state, task_id, key)
-    if task is not None and wait is not None and wait.claim is not None:
-        _resolve(state, effects, task, wait, f"limit:{wait.claim.key}")
+    task, wait = _indexed(state, task_id, key)
+    assert wait.claim is not None, f"wait {key!r} of task {task_id} claims nothing"
+    _resolve(state, effects, task, wait, f"limit:{wait.claim.key}")
 
 
 def deadlocked(state: State, effects: Effects, task_id: str, key: str, cycle: str) -> None:
     """The wait could never end: the attempt is told, with the cycle."""
-    task, wait = _pending(state, task_id, key)
-    if task is not None and wait is not None:
-        _resolve(state, effects, task, wait, "coordinator", error=encode_error(Reason.DEADLOCK, cycle))
+    task, wait = _indexed(state, task_id, key)
+    _resolve(state, effects, task, wait, "coordinator", error=encode_error(Reason.DEADLOCK, cycle))
 
 
 def push_answer(state: State, effects: Effects, task: Task, wait: Wait) -> None:
@@ -279,8 +276,7 @@ def _stop(state: State, effects: Effects, agent: Agent, task: Task, attempt: Att
     if attempt.holds_slot or attempt.key in agent.ahead:
         slots.park(state, effects, agent, attempt)
     effects.attempts[attempt.key] = attempt
-    if not task.cancel_requested and attempt is task.attempt:
-        state.move(task, TaskState.BLOCKED, effects)
+    state.move(task, TaskState.BLOCKED, effects)
 
 
 def _close(state: State, effects: Effects, task: Task, wait: Wait) -> None:
@@ -321,6 +317,15 @@ def _pending(state: State, task_id: str, key: str) -> tuple[Task | None, Wait | 
     task = state.tasks.get(task_id)
     wait = task.wait(key) if task else None
     return task, wait if wait is not None and wait.is_pending else None
+
+
+def _indexed(state: State, task_id: str, key: str) -> tuple[Task, Wait]:
+    """What is indexed for a wake is pending."""
+    task = state.tasks[task_id]
+    wait = task.wait(key)
+    assert wait is not None, f"task {task_id} has no wait {key!r}"
+    assert wait.is_pending, f"wait {key!r} of task {task_id} is resolved and still looked for"
+    return task, wait
 
 
 def _resolve(state: State, effects: Effects, task: Task, wait: Wait, by: str, *, error: bytes = b"") -> None:
