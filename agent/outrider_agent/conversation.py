@@ -232,8 +232,15 @@ class Conversation:
         held = [(_ref(attempt), attempt.state) for attempt in self._runner.board.attempts.values()]
         for refs in self._outboxes.held.values():
             held += [(ref, State.CLOSED) for ref in refs]
-        hello = frames.hello(self._identity, session.store_id, session.coordinator_epoch, held, self._outboxes.ranges())
         self._greeted_us = clock.boot_us()
+        hello = frames.hello(
+            self._identity,
+            session.store_id,
+            session.coordinator_epoch,
+            held,
+            self._outboxes.ranges(),
+            self._greeted_us,
+        )
         self._link.send(Kind.DATA, hello)
 
     def _ended(self, end: End) -> None:

@@ -47,8 +47,9 @@ def hello(
     coordinator_epoch: int,
     held: Iterable[tuple[Ref, State]],
     outboxes: Iterable[tuple[str, int, int]],
+    boot_us: int,
 ) -> bytes:
-    """The first frame of a session; ``outboxes`` are (id, first seq held, last seq written)."""
+    """The first frame of a session; ``outboxes`` are (id, first seq held, last seq written), ``boot_us`` is now."""
     message = wire.Hello(
         agent_id=identity.name,
         machine_id=identity.machine_id,
@@ -67,6 +68,7 @@ def hello(
         host=identity.host,
         store_id=store_id,
         coordinator_epoch=coordinator_epoch,
+        boottime_ns=boot_us * 1000,
     )
     for ref, state in held:
         # The board's states carry the wire's numbers.

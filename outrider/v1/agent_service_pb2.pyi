@@ -203,6 +203,7 @@ class Hello(_message.Message):
     TASK_TYPES_FIELD_NUMBER: _builtins.int
     RUNNERS_FIELD_NUMBER: _builtins.int
     PREVIOUS_INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    BOOTTIME_NS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Name of the agent, unique in the fleet: `^[a-z0-9][a-z0-9._-]{0,62}$`."""
     machine_id: _builtins.str
@@ -229,6 +230,10 @@ class Hello(_message.Message):
     """Host name, for people."""
     previous_instance_id: _builtins.str
     """Keeper process that used this agent's folder before this one, and left nothing running; empty when none did."""
+    boottime_ns: _builtins.int
+    """Nanoseconds of the machine's boot clock when this was said: what comes behind a later one of the same boot was held
+    up on the way, says what is over, and is refused with SESSION_SUPERSEDED. 0 when the agent does not say.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What tasks may ask for."""
@@ -275,10 +280,11 @@ class Hello(_message.Message):
         task_types: _abc.Iterable[_builtins.str] | None = ...,
         runners: _abc.Iterable[_builtins.str] | None = ...,
         previous_instance_id: _builtins.str = ...,
+        boottime_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "coordinator_epoch", b"coordinator_epoch", "held", b"held", "host", b"host", "instance_id", b"instance_id", "instance_start_ms", b"instance_start_ms", "labels", b"labels", "machine_id", b"machine_id", "outboxes", b"outboxes", "parked_max", b"parked_max", "prefetch_credit", b"prefetch_credit", "previous_instance_id", b"previous_instance_id", "resources", b"resources", "runners", b"runners", "slots", b"slots", "store_id", b"store_id", "task_types", b"task_types", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "boottime_ns", b"boottime_ns", "coordinator_epoch", b"coordinator_epoch", "held", b"held", "host", b"host", "instance_id", b"instance_id", "instance_start_ms", b"instance_start_ms", "labels", b"labels", "machine_id", b"machine_id", "outboxes", b"outboxes", "parked_max", b"parked_max", "prefetch_credit", b"prefetch_credit", "previous_instance_id", b"previous_instance_id", "resources", b"resources", "runners", b"runners", "slots", b"slots", "store_id", b"store_id", "task_types", b"task_types", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from outrider_coordinator.rpc.specs import SpecReader
 from sim.kernel import Kernel
 from sim.model_coordinator import Process
 from sim.observer import Witness
+from sim.oracle_records import RUNNING
 from sim.oracle_runs import Edge, Node, Wanted
 from sim.requests import Call, ModelIds, task_spec
 from sim.run_clients import RunClients
@@ -104,8 +105,12 @@ class Clients:
     # --- orders ----------------------------------------------------------------------------------------------------
 
     def cancel(self, data: Mapping[str, Any]) -> None:
-        """Cancel one task, if its submit was answered."""
-        task_id = self.ids.get(data["number"])
+        """Cancel one task, if its submit was answered, or the ``nth`` of those that run just now."""
+        if "nth" in data:
+            running = [view.id for view in self.witness.records.tasks.values() if view.state == RUNNING]
+            task_id = running[data["nth"] % len(running)] if running else None
+        else:
+            task_id = self.ids.get(data["number"])
         if task_id is None:
             return
 

@@ -49,6 +49,10 @@ def _step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     return _agent(dice, agents) | {"by_us": dice.choice((-3600, 3600, -30, 30)) * S}
 
 
+def _late(dice: random.Random, agents: list[str]) -> dict[str, Any]:
+    return _agent(dice, agents) | {"for_us": int(dice.uniform(0.3, 5) * S)}
+
+
 def _coordinator_step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     year_s = 365 * 24 * 3600
     return {"by_us": dice.choice((-20, 20, -3600, 3600, -10 * year_s, 10 * year_s)) * S}
@@ -58,6 +62,7 @@ def _coordinator_step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
 FAULTS: dict[str, Draw] = {
     "coordinator_crash": _lasting(0.05, 4),
     "coordinator_crash_after_reply": _lasting(0.05, 2),
+    "coordinator_power_loss": _lasting(0.5, 6),
     "coordinator_pause": _lasting(0.3, 12),
     "commit_error_unapplied": _lasting(0.05, 1),
     "commit_error_applied": _lasting(0.05, 1),
@@ -71,7 +76,9 @@ FAULTS: dict[str, Draw] = {
     "link_crash": _agent,
     "reset": _agent,
     "cut": _cut,
+    "away": _lasting(3, 40, _agent),
     "half_open": _agent,
+    "late_frames": _late,
     "duplicates": _lasting(1, 10, _agent),
     "slow_network": _lasting(1, 10, _agent),
     "replies_lost": _lasting(1, 10),
@@ -134,6 +141,12 @@ class Faults:
 
     def _coordinator_crash(self, for_us: int) -> None:
         self._world.crash(for_us)
+
+    def _coordinator_power_loss(self, for_us: int) -> None:
+        """Its machine is gone, and nobody closes its connections."""
+        if self._world.process is not None:
+            self._world.process.vanish()
+            self._world.crash(for_us)
 
     def _coordinator_crash_after_reply(self, for_us: int) -> None:
         """Right after the next thing that it tells anybody."""
@@ -254,6 +267,25 @@ class Faults:
         for way in ways:
             wire.set_cut(way, True)
             self._later(for_us, wire.set_cut, way, False)
+
+    def _away(self, agent: str, for_us: int) -> None:
+        """The machine is taken off the network, which says so to those it talked to, and comes back."""
+        self._reset(agent)
+        self._cut(agent, (UP, DOWN), for_us)
+
+    def _late_frames(self, agent: str, for_us: int) -> None:
+        """What the link sends is held up; then it loses its stream, and all of that arrives behind its next Hello."""
+        keeper = self._world.machines[agent].keeper
+        connection = keeper.link.connection if keeper is not None else None
+        if connection is not None:
+            connection.lanes[UP].is_held = True
+            self._later(for_us, self._lose, connection)
+            self._later(for_us + 20 * S, connection.lanes[UP].let_go)
+
+    def _lose(self, connection: Any) -> None:
+        if connection.lanes[DOWN].is_open:
+            connection.link_gone()
+            connection.link.ended("UNAVAILABLE", "", "lost")
 
     def _half_open(self, agent: str) -> None:
         """The link loses its stream; the coordinator hears nothing of that."""

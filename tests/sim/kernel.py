@@ -68,16 +68,19 @@ class Kernel:
 class Pausable:
     """A process as far as it can be stopped and killed: what happens meanwhile happens when it goes on, in order."""
 
-    __slots__ = ("_kernel", "_waiting", "is_dead", "resume_us")
+    __slots__ = ("_kernel", "_waiting", "is_dead", "paused_us", "resume_us")
 
     def __init__(self, kernel: Kernel) -> None:
         self.is_dead = False
         self.resume_us = 0
+        #: For how long it has stood still since somebody put this back to 0.
+        self.paused_us = 0
         self._kernel = kernel
         self._waiting: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
     def pause(self, until_us: int) -> None:
         """SIGSTOP, and SIGCONT then."""
+        self.paused_us += max(0, until_us - max(self.resume_us, self._kernel.now_us))
         self.resume_us = max(self.resume_us, until_us)
 
     def resume(self) -> None:

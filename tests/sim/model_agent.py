@@ -174,9 +174,8 @@ class Keeper:
             jitter=machine.random.random,
         )
         limits = Limits(plan.slots, plan.prefetch_credit, plan.parked_max, 32, plan.slots)
-        dropped = machine.witness.dropped
-        old = left_behind(machine.disk, dropped)
-        current = ModelOutbox(machine.disk, f"{instance_id}-box", self._synced, dropped)
+        old = left_behind(machine.disk, machine.witness)
+        current = ModelOutbox(machine.disk, f"{instance_id}-box", self._synced, machine.witness)
         self.outboxes = Outboxes(old, current)
         self.outbox = current
         reporter = Reporter(self.outboxes, self._later, self._wake)

@@ -21,7 +21,7 @@ from outrider_coordinator.core.effects import (
     Reply,
     rows,
 )
-from outrider_coordinator.core.events import OutcomesLoaded, Ticked
+from outrider_coordinator.core.events import OutcomesLoaded, PauseNoticed, Ticked
 from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
@@ -29,6 +29,7 @@ from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import Event, new_state, next_due_us, step
+from outrider_coordinator.engine import PAUSE_US
 from outrider_coordinator.release import ReleaseQueue
 from outrider_coordinator.rpc.schedule_specs import stored_schedule
 from outrider_coordinator.rpc.specs import stored_spec
@@ -78,7 +79,7 @@ class Process:
         self.waiting_calls: list[Callable[[], None]] = []
         self.kernel = kernel
         self.store = store
-        self._witness = witness
+        self.witness = witness
         self.marks = witness.marks
         self._offset_us = max(wall_offset_us, store.tables.last_event_us() - kernel.now_us)
         self._wall_offset_us = self._told_offset_us = wall_offset_us
@@ -130,6 +131,11 @@ class Process:
         """Whether the process is over."""
         return self.pausable.is_dead
 
+    def vanish(self) -> None:
+        """Nothing of what follows is told to those who are connected."""
+        for stream in sorted(self.streams, key=lambda stream: stream.number):
+            stream.machine_vanished()
+
     def kill(self) -> None:
         """SIGKILL: nothing more happens in here; the peers of its connections find out."""
         if self.is_dead:
@@ -154,7 +160,10 @@ class Process:
     def _step(self) -> None:
         self._is_scheduled = False
         events, self._inbox = self._inbox, []
-        witness = self._witness
+        paused_us, self.pausable.paused_us = self.pausable.paused_us, 0
+        if paused_us > PAUSE_US:
+            events.insert(0, PauseNoticed(paused_us))
+        witness = self.witness
         witness.stepping(events)
         effects = step(self.state, events, self.now_us())
         self._take(effects)
@@ -168,8 +177,8 @@ class Process:
     def _take(self, effects: Effects) -> None:
         made = rows(effects)
         self._unchecked += bool(made)
-        committed = Committed(made, effects.sends, self._witness.step, self.kernel.now_us)
-        self._witness.stepped(effects)
+        committed = Committed(made, effects.sends, self.witness.step, self.kernel.now_us)
+        self.witness.stepped(effects)
         self._release(self._releases.add(made, [committed]))
         self._commit_if_idle()
 
@@ -199,7 +208,7 @@ class Process:
 
     def _release(self, released: Sequence[Committed]) -> None:
         for committed in released:
-            self._witness.releasing(committed)
+            self.witness.releasing(committed)
             for send in committed.sends:
                 if self.is_dead:
                     return
@@ -246,7 +255,7 @@ class Process:
     def _hand_over(self, send: Any, outcomes: dict[str, bytes]) -> None:
         session = self.sessions.get(send.epoch)
         if session is not None:
-            self._witness.pushing(send)
+            self.witness.pushing(send)
             session.push(send, outcomes)
 
     def _load_and_push(self, epoch: int) -> None:

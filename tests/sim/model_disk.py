@@ -14,6 +14,7 @@ from outrider_agent import spool
 from outrider_agent.core.ledger import Ledger
 from outrider_agent.state_directory import Known
 from sim.kernel import Kernel
+from sim.observer import Witness
 
 Ref = tuple[str, int, int]
 WRITE_US = (150, 3_000)
@@ -68,17 +69,18 @@ class Disk:
 class OldModelOutbox:
     """An outbox that an earlier keeper left: read with the real decoder, sent, never written."""
 
-    def __init__(self, disk: Disk, outbox_id: str, dropped: Callable[[str, int], None]) -> None:
+    def __init__(self, disk: Disk, outbox_id: str, witness: Witness) -> None:
         first_seq, data = disk.files[outbox_id]
         self._payloads, whole_bytes = spool.decode_records(data, first_seq)
         if whole_bytes != len(data):
             disk.kernel.tell(disk.name, "outbox has a torn end", outbox_id, whole_bytes, len(data))
         self._first_seq = first_seq
         self._disk = disk
-        self._dropped = dropped
+        self._witness = witness
         self.ledger = Ledger(outbox_id)
         self.ledger.written_seq = self.ledger.synced_seq = first_seq + len(self._payloads) - 1
         self.ledger.acknowledged_seq = self.ledger.sent_seq = first_seq - 1
+        witness.synced(outbox_id, self.ledger.synced_seq)
 
     def read(self, seq: int, count_max: int) -> list[bytes]:
         """Reports from ``seq`` on."""
@@ -89,7 +91,7 @@ class OldModelOutbox:
         """Drop everything up to ``seq``; files go when all of it is acknowledged."""
         is_news = self.ledger.acknowledge(seq)
         if is_news:
-            self._dropped(self.ledger.outbox_id, seq)
+            self._witness.dropped(self.ledger.outbox_id, seq)
         if self.ledger.pending == 0:
             self._disk.files.pop(self.ledger.outbox_id, None)
         return is_news
@@ -103,15 +105,13 @@ class OldModelOutbox:
 class ModelOutbox:
     """The outbox of a living keeper, as `outbox.Outbox`."""
 
-    def __init__(
-        self, disk: Disk, outbox_id: str, on_synced: Callable[[], None], dropped: Callable[[str, int], None]
-    ) -> None:
+    def __init__(self, disk: Disk, outbox_id: str, on_synced: Callable[[], None], witness: Witness) -> None:
         assert outbox_id not in disk.files, "an outbox id is used once"
         self.ledger = Ledger(outbox_id)
         self.is_closed = False
         self._disk = disk
         self._on_synced = on_synced
-        self._dropped = dropped
+        self._witness = witness
         self._memory: list[bytes] = []
         self._memory_first_seq = 1
         self._gathered: list[bytes] = []
@@ -165,7 +165,7 @@ class ModelOutbox:
         """The coordinator has everything up to ``seq``: drop it."""
         if not self.ledger.acknowledge(seq):
             return False
-        self._dropped(self.ledger.outbox_id, seq)
+        self._witness.dropped(self.ledger.outbox_id, seq)
         del self._memory[: seq - self._memory_first_seq + 1]
         self._memory_first_seq = seq + 1
         return True
@@ -204,6 +204,7 @@ class ModelOutbox:
         written, self._writing = self._writing, []
         self._write_all(written)
         self.ledger.synced(self.ledger.synced_seq + len(written))
+        self._witness.synced(self.ledger.outbox_id, self.ledger.synced_seq)
         self.flush()
         self._on_synced()
 
@@ -222,9 +223,9 @@ class ModelOutbox:
         self.flush()
 
 
-def left_behind(disk: Disk, dropped: Callable[[str, int], None]) -> list[Any]:
+def left_behind(disk: Disk, witness: Witness) -> list[Any]:
     """Outboxes of earlier keepers that hold something, in order of their ids."""
-    old = [OldModelOutbox(disk, outbox_id, dropped) for outbox_id in sorted(disk.files)]
+    old = [OldModelOutbox(disk, outbox_id, witness) for outbox_id in sorted(disk.files)]
     for outbox in old:
         if outbox.ledger.pending == 0:
             disk.files.pop(outbox.ledger.outbox_id)

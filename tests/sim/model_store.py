@@ -239,5 +239,5 @@ class ModelStore:
         done(not error)
 
     def _make_durable(self, batch: Any) -> None:
-        self.tables.apply(batch.rows)
         self._on_durable(batch)
+        self.tables.apply(batch.rows)

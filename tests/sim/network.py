@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from sim.kernel import Kernel
 
 UP, DOWN = "up", "down"
+#: How long after the first frame of a newer connection those come that an older one held up.
+OVERTAKEN_US = (50, 2_000)
 
 
 class Peer(Protocol):
@@ -52,10 +54,12 @@ class Wire:
 class Lane:
     """One way of one connection."""
 
-    __slots__ = ("_at_us", "_held", "_wire", "deliver", "is_open", "way")
+    __slots__ = ("_at_us", "_held", "_wire", "deliver", "is_held", "is_open", "way")
 
     def __init__(self, wire: Wire, way: str) -> None:
         self.is_open = True
+        #: Something on this connection's way holds everything up.
+        self.is_held = False
         self.way = way
         self.deliver: Callable[[str, tuple[Any, ...]], None]
         self._wire = wire
@@ -71,10 +75,15 @@ class Lane:
     def _arrive(self, what: str, arguments: tuple[Any, ...]) -> None:
         if not self.is_open:
             return
-        if self._held or self._wire.cut[self.way]:
+        if self._held or self.is_held or self._wire.cut[self.way]:
             self._held.append((what, arguments))
         else:
             self.deliver(what, arguments)
+
+    def let_go(self) -> None:
+        """Nothing holds this connection up any more."""
+        self.is_held = False
+        self._flush()
 
     def healed(self) -> None:
         """Everything held back goes on its way; what is sent later stays behind it."""
@@ -83,7 +92,7 @@ class Lane:
             wire.kernel.after(wire.delay_us(), self._flush)
 
     def _flush(self) -> None:
-        while self._held and self.is_open and not self._wire.cut[self.way]:
+        while self._held and self.is_open and not (self.is_held or self._wire.cut[self.way]):
             self.deliver(*self._held.popleft())
 
 
@@ -97,7 +106,7 @@ class Connection:
         self.lanes[UP].deliver = self._to_stream
         self.lanes[DOWN].deliver = self._to_link
         self._wire = wire
-        self._has_greeted = False
+        self._has_greeted = self._is_heard = False
         wire.connections.append(self)
 
     def up(self, frame: bytes) -> None:
@@ -135,6 +144,11 @@ class Connection:
                 self._wire.kernel.after(delay_us, way, "end", ("UNAVAILABLE", "", "connection reset"))
         self.forget()
 
+    def vanish(self) -> None:
+        """The coordinator's machine is gone: the link hears nothing of that."""
+        self.lanes[UP].is_open = self.lanes[DOWN].is_open = False
+        self.forget()
+
     def link_gone(self) -> None:
         """The link's process or machine is gone: nothing comes down to it any more."""
         self.lanes[DOWN].is_open = False
@@ -145,11 +159,20 @@ class Connection:
             self._wire.connections.remove(self)
 
     def _to_stream(self, what: str, arguments: tuple[Any, ...]) -> None:
+        if not self._is_heard:
+            self._is_heard = True
+            self._overtakes()
         if what == "frame":
             self.stream.received(*arguments)
         else:
             self.lanes[UP].is_open = False
             self.stream.ended(*arguments)
+
+    def _overtakes(self) -> None:
+        """This connection is heard for the first time: what an older one still has under way comes soon after."""
+        for older in self._wire.connections:
+            if older.lanes[UP].is_held and older is not self:
+                self._wire.kernel.after(self._wire.random.randrange(*OVERTAKEN_US), older.lanes[UP].let_go)
 
     def _to_link(self, what: str, arguments: tuple[Any, ...]) -> None:
         if what == "frame":

@@ -15,6 +15,7 @@ from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, R
 from outrider_coordinator.core.limits.survey import survey
 from outrider_coordinator.core.settings import CoreSettings
 from sim.kernel import Kernel
+from sim.oracle_contact import ContactJudge
 from sim.oracle_records import LIVE, TERMINAL, RecordJudge
 from sim.oracle_sessions import SessionJudge
 from sim.verdicts import Marks
@@ -53,6 +54,7 @@ class Witness:
         self.marks = marks
         self.records = RecordJudge(marks, settings)
         self.sessions = SessionJudge(marks, self.records)
+        self.contact = ContactJudge(marks, self.records, self.sessions)
         self.runs: list[Run] = []
         self.step = 0
         #: What the coordinator's core was given, and how often something happened to an agent's.
@@ -71,6 +73,7 @@ class Witness:
     def started(self, state: Any) -> None:
         """A coordinator has read its store."""
         self.sessions.restarted(state.epoch, self.kernel.now_us)
+        self.contact.restarted()
         for task_id in self.accepted:
             there = self.records.tasks.get(task_id)
             known = there is not None and (there.state in TERMINAL or task_id in state.tasks)
@@ -87,6 +90,7 @@ class Witness:
         self._is_rolled_back = True
         self.records.become(self._backup)
         self.sessions.rolled_back()
+        self.contact.rolled_back()
         self.accepted = {task_id: at_us for task_id, at_us in self.accepted.items() if task_id in self.records.tasks}
         for runs in self._by_task.values():
             for run in runs:
@@ -108,6 +112,7 @@ class Witness:
         """This came out of it."""
         now_us = self.kernel.now_us
         self.sessions.stepped(self._events, effects, now_us)
+        self.contact.stepped(self._events, effects, now_us)
         self._events = ()
 
     def durable(self, batch: Any) -> None:
@@ -141,6 +146,10 @@ class Witness:
         row = view.attempts.get(send.attempt) if view else None
         good = row is not None and (row.fence, row.agent_id) == (send.fence, send.agent_id)
         self.marks.demand("I7", good, "attempt {}/{} is sent before its row is durable", send.task_id, send.attempt)
+
+    def leased(self, instance_id: str, asked_us: int) -> None:
+        """A lease leaves for this keeper, which asked for it then and counts from there."""
+        self.contact.leased(instance_id, asked_us)
 
     def is_rebuild_due(self) -> bool:
         """Whether so many steps have passed that I20 is judged."""
@@ -199,6 +208,10 @@ class Witness:
 
     # --- agents ----------------------------------------------------------------------------------------------------
 
+    def synced(self, outbox_id: str, seq: int) -> None:
+        """An agent's disk has these for good."""
+        self.sessions.synced(outbox_id, seq)
+
     def dropped(self, outbox_id: str, seq: int) -> None:
         """An agent forgets its reports up to ``seq``."""
         self.sessions.dropped(outbox_id, seq)
@@ -238,16 +251,20 @@ class Witness:
     def _judge_slots(self, run: Run) -> None:
         """On an agent no more user code works than it has slots, save what stopped waiting by itself."""
         agent = self.records.agents.get(run.agent.partition(DOUBLE)[0])
-        beside = [one for one in self._active if one.agent == run.agent and not one.is_waiting and not one.is_apart]
+        there = [one for one in self._active if one.agent == run.agent and not one.is_apart]
+        beside = [one for one in there if not one.is_waiting]
         if agent is not None:
-            slots = agent.slots
+            slots, room = agent.slots, agent.slots + agent.parked_max
             self.marks.demand("I11", len(beside) < slots, "{} runs beside {} on {} slots", run, beside, slots)
+            self.marks.demand("I16", len(there) < room, "{} begins beside {} and room for {}", run, there, room)
 
     def run_ended(self, run: Run) -> None:
         """Nothing of it is left."""
         self.kernel.tell(run.agent, "run ends", run.task_id, run.attempt)
         run.ended_us = self.kernel.now_us
         self._active.pop(run, None)
+        if not run.is_forgotten and self.records.tasks[run.task_id].spec.exclusive:
+            self.contact.run_ended((run.task_id, run.attempt), run.ended_us)
 
     def active_runs(self) -> list[Run]:
         """User code that runs now."""

@@ -31,11 +31,11 @@ _SKIPPED_EVENT, _QUARANTINED_EVENT = 14, 62
 class TaskView:
     """A task as committed: its spec as submitted, its attempts by number."""
 
-    __slots__ = ("attempts", "body", "cancel_is_promised", "edges", "error", "id", "outcome", "reason")
-    __slots__ += ("run_id", "skips", "spec", "state", "waits", "was_over")
+    __slots__ = ("attempts", "body", "cancel_is_promised", "counted", "created_us", "edges", "error", "id", "outcome")
+    __slots__ += ("reason", "run_id", "skips", "spec", "state", "waits", "was_over")
 
     def __init__(self, row: records.InsertTask) -> None:
-        self.id, self.run_id = row.id, row.run_id
+        self.id, self.run_id, self.created_us = row.id, row.run_id, row.created_us
         self.spec = pb.TaskSpec.FromString(row.body)
         conditions = row.dependency_conditions or (SUCCESS,) * len(row.dependency_ids)
         self.edges = tuple(map(Edge, row.dependency_ids, conditions))
@@ -49,6 +49,7 @@ class TaskView:
     def update(self, row: records.InsertTask | records.UpdateTask) -> None:
         """As it is now."""
         self.state, self.reason, self.outcome, self.error = row.state, row.reason, row.outcome, row.error
+        self.counted = row.attempts_counted
 
     def live(self) -> list[records.PutAttempt]:
         """Attempts that may run and would count."""
@@ -219,6 +220,7 @@ class RecordJudge:
         if view.state in TERMINAL:
             demand("I15", not live, "task {} is over and attempt {} lives", view.id, live and live[0].number)
         counted = sum(attempt.counted for attempt in view.attempts.values())
+        demand("I3", counted == view.counted, "task {} counts {} tries, {} are", view.id, view.counted, counted)
         allowed = view.spec.retry.max_attempts
         if allowed:
             demand("I3", counted <= allowed, "task {} counts {} tries of {}", view.id, counted, allowed)
@@ -245,6 +247,7 @@ class RecordJudge:
         name = f"attempt {attempt.task_id}/{attempt.number}"
         demand("I9", self.holds(view), "{} is offered before its dependencies hold", name)
         demand("I14", not view.cancel_is_promised, "{} is offered after the cancel", name)
+        self._judge_time(view, attempt, name)
         if agent is None:
             demand("I10", False, "{} is offered to {}, which nobody knows", name, attempt.agent_id)
             return
@@ -254,6 +257,16 @@ class RecordJudge:
         self._judge_trust(agent, attempt, view, name)
         self._judge_caps(view, name)
         self._judge_room(agent, attempt, live, name)
+
+    def _judge_time(self, view: TaskView, attempt: records.PutAttempt, name: str) -> None:
+        """No time is left to begin after the deadline, nor to begin for the first time after the queue timeout."""
+        age_us = attempt.offered_us - view.created_us
+        for bound, is_meant in (("deadline_duration", True), ("queue_timeout", attempt.number == 1)):
+            if is_meant and view.spec.HasField(bound):
+                bound_us = getattr(view.spec, bound).ToMicroseconds()
+                self.marks.demand(
+                    "ends", age_us <= bound_us, "{} is offered at {} us, {} {}", name, age_us, bound, bound_us
+                )
 
     def _judge_trust(self, agent: Any, attempt: records.PutAttempt, view: TaskView, name: str) -> None:
         """Nothing goes where a breaker is OPEN, and one probe at a time where it is HALF_OPEN."""

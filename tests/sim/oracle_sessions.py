@@ -11,6 +11,7 @@ from typing import Any
 
 from outrider_coordinator.core import effects as sent
 from outrider_coordinator.core import events as heard
+from outrider_coordinator.core.records import InsertEvidence
 from sim.oracle_records import CLOSED, FENCED, LOST, SUCCEEDED, RecordJudge
 from sim.verdicts import Marks
 
@@ -41,6 +42,9 @@ class SessionJudge:
         self._records = record_judge
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
+        self._synced: dict[str, int] = {}
+        #: Reports that the core may apply or keep in this step, by outbox: first and last.
+        self._fresh: dict[tuple[str, str], tuple[int, int]] = {}
         #: What was applied of outboxes that are forgotten with their agents: no row says so any more.
         self._forgotten: dict[tuple[str, str], int] = {}
         self._successes: list[tuple[str, heard.Report]] = []
@@ -66,11 +70,14 @@ class SessionJudge:
     def stepped(self, events: Sequence[Any], effects: Any, now_us: int) -> None:
         """What went into one step and what came out of it."""
         self._successes = []
+        self._fresh.clear()
         self._hellos = {}
         removed: set[str] = set()
         answers = {id(send.reply): send.value for send in effects.sends if isinstance(send, sent.Reply)}
         for event in events:
-            if isinstance(event, heard.ReportsReceived):
+            if isinstance(event, heard.PauseNoticed):
+                self.contact_us.update((agent_id, now_us) for agent_id, epoch in self.current.items() if epoch)
+            elif isinstance(event, heard.ReportsReceived):
                 self._reports(event, effects, now_us)
             elif isinstance(event, heard.SessionOpened):
                 self._opened(event, answers.get(id(event.reply)), effects, now_us)
@@ -96,7 +103,10 @@ class SessionJudge:
         self._judge_successes(effects)
 
     def _removed(self, agent_id: str) -> None:
-        """An operator has the agent forgotten, with all that is known of its outboxes."""
+        """An operator has the agent forgotten, with all that is known of its outboxes.
+
+        What was applied in the same step is durable with that, though no row says so.
+        """
         self.current[agent_id] = 0
         self._forgotten |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
@@ -156,15 +166,25 @@ class SessionJudge:
             ended = any(isinstance(send, sent.EndSession) and send.epoch == event.epoch for send in effects.sends)
             self.marks.demand("I5", ended, "a gap in outbox {} does not end the session", key)
             return
+        last_seq = event.first_seq + len(event.reports) - 1
+        synced = self._synced.get(event.outbox_id, 0)
+        self.marks.demand("I8", last_seq <= synced, "report {} of {} is sent, synced is {}", last_seq, key, synced)
+        if last_seq > known:
+            self._fresh[key] = self._fresh.get(key, (known + 1, 0))[0], last_seq
         for seq, report in enumerate(event.reports, event.first_seq):
             if seq > known:
                 if report.terminal:
                     self._terminals.setdefault(key, []).append((seq, report))
                 if report.kind == _COMPLETED:
                     self._successes.append((event.agent_id, report))
-        self.applied[key] = max(known, event.first_seq + len(event.reports) - 1)
+        self.applied[key] = max(known, last_seq)
 
     def _judge_outboxes(self, effects: Any) -> None:
+        for row in effects.inserts:
+            if isinstance(row, InsertEvidence):
+                first, last = self._fresh.get((row.agent_id, row.outbox_id), (0, -1))
+                good = first <= row.seq <= last
+                self.marks.demand("I5", good, "report {} of {} is looked at again", row.seq, row.outbox_id)
         for key, seq in effects.outboxes.items():
             self.marks.demand(
                 "I5",
@@ -226,6 +246,10 @@ class SessionJudge:
             durable = self._durable((agent_id, outbox_id))
             self.marks.demand("I7", seq <= durable, "Welcome acks {} of {}, durable is {}", seq, outbox_id, durable)
             self._acked[outbox_id] = max(seq, self._acked.get(outbox_id, 0))
+
+    def synced(self, outbox_id: str, seq: int) -> None:
+        """An agent's disk has its reports up to ``seq``."""
+        self._synced[outbox_id] = max(seq, self._synced.get(outbox_id, 0))
 
     def dropped(self, outbox_id: str, seq: int) -> None:
         """An agent forgets its reports up to ``seq``."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from outrider_agent import conversation, outboxes
 from outrider_agent.core import board, ledger, session
 from outrider_agent.core import lease as agent_lease
+from sim import workers
 
 
 def _reused(original: Any) -> Any:
@@ -56,6 +58,16 @@ def _more_slots(original: Any) -> Any:
     return start
 
 
+def _parked_all(original: Any) -> Any:
+    """Whoever waits is parked, however many do."""
+
+    def park(known: Any, attempt: Any) -> Any:
+        known.limits = replace(known.limits, parked_max=1_000)
+        return original(known, attempt)
+
+    return park
+
+
 def _kept_anyway(original: Any) -> Any:
     """Fenced attempts run on."""
     return lambda verdict, attempt: False
@@ -79,8 +91,8 @@ def _nothing(original: Any) -> Any:
 def _nothing_held(original: Any) -> Any:
     """Hello lists nothing."""
 
-    def hello(identity: Any, store_id: str, epoch: int, held: Any, ranges: Any) -> Any:
-        return original(identity, store_id, epoch, [], ranges)
+    def hello(identity: Any, store_id: str, epoch: int, held: Any, *rest: Any) -> Any:
+        return original(identity, store_id, epoch, [], *rest)
 
     return hello
 
@@ -95,8 +107,14 @@ BUGS: tuple[tuple[Any, ...], ...] = (
         (ledger.Ledger, "unsent", _sent_unsynced),
         (ledger.Ledger, "sent", _sent),
     ),
+    ("park without end", "I16", (board.Board, "_park", _parked_all)),
     ("use one slot too many", "I11", (board.Board, "_start_on_idle", _more_slots)),
-    ("let the lease run on", "I13", (agent_lease.Lease, "ended", _held_forever)),
+    (
+        "let the lease run on",
+        "I13",
+        (agent_lease.Lease, "ended", _held_forever),
+        (workers.ModelWorker, "_watch_lease", _nothing),
+    ),
     ("let fenced attempts run on", "quiet", (conversation, "_is_unwanted", _kept_anyway)),
     ("send nothing again in a new session", "empty", (ledger.Ledger, "rewind", _nothing)),
     ("list nothing in Hello", "I2", (conversation.frames, "hello", _nothing_held)),

@@ -10,14 +10,15 @@ from outrider_coordinator.core import records, state, step, transitions
 from outrider_coordinator.core.agents import control, lease, sessions
 from outrider_coordinator.core.attempts import deadlines, outcome, reports, retry
 from outrider_coordinator.core.effects import PushCancel
+from outrider_coordinator.core.events import ReportKind
 from outrider_coordinator.core.limits import holdings, lines
 from outrider_coordinator.core.placement import matching, slots, strategies
 from outrider_coordinator.core.runs import graph, submission
-from outrider_coordinator.core.states import AttemptState, BreakerState, Reason, TaskState
+from outrider_coordinator.core.states import Admin, AttemptState, BreakerState, Reason, TaskState
 from outrider_coordinator.core.trust import breaker
 from outrider_coordinator.core.waits import blockage
 from outrider_coordinator.release import ReleaseQueue
-from outrider_coordinator.rpc import specs
+from outrider_coordinator.rpc import agent_session, specs
 from sim import model_coordinator
 
 Make = Callable[[Any], Any]
@@ -71,7 +72,7 @@ def _other_session(original: Any) -> Any:
     def received(known: Any, effects: Any, event: Any) -> None:
         agent = known.agents.get(event.agent_id)
         if agent is not None and agent.epoch:
-            event.epoch = agent.epoch
+            event = replace(event, epoch=agent.epoch)
         original(known, effects, event)
 
     return received
@@ -139,6 +140,8 @@ def _no_dependencies(original: Any) -> Any:
     def link(known: Any, effects: Any, task: Any, ended: Any) -> None:
         original(known, effects, task, ended)
         if task.waiting_for:
+            for dependency_id in task.waiting_for:
+                known.dependents[dependency_id].remove(task.id)
             task.waiting_for = None
             outcome.make_ready(known, effects, task)
 
@@ -147,6 +150,22 @@ def _no_dependencies(original: Any) -> Any:
 
 def _cancelled_anyway(original: Any) -> Any:
     return lambda *arguments: original(*arguments)._replace(cancelled=True)
+
+
+def _success_after_all(original: Any) -> Any:
+    """A success is the outcome, whatever was decided before."""
+
+    def completed(known: Any, effects: Any, agent: Any, task: Any, attempt: Any, report: Any) -> None:
+        if task.state is TaskState.CANCELLING:
+            known.move(task, TaskState.RUNNING, effects)
+        original(known, effects, agent, task, attempt, report)
+
+    return completed
+
+
+def _completing(make: Make) -> Make:
+    """Successes are taken otherwise."""
+    return lambda original: {**original, ReportKind.COMPLETED: make(original[ReportKind.COMPLETED])}
 
 
 def _never_asked(original: Any) -> Any:
@@ -218,7 +237,7 @@ def _skipped_again(original: Any) -> Any:
 
 
 def _forgotten_slot(original: Any) -> Any:
-    def give_back(known: Any, agent: Any, attempt: Any) -> None:
+    def give_back(known: Any, effects: Any, agent: Any, attempt: Any) -> None:
         attempt.holds_slot = False
 
     return give_back
@@ -259,6 +278,11 @@ def _unread(field: str) -> Make:
     return lambda original: {**original, field: lambda facts, value, path: None}
 
 
+def _of_now(original: Any) -> Any:
+    """Whatever a Hello says of when it was said is not read."""
+    return lambda hello, reply: replace(original(hello, reply), boot_us=0)
+
+
 def _no_leases(original: Any) -> Any:
     return lambda known, agent: known.now_us
 
@@ -287,6 +311,10 @@ def _kept(original: Any) -> Any:
 
 def _ready_us_lost(row: Any) -> Any:
     return row._replace(ready_us=0) if isinstance(row, records.InsertTask | records.UpdateTask) else row
+
+
+def _fence_lost(row: Any) -> Any:
+    return None if isinstance(row, records.PutAttempt) and row.state == AttemptState.FENCED else row
 
 
 def _counted_lost(row: Any) -> Any:
@@ -327,17 +355,26 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("send an attempt whose row is not stored", "I7", (model_coordinator, "rows", _without(records.PutAttempt))),
     ("start without waiting for dependencies", "I9", (submission, "_link", _no_dependencies)),
     ("take a failure for a success of a dependency", "I9", (outcome, "unmet", _always(Reason.NONE))),
-    ("offer to paused agents", "I10", (strategies, "is_open", _open_while(admin=1))),
+    ("offer to paused agents", "I10", (strategies, "is_open", _open_while(admin=Admin.ACTIVE))),
     ("two probes through the breaker", "I10", (breaker, "may_pass", _always(True))),
     ("the breaker never opens", "I10", (breaker, "_HALF_OPEN", lambda original: BreakerState.OPEN)),
     ("forget to give a slot back", "I11", (slots, "give_back", _forgotten_slot)),
     ("one slot too many", "I11", (strategies, "slot_key", _one_more_slot)),
     ("forget at_most_once", "I12", (specs, "_READS", _unread("at_most_once"))),
+    ("take a Hello that comes late", "I12", (agent_session, "_hello", _of_now)),
     ("forget exclusive", "I13", (specs, "_READS", _unread("exclusive"))),
     ("start again what may have started", "I12", (sessions, "stray_or_lose", _lost_is_new)),
+    ("answer in sessions that are over", "I13", (lease, "is_due", _always(True))),
     ("wait for no lease", "I13", (lease, "over_us", _no_leases)),
     ("acknowledge every cancel", "I14", (control, "cancel", _cancelled_anyway)),
     ("tell no agent of a cancel", "ends", (control, "cancel", _never_asked), (sessions, "_send_again", _nothing)),
+    (
+        "let a success win over a cancel",
+        "I14",
+        (reports, "_HANDLERS", _completing(_success_after_all)),
+        (state, "TASK_STEPS", lambda original: _LOOSE),
+    ),
+    ("store no fences", "I15", (model_coordinator, "rows", _rows(_fence_lost))),
     ("leave attempts of an ended task unfenced", "I15", (outcome, "_fence_others", _unfenced)),
     ("tell no agent of a fence", "quiet", (outcome, "fence", _told_nobody), (sessions, "fence", _told_nobody)),
     ("accept more than the queue holds", "I16", (model_coordinator, "new_state", _boundless)),

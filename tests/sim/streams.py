@@ -27,11 +27,12 @@ class AgentStream:
     def __init__(self, process: Process, connection: Connection, number: int) -> None:
         self.number = number
         self.epoch = 0
-        self.agent_id = ""
+        self.agent_id = self._instance_id = ""
         self._process = process
         self._connection = connection
         self._is_over = False
         self._is_greeted = False
+        self._greeted_us = 0
         self._waiting: list[Any] = []
         self._applied: dict[str, int] = {}
         self._is_writing = False
@@ -51,6 +52,10 @@ class AgentStream:
     def process_died(self) -> None:
         """The coordinator was killed: the kernel resets its connections."""
         self._connection.reset()
+
+    def machine_vanished(self) -> None:
+        """Power is lost: the link is not told."""
+        self._connection.vanish()
 
     # --- from the engine -------------------------------------------------------------------------------------------
 
@@ -81,7 +86,8 @@ class AgentStream:
             self._broken("the first frame of a session must be Hello")
         elif not self._is_greeted:
             self._is_greeted = True
-            self.agent_id = request.hello.agent_id
+            self._greeted_us = self._process.kernel.now_us
+            self.agent_id, self._instance_id = request.hello.agent_id, request.hello.instance_id
             self._process.post(agent_session._hello(request.hello, self._answered))
         elif request.session_epoch != self.epoch:
             self._broken("a frame of another session; open a new one")
@@ -99,7 +105,8 @@ class AgentStream:
             facts = [agent_facts.report(message) for message in reports.messages]
             post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
         elif kind == "heartbeat":
-            if not self._is_over:
+            if not self._is_over and lease.is_due(self._process.state, agent_id, epoch):
+                self._process.witness.leased(self._instance_id, self._process.kernel.now_us)
                 self._connection.down(frames.lease(epoch, request.heartbeat.boottime_ns, self._lease_us))
             post(agent_session._heartbeat(agent_id, epoch, request.heartbeat))
         elif kind == "accepted":
@@ -120,6 +127,7 @@ class AgentStream:
         process.sessions[value.epoch] = self
         self._lease_us = lease.duration_us(value.heartbeat_us)
         if not self._is_over:
+            process.witness.leased(self._instance_id, self._greeted_us)
             self._connection.down(frames.welcome(value, process.state.epoch, STORE_ID, self._lease_us))
 
     def _write(self) -> None:

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from sim.planted import bugs, hunt
 
 SOON = (
+    "forget nothing that ended",
+    "let a late success overwrite the outcome",
     "give attempts up before their grace",
     "jump over an attempt number",
-    "answer before the commit",
+    "try for ever",
     "store no outbox positions",
+    "answer before the commit",
+    "store no new tasks",
+    "let the next batch leave with this one",
     "send an attempt whose row is not stored",
-    "drop a report when it is sent",
     "take a failure for a success of a dependency",
+    "offer to paused agents",
     "two probes through the breaker",
-    "use one slot too many",
-    "start again what may have started",
+    "the breaker never opens",
+    "forget to give a slot back",
+    "one slot too many",
     "acknowledge every cancel",
+    "tell no agent of a cancel",
+    "accept more than the queue holds",
+    "start with the same epoch",
     "give two sessions one epoch",
+    "pass a failure on twice",
+    "leave cursors out",
     "write events backwards",
     "store no waits",
+    "store no time of the next try",
+    "store no counted tries",
+    "forget to release limits",
     "ask no limit",
+    "watch no deadline and no queue timeout",
     "answer nobody who waits",
+    "reuse an outbox seq",
+    "drop a report when it is sent",
+    "drop everything on Welcome",
+    "send what is not synced",
 )
 
 
@@ -33,7 +54,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
 
 
 def test_enough_is_planted_for_every_invariant() -> None:
-    """At least 40 bugs, and at least one for every invariant."""
-    planted = bugs().values()
-    assert len(planted) >= 40
-    assert {f"I{number}" for number in range(1, 22)} <= {bug.invariant for bug in planted}
+    """At least 40 bugs, and at least two for every invariant."""
+    planted = Counter(bug.invariant for bug in bugs().values())
+    assert planted.total() >= 40
+    assert [number for number in range(1, 22) if planted[f"I{number}"] < 2] == []

@@ -39,6 +39,8 @@ class ModelWorker:
         self.idle_since_us = 0
         self.last_error = ""
         self.outgoing: list[messages.ToWorker] = []
+        #: When the last of what was sent arrives: a socket keeps its order.
+        self.told_us = 0
         self.running_key = 0
         self._pool = pool
         self._queue: deque[messages.Run] = deque()
@@ -313,7 +315,8 @@ class ModelPool:
             worker = self.workers.get(worker_id)
             if worker is not None and worker.outgoing:
                 outgoing, worker.outgoing = worker.outgoing, []
-                self.kernel.after(self.random.randrange(*SPEAK_US), worker.heard, outgoing)
+                worker.told_us = max(worker.told_us, self.kernel.now_us + self.random.randrange(*SPEAK_US))
+                self.kernel.at(worker.told_us, worker.heard, outgoing)
 
     def publish_lease(self, end_us: int) -> None:
         """The page that every worker sees, whatever became of the keeper."""

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from sim import faults
+from sim import decisions, faults
 from sim.dice import Dice
 from sim.plan import AgentPlan, Item, Plan
 
@@ -42,6 +42,7 @@ FEATURES = (
     "prefetch",
     "operators",
     "long_tasks",
+    "light_load",
     "graces",
     "exclusive",
     "at_most_once",
@@ -91,29 +92,7 @@ def make(seed: int) -> Plan:
         names = [agent.name for agent in agents]
         items += faults.draw(kinds, dice, names, end_us, dice.choice((0, 3, 6, 10, 15)))
     items.sort(key=lambda item: item.at_us)
-    return Plan(seed, features, kinds, _settings(dice, features), agents, tuple(items), end_us)
-
-
-def _settings(dice: random.Random, features: tuple[str, ...]) -> dict[str, Any]:
-    """Times of the decisions, mostly shorter than in life so that they come to pass."""
-    settings: dict[str, Any] = {
-        "startup_hold_us": dice.choice((3, 10, 25)) * S,
-        "lost_after_us": dice.choice((15, 40, 300)) * S,
-        "breaker_failures": dice.choice((2, 3, 5)),
-        "breaker_reset_us": dice.choice((2, 5)) * S,
-        "breaker_reset_max_us": 10 * S,
-        "half_open_tests": dice.choice((1, 2)),
-    }
-    if "small_queue" in features:
-        settings["queue_depth_max"] = dice.randrange(8, 30)
-    if "small_index" in features:
-        settings["request_ids_max"] = dice.randrange(2, 20)
-    if "caps" in features:
-        settings["running_max"] = dice.choice((0, 2, 3))
-        settings["type_running_max"] = {"one": dice.choice((1, 2))}
-    if "few_retries" in features:
-        settings["retry_floor"] = dice.choice((1, 5))
-    return settings
+    return Plan(seed, features, kinds, decisions.draw(dice, features), agents, tuple(items), end_us)
 
 
 def _agent(name: str, dice: random.Random, features: tuple[str, ...]) -> AgentPlan:
@@ -140,7 +119,9 @@ class _Maker:
     def items(self) -> list[Item]:
         """Everything people ask for, in no order."""
         dice = self._dice
-        items = [self._submit() for _ in range(dice.randrange(22, 52))]
+        # Where there is little to do, what is lost goes elsewhere at once, and comes back to find itself replaced.
+        submits = dice.randrange(6, 16) if self._on("light_load") else dice.randrange(22, 52)
+        items = [self._submit() for _ in range(submits)]
         if self._on("runs"):
             items += [item for _ in range(dice.randrange(1, 4)) for item in self._run()]
         if self._on("schedules"):
@@ -149,6 +130,7 @@ class _Maker:
             items += [self._item("retry", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
         if self._on("cancels"):
             items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
+            items += [self._item("cancel", nth=dice.randrange(10)) for _ in range(dice.randrange(6))]
         if any(name.startswith("waits_") for name in self._features):
             items += [self._item("answer", text=dice.choice(("yes", "no"))) for _ in range(dice.randrange(8))]
         if self._on("limits"):
@@ -267,6 +249,8 @@ class _Maker:
                 add(dice, task["spec"])
         if self._chance("labels") and len(self._agents) > 1:
             task["spec"]["labels"] = {"zone": dice.choice("xy")}
+        if self._chance("exclusive") and "exclusive" in task["spec"]:
+            task["scripts"][0]["steps"][0] = ["run", int(dice.uniform(15, 35) * S)]  # longer than a lease
         if "at_most_once" in task["spec"]:
             task["spec"].pop("retry", None)
             task["spec"].pop("wait_policies", None)

@@ -127,6 +127,19 @@ def test_a_goodbye_is_certain() -> None:
     assert [ref.task_id for ref in other.held] == [task]
 
 
+def test_a_session_that_is_over_gets_no_lease() -> None:
+    """From the step that ends a session on, before anybody is told of that, its heartbeats are answered with none."""
+    world = World()
+    agent = world.connect("a")
+    epoch = agent.epoch
+    assert lease.is_due(world.state, "a", epoch)
+    world.connect("a")
+    assert not lease.is_due(world.state, "a", epoch)
+    assert lease.is_due(world.state, "a", agent.epoch)
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    assert not lease.is_due(world.state, "a", agent.epoch)
+
+
 def test_a_large_fleet_has_longer_leases() -> None:
     """The lease is three heartbeats and five seconds, at least 15 s; heartbeats get rarer with the fleet."""
     world = World()

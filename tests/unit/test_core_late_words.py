@@ -240,6 +240,34 @@ def test_an_older_process_does_not_take_over(start_ms: int, is_refused: bool) ->
         assert world.state.agents["a"].instance_id == "other"
 
 
+def test_a_hello_that_comes_behind_a_newer_one_is_refused() -> None:
+    """What was said earlier on the same boot lists what is over: it changes nothing, now or later."""
+    world = World()
+    world.connect("a", boot_id="boot", boot_us=10)
+    agent = world.connect("a", boot_id="boot", boot_us=20)
+    (task,) = world.submit()
+    epoch, held = agent.epoch, dict(agent.held)
+    for _ in range(2):
+        agent.held.clear()
+        world.connect("a", boot_id="boot", boot_us=15)
+        assert world.replies[-1].reason == "SESSION_SUPERSEDED"
+        assert world.state.tasks[task].attempts_made == 1
+        world.do(SessionEnded("a", epoch, goodbye=False))
+    agent.held.update(held)
+    world.connect("a", boot_id="boot", boot_us=30)
+    assert world.state.agents["a"].epoch > epoch
+
+
+def test_a_hello_of_another_boot_is_not_late() -> None:
+    """A machine that has started again counts its time anew, and one that tells no time is never late."""
+    world = World()
+    world.connect("a", boot_id="boot", boot_us=20)
+    for boot in ({"boot_id": "later", "boot_us": 5}, {"boot_id": "later"}, {"boot_id": "later", "boot_us": 1}):
+        epoch = world.state.agents["a"].epoch
+        world.connect("a", **boot)
+        assert world.state.agents["a"].epoch > epoch
+
+
 def test_the_same_process_may_say_an_older_start() -> None:
     """Only another process is compared: this one comes back whatever it says."""
     world, agent, _ = running()

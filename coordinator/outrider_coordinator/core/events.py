@@ -174,7 +174,10 @@ class OutboxFacts(NamedTuple):
 
 @dataclass(slots=True)
 class SessionOpened:
-    """An agent said hello. Reply: `SessionAccepted` or Refused; a session it supersedes gets an `EndSession`."""
+    """An agent said hello. Reply: `SessionAccepted` or Refused; a session it supersedes gets an `EndSession`.
+
+    ``boot_us`` is the time on its machine's boot clock when it said so, 0 when it does not tell.
+    """
 
     agent_id: str
     machine_id: str
@@ -196,6 +199,7 @@ class SessionOpened:
     previous_instance_id: str = ""
     store_id: str = ""
     coordinator_epoch: int = 0
+    boot_us: int = 0
 
 
 @dataclass(slots=True)

@@ -143,7 +143,7 @@ class Task:
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
-    agents on which it failed by what may be a fault of its own, in the order of the failures, each once. ``rank_us``
+    agents on which it failed by what may be a fault of its own, by name, each once. ``rank_us``
     and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran,
     ``victim_key`` the attempt that is being stopped for it.
     """
@@ -387,6 +387,7 @@ class Agent:
     host: str = ""
     instance_id: str = ""
     instance_start_ms: int = 0
+    hello_boot_us: int = 0
     epoch: int = 0
     session_start_us: int = 0
     last_heard_us: int = 0

@@ -91,7 +91,7 @@ def restore(
 def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
     task = state.tasks[attempt.task_id]
     if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
-        task.failed_on = (*task.failed_on, attempt.agent_id)
+        task.failed_on = tuple(sorted((*task.failed_on, attempt.agent_id)))
     if attempt.state is AttemptState.CLOSED:
         return
     attempt.resources = task.spec.demands.resources

@@ -199,7 +199,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                     part = facts[start : start + PART_MAX]
                     self._engine.post(ReportsReceived(agent_id, epoch, outbox_id, first_seq + start, part))
             case "heartbeat":
-                session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))
+                if lease.is_due(self._engine.state, agent_id, epoch):
+                    session.push_frame(frames.lease(epoch, frame.heartbeat.boottime_ns, session.lease_us))
                 self._engine.post(_heartbeat(agent_id, epoch, frame.heartbeat))
             case "accepted":
                 refs = [agent_facts.ref(ref) for ref in frame.accepted.refs]
@@ -237,6 +238,7 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         previous_instance_id=hello.previous_instance_id,
         store_id=hello.store_id,
         coordinator_epoch=hello.coordinator_epoch,
+        boot_us=hello.boottime_ns // 1000,
         reply=reply,  # type: ignore[arg-type]  # a callable of one value
     )
 

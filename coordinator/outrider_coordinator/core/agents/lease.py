@@ -28,6 +28,16 @@ def sent(state: State, agent: Agent) -> None:
     agent.lease_us = state.now_us
 
 
+def is_due(state: State, agent_id: str, epoch: int) -> bool:
+    """Whether a heartbeat of this session is answered with a lease.
+
+    Once a session is over in memory it gets none, though its stream may go on until that is committed: `over_us` has
+    been told already.
+    """
+    agent = state.agents.get(agent_id)
+    return agent is not None and agent.epoch == epoch
+
+
 def over_us(state: State, agent: Agent) -> int:
     """When every lease that any process of the agent can hold is over."""
     return max(agent.lease_us, state.started_us) + _longest_us(state, agent)

@@ -229,6 +229,7 @@ def removed(state: State, effects: Effects, agent: Agent) -> None:
     if agent.epoch:
         refused = Refused("AGENT_REMOVED", f"an operator removed agent {agent.id!r} from the fleet")
         effects.sends.append(EndSession(agent.epoch, agent.id, refused))
+        lease.sent(state, agent)  # a heartbeat that waits behind this order was answered when it came
     message, over_us = f"agent {agent.id} was removed", lease.over_us(state, agent)
     liveness.moved(state, agent, Connectivity.LOST)
     agent.epoch = 0
@@ -253,6 +254,9 @@ def _refusal(agent: Agent | None, event: SessionOpened) -> Refused | None:
             f"agent name {agent.id!r} belongs to another machine ({agent.host}); start this one with another --name, "
             f"or free the name with `outrider agent remove {agent.id}`",
         )
+    if agent.boot_id == event.boot_id and 0 < event.boot_us < agent.hello_boot_us:
+        # Held up on the way: the stream is given up, and what it lists is what was held before the newer one (I12).
+        return Refused("SESSION_SUPERSEDED", f"agent {agent.id!r} has said hello again since; open a new session")
     other = agent.instance_id != event.instance_id
     if agent.epoch and other and event.instance_start_ms < agent.instance_start_ms:
         return Refused("SESSION_SUPERSEDED", f"a newer instance of agent {agent.id!r} is connected")
@@ -265,6 +269,7 @@ def _register(state: State, effects: Effects, agent: Agent, event: SessionOpened
     agent.epoch = state.next_session()
     agent.has_rebooted = bool(agent.boot_id and event.boot_id and agent.boot_id != event.boot_id)
     agent.boot_id = event.boot_id or agent.boot_id
+    agent.hello_boot_us = event.boot_us
     agent.instance_id, agent.instance_start_ms = event.instance_id, event.instance_start_ms
     agent.version, agent.host, agent.labels = event.version, event.host, event.labels
     agent.resources, agent.task_types, agent.runners = event.resources, event.task_types, event.runners

@@ -152,7 +152,7 @@ def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt
     started_us = attempt.started_us or report.time_us
     slots.release(state, effects, agent, attempt)
     move_attempt(attempt, _CLOSED)
-    attempt.started_us, attempt.ended_us, attempt.counted = started_us, report.time_us, True
+    attempt.started_us, attempt.ended_us = started_us, report.time_us
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True
     duration_us = max(0, report.time_us - started_us)
@@ -163,8 +163,9 @@ def _completed(state: State, effects: Effects, agent: Agent, task: Task, attempt
     blame.succeeded(state, effects, agent, task, attempt)
     if attempt is task.attempt:
         task.attempt = None
+        attempt.counted = True
         task.attempts_counted += 1
-    else:
+    else:  # its task counted it when it was lost, or never
         task.drop_stray(attempt)
     if task.state is _CANCELLING:
         end_task(state, effects, task, TaskState.CANCELLED, reason=Reason.CANCEL_REQUESTED, attempt=attempt)

@@ -45,7 +45,8 @@ def attempt_failed(
     stop = stopping.decider(attempt, reason)
     _close(state, effects, agent, task, attempt, reason, error, ended_us)
     if was_current:  # what a stray turns out to have been comes too late: its task was given another try (I3)
-        attempt.counted = stop is None and (was_started or reason not in _GONE)
+        is_own = stop is None and not task.cancel_requested
+        attempt.counted = is_own and (was_started or reason not in _GONE)
     if stop is None and not task.cancel_requested:
         blame.failed(state, effects, agent, task, attempt, reason)
     agent.failed_count += stop is None
@@ -111,7 +112,7 @@ def stray_or_lose(
     slots.release(state, effects, agent, attempt)
     move_attempt(attempt, AttemptState.LOST)
     attempt.reason, attempt.ended_us = Reason.AGENT_LOST, state.now_us
-    attempt.counted = stop is None and attempt.started_us > 0
+    attempt.counted = stop is None and not task.cancel_requested and attempt.started_us > 0
     attempt.error = encode_error(Reason.AGENT_LOST, message)
     effects.attempts[attempt.key] = attempt
     state.placement_is_due = True

@@ -61,7 +61,7 @@ def failed(state: State, effects: Effects, agent: Agent, task: Task, attempt: At
         return
     attempt.blame = Blame.TASK
     if agent.id not in task.failed_on:
-        task.failed_on = (*task.failed_on, agent.id)
+        task.failed_on = tuple(sorted((*task.failed_on, agent.id)))
     kind = task.spec.kind
     known = agent.type_breakers.get(kind)
     if known is not None and known.state is BreakerState.HALF_OPEN:
