@@ -17,7 +17,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def credentials_of(authority: Authority) -> grpc.ServerCredentials:
-    files = authority.identity("coordinator")
+    files = authority.identity("server")
     pair = (files.key.read_bytes(), files.certificate.read_bytes())
     return grpc.ssl_server_credentials([pair], files.ca.read_bytes(), require_client_auth=True)
 

@@ -53,7 +53,7 @@ class Fleet:
         return agent.session_start_time.ToMicroseconds()
 
     def check_all_ran_once(self, count: int) -> None:
-        """Every task succeeded with its first attempt."""
+        """Every task succeeded, and began once."""
         eventually(lambda: all(task.state >= task_pb2.TASK_STATE_SUCCEEDED for task in self.tasks()), timeout_s=60)
         ended = self.tasks()
         assert len(ended) == count
@@ -61,7 +61,8 @@ class Fleet:
         for task in ended:
             assert task.state == task_pb2.TASK_STATE_SUCCEEDED
             whole = stub.Get(task_service_pb2.GetRequest(task_id=task.id), timeout=TIMEOUT_S).task
-            assert len(whole.attempts) == 1
+            # An offer that was on its way when the session moved over never began; it is made again.
+            assert sum(attempt.HasField("start_time") for attempt in whole.attempts) == 1
 
 
 @pytest.fixture
