@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -46,6 +47,22 @@ _TARGETS = (
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Noted:
+    """A call's context that writes a refusal by the handler down before the caller hears of it."""
+
+    def __init__(self, context: Context, note: Callable[[str, Context], None]) -> None:
+        self._context = context
+        self._note = note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        """As the context's."""
+        self._note(code.name, self._context)
+        await self._context.abort(code, details, trailing_metadata)
 
 
 class _Stream:
@@ -97,12 +114,9 @@ class Guard:
         async def handle(request: Any, context: Context) -> Any:
             principal = await self._admitted(door, path, need, request, context)
             caller.set(principal)  # each call has its own context
-            try:
+            if need is None or not _is_noted(need, door):
                 return await method(request, context)
-            except grpc.aio.AbortError:
-                if need is not None and _is_noted(need, door):
-                    self._note(principal, path, request, _code(context), context)
-                raise
+            return await method(request, _Noted(context, partial(self._note, principal, path, request)))
 
         return handle
 
@@ -223,12 +237,6 @@ async def _checked(requests: AsyncIterator[Any], principal: Principal) -> AsyncI
     async for request in requests:
         _judge_namespaces(principal, request)
         yield request
-
-
-def _code(context: Context) -> str:
-    """The status that a call ended with."""
-    code: Any = context.code()
-    return code.name if isinstance(code, grpc.StatusCode) else str(code)
 
 
 async def _abort(context: Context, error: OutriderError) -> NoReturn:
