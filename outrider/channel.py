@@ -19,7 +19,7 @@ from outrider.endpoint import Endpoint
 from outrider.errors import InvalidRequest
 from outrider.v1 import fleet_service_pb2, run_service_pb2, task_service_pb2
 
-__all__ = ["MESSAGE_BYTES_MAX", "TlsFiles", "connect", "connect_aio", "profile_channel"]
+__all__ = ["MESSAGE_BYTES_MAX", "TlsFiles", "connect", "connect_aio", "profile_channel", "read_pem"]
 
 #: Largest message a client takes or sends; the coordinator's default.
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -58,9 +58,9 @@ class TlsFiles:
         if not self.ca:
             return None
         files = grpc.ssl_channel_credentials(
-            root_certificates=_read(self.ca),
-            private_key=_read(self.key) if self.key else None,
-            certificate_chain=_read(self.certificate) if self.certificate else None,
+            root_certificates=read_pem(self.ca),
+            private_key=read_pem(self.key) if self.key else None,
+            certificate_chain=read_pem(self.certificate) if self.certificate else None,
         )
         return with_token(files, self.token)
 
@@ -113,7 +113,8 @@ def _checked(address: str, tls: TlsFiles | None) -> tuple[str, grpc.ChannelCrede
     return endpoint.target, credentials
 
 
-def _read(path: str) -> bytes:
+def read_pem(path: str) -> bytes:
+    """A file that TLS needs. Raises `InvalidRequest` naming it when it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:

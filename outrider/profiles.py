@@ -7,12 +7,12 @@ it was given for and no other; the file is replaced as a whole.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from outrider import whole_file
 from outrider.errors import InvalidRequest, NotFound
 
 __all__ = ["Profile", "current_address", "forget", "of", "path", "remember"]
@@ -76,8 +76,5 @@ def _read() -> _File:
 def _write(file: _File) -> Path:
     where = path()
     where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=where.parent, prefix=".profiles.")  # made 0600
-    with os.fdopen(descriptor, "wb") as partial:
-        partial.write(msgspec.json.format(msgspec.json.encode(file)))
-    Path(name).replace(where)
+    whole_file.replace(where, msgspec.json.format(msgspec.json.encode(file)))
     return where

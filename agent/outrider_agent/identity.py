@@ -7,12 +7,11 @@ a whole and synced, trust before certificate, so that a crash leaves an identity
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import msgspec
 
+from outrider import whole_file
 from outrider.errors import InvalidRequest
 
 FOLDER = "identity"
@@ -55,20 +54,6 @@ class IdentityFolder:
     def write(self, cluster: Cluster, certificate: bytes, trust: bytes) -> None:
         """Keep an identity, in place of the one before."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(self.trust, trust)
-        _replace(self.certificate, certificate)
-        _replace(self._cluster, msgspec.json.encode(cluster))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as file:  # mkstemp makes it 0600
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        whole_file.replace(self.trust, trust)
+        whole_file.replace(self.certificate, certificate)
+        whole_file.replace(self._cluster, msgspec.json.encode(cluster))

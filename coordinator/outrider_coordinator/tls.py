@@ -8,16 +8,16 @@ together, changes nothing: the last good one stays.
 from __future__ import annotations
 
 import logging
-import ssl
-import tempfile
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from outrider import certificates, errors
+from outrider.channel import read_pem
 from outrider_coordinator.access.authority import Authority
 from outrider_coordinator.settings import CoordinatorSettings
 
@@ -60,7 +60,7 @@ class FileSource:
 
     def material(self) -> Material:
         """What the files hold. Raises `InvalidRequest` for files that cannot be read or do not fit together."""
-        key, chain, roots = (_read(path) if path else b"" for path in self._paths)
+        key, chain, roots = (read_pem(path) if path else b"" for path in self._paths)
         _check(key, chain, self._paths)
         return Material(key, chain, roots)
 
@@ -73,7 +73,6 @@ class ServerTls:
         self._source = source
         self._lock = threading.Lock()
         self._current = source.material()
-        self._used: dict[bool, Material] = {}
 
     @property
     def verifies_clients(self) -> bool:
@@ -84,7 +83,7 @@ class ServerTls:
         """Read the source again; what is bad changes nothing and is logged."""
         try:
             found = self._source.material()
-        except errors.OutriderError as error:
+        except (errors.OutriderError, OSError) as error:
             logger.error("the server's certificate is not read again: %s", error)
             return
         with self._lock:
@@ -92,18 +91,18 @@ class ServerTls:
 
     def credentials(self, *, asks_clients: bool) -> grpc.ServerCredentials:
         """For a port where callers must show a certificate, or where they show none."""
-        self._used[asks_clients] = self._current
-        first = _configuration(self._current, asks_clients)
-        fetch: Any = lambda: self._fetch(asks_clients)  # noqa: E731 - typed, because the stubs know no None
-        return grpc.dynamic_ssl_server_credentials(first, fetch, asks_clients)
+        used = self._current
 
-    def _fetch(self, asks_clients: bool) -> grpc.ServerCertificateConfiguration | None:
-        """What changed since this was asked last; None says nothing did."""
-        with self._lock:
-            if self._used[asks_clients] == self._current:
-                return None
-            self._used[asks_clients] = self._current
-        return _configuration(self._current, asks_clients)
+        def fetch() -> Any:
+            """What changed since this port asked last; None, which the stubs do not know, says that nothing did."""
+            nonlocal used
+            with self._lock:
+                if used == self._current:
+                    return None
+                used = self._current
+            return _configuration(used, asks_clients)
+
+        return grpc.dynamic_ssl_server_credentials(_configuration(used, asks_clients), fetch, asks_clients)
 
 
 def source_of(settings: CoordinatorSettings, authority: Authority | None) -> OwnSource | FileSource | None:
@@ -121,22 +120,12 @@ def _configuration(material: Material, asks_clients: bool) -> grpc.ServerCertifi
     return grpc.ssl_server_certificate_configuration([(material.key, material.chain)], root_certificates=roots)
 
 
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise errors.InvalidRequest(f"cannot read the TLS file {path}: {error.strerror}") from None
-
-
 def _check(key: bytes, chain: bytes, paths: tuple[str, str, str]) -> None:
-    """Raises `InvalidRequest` unless key and certificate are a pair; OpenSSL takes them as files only."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    with tempfile.NamedTemporaryFile(suffix=".pem") as both:
-        both.write(chain.rstrip() + b"\n" + key)
-        both.flush()
-        try:
-            context.load_cert_chain(both.name)
-        except ssl.SSLError as error:
-            raise errors.InvalidRequest(
-                f"{paths[1]} and {paths[0]} are no certificate and its key, both PEM: {error}"
-            ) from None
+    """Raises `InvalidRequest` unless key and certificate are a pair."""
+    try:
+        pair = serialization.load_pem_private_key(key, password=None), x509.load_pem_x509_certificate(chain)
+        problem = "" if pair[0].public_key() == pair[1].public_key() else "the key is another one's"
+    except (ValueError, TypeError) as error:
+        problem = str(error)
+    if problem:
+        raise errors.InvalidRequest(f"{paths[1]} and {paths[0]} are no certificate and its key, both PEM: {problem}")

@@ -143,6 +143,7 @@ def join(
     ] = False,
 ) -> None:
     """Make this machine an agent of a cluster."""
+    from outrider.channel import read_pem
     from outrider.credentials import JoinToken
     from outrider.settings_file import default_path, set_table
     from outrider_agent.joining import join as join_cluster
@@ -154,7 +155,7 @@ def join(
         AgentSettings(name=name, state_directory=state_directory or _service_state(systemd)), os.environ
     )
     cluster, given = join_cluster(
-        Path(settings.state_directory), address, parsed, settings.name, ca.read_bytes() if ca is not None else b""
+        Path(settings.state_directory), address, parsed, settings.name, read_pem(str(ca)) if ca is not None else b""
     )
     table: dict[str, Any] = {"name": cluster.agent_id, "state_directory": settings.state_directory}
     if slots:

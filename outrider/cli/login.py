@@ -32,7 +32,7 @@ def login(
 ) -> None:
     """Keep a coordinator's address and a token for it; the other commands use them."""
     from outrider import certificates, profiles
-    from outrider.channel import profile_channel
+    from outrider.channel import profile_channel, read_pem
     from outrider.credentials import ApiToken
     from outrider.endpoint import Endpoint
     from outrider.v1 import access_service_pb2
@@ -42,7 +42,7 @@ def login(
     token = ApiToken.parse(_asked())
     if not (token.authority_key or ca):
         raise InvalidRequest("this token does not say whom to trust; give the coordinator's authority with --ca FILE")
-    roots = certificates.anchor(token.authority_key) if token.authority_key else _read(ca)
+    roots = certificates.anchor(token.authority_key) if token.authority_key else read_pem(ca)
     profile = profiles.Profile(roots.decode(), token.text)
     with profile_channel(endpoint, profile) as channel:
         reply = _call(AccessServiceStub(channel).WhoAmI, access_service_pb2.WhoAmIRequest(), endpoint.target)
@@ -88,15 +88,6 @@ def _asked() -> str:
         text: str = typer.prompt("API token", hide_input=True)
         return text
     return sys.stdin.read()
-
-
-def _read(path: str) -> bytes:
-    from pathlib import Path
-
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
 
 
 def _call(method: Any, request: object, address: str) -> Any:

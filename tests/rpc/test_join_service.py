@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,6 +343,21 @@ def test_the_authority_is_replaced_under_open_sessions(secured: SecuredCoordinat
             next(late)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         frames.put(None)
+
+
+def test_every_port_serves_with_the_new_authority(tmp_path: Path) -> None:
+    """A coordinator with two ports for certificates: after a rotation both show the new chain, and believe it."""
+    with SecuredCoordinator(tmp_path, "--listen", "127.0.0.1:0") as secured:
+        document = json.loads((secured.state / "addresses.json").read_text())
+        ports = [address for address in document["addresses"] if not address.startswith("unix:")]
+        assert len(ports) == 2
+        secured.access.RotateAuthority(access_service_pb2.RotateAuthorityRequest(), timeout=TIMEOUT_S)
+        secured.access.RetireAuthority(access_service_pb2.RetireAuthorityRequest(), timeout=TIMEOUT_S)
+        identity, _ = secured.certificate("ann", "VIEWER")
+        for address in ports:
+            secured.address = address
+            who = access_service_pb2_grpc.AccessServiceStub(secured.by_certificate(identity))
+            assert who.WhoAmI(access_service_pb2.WhoAmIRequest(), timeout=TIMEOUT_S).name == "ann"
 
 
 def test_who_was_let_in_is_known_after_a_kill(secured: SecuredCoordinator) -> None:

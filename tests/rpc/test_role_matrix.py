@@ -13,8 +13,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from outrider_coordinator.access import audit
 from outrider_coordinator.access.principals import Role
 from outrider_coordinator.access.rules import RULES, need_of
+from support.daemons import refusal
 from support.secured import ROLES, TIMEOUT_S, SecuredCoordinator
 
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
@@ -146,7 +148,26 @@ def test_submissions_of_a_batch_and_a_stream_are_held_against_the_wall(secured: 
     with pytest.raises(grpc.RpcError) as ended:
         list(answers)
     assert ended.value.code() is DENIED
+    lines = [line for line in audit.read(secured.state / "audit.log") if line["what"].endswith("SubmitStream")]
+    assert lines[-1]["who"] == "walled"
+    assert lines[-1]["verdict"] == "PERMISSION_DENIED"
     assert {task.namespace for task in stub.List(task_service_pb2.ListRequest(namespace="theirs")).tasks} == {"theirs"}
+
+
+def test_streams_beyond_the_bound_are_refused_in_words(tmp_path: Path) -> None:
+    """The second watch of a user who may have one: RATE_LIMITED as any other refusal, in the audit log too."""
+    from outrider.v1 import task_service_pb2, task_service_pb2_grpc
+
+    with SecuredCoordinator(tmp_path, OUTRIDER_COORDINATOR_CALLER_STREAMS="1") as secured:
+        stub = task_service_pb2_grpc.TaskServiceStub(secured.by_token(secured.token("ann", "VIEWER")))
+        first = stub.Watch(task_service_pb2.WatchRequest(after_cursor=0), timeout=TIMEOUT_S)
+        next(first)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stub.Watch(task_service_pb2.WatchRequest(after_cursor=0), timeout=TIMEOUT_S))
+        assert refusal(caught.value).reason == "RATE_LIMITED"
+        first.cancel()
+        lines = [line for line in audit.read(secured.state / "audit.log") if line["what"].endswith("Watch")]
+        assert [line["verdict"] for line in lines] == ["RESOURCE_EXHAUSTED"]
 
 
 def test_nobody_submits_on_another_ones_behalf(secured: SecuredCoordinator) -> None:

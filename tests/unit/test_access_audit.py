@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def _resealed(line: bytes) -> bytes:
     document = json.loads(line)
     document["who"], document["seal"] = "eve", "0" * 64
     return json.dumps(document).encode() + b"\n"
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes only the beginning of a line: an error, and what comes after it is sound."""
+    path = tmp_path / "audit.log"
+    log = Audit(path)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:20]))
+    with pytest.raises(OSError, match="No space left"):
+        log.append(Entry("ann", "", "", "", "x", "", "allowed"))
+    monkeypatch.undo()
+    log.append(Entry("bob", "", "", "", "x", "", "allowed"))
+    log.close()
+    assert verify(path) == (3, None)
+    assert [line["who"] for line in read(path)] == ["coordinator", "bob", "coordinator"]
 
 
 def test_a_line_that_a_crash_tore_is_cut_off(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from outrider import certificates
+from outrider import certificates, whole_file
 from outrider.credentials import ApiToken, JoinToken
 from outrider.errors import IllegalTransition, InvalidRequest
-from outrider_coordinator.access import authority as module
 from outrider_coordinator.access.authority import Authority
 
 
@@ -77,7 +76,7 @@ def test_a_crash_in_the_middle_of_a_rotation_leaves_one_that_works(
 ) -> None:
     """Stopped after each file it writes: a start loads it, its server is verified, and it can go on."""
     written = 0
-    write = module._write
+    write = whole_file.replace
 
     def torn(path: Path, data: bytes) -> None:
         nonlocal written
@@ -87,11 +86,11 @@ def test_a_crash_in_the_middle_of_a_rotation_leaves_one_that_works(
         write(path, data)
 
     old = authority.trust
-    monkeypatch.setattr(module, "_write", torn)
+    monkeypatch.setattr(whole_file, "replace", torn)
     with contextlib.suppress(Crash):
         authority.rotate()
         authority.retire()
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(whole_file, "replace", write)
     again = Authority(authority.folder)
     assert serves(again, again.trust)
     assert serves(again, old) or len(again.roots) == 1 or written >= 5

@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from outrider.errors import InvalidRequest
 from outrider_coordinator.access.audit import Audit
 from outrider_coordinator.access.authority import AGENT_LIFE, Authority
 from outrider_coordinator.access.book import Book
@@ -29,8 +30,11 @@ class Access:
         agent_life: timedelta = AGENT_LIFE,
         quotas: Quotas | None = None,
     ) -> None:
-        """Raises `InvalidRequest` when a file cannot be read, `OSError` when the audit log cannot be written."""
-        self.audit = Audit(folder / AUDIT)
+        """Raises `InvalidRequest` when a file cannot be read or written."""
+        try:
+            self.audit = Audit(folder / AUDIT)
+        except OSError as error:
+            raise InvalidRequest(f"cannot write the audit log {folder / AUDIT}: {error.strerror}") from None
         self.book = Book(folder / BOOK, _wall_us)
         identities = Identities(self.book, authority.cluster if authority is not None else "", _wall_us)
         self.guard = Guard(identities, self.audit, quotas or Quotas())

@@ -11,6 +11,7 @@ crash of the machine at most that. It must not know gRPC.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,11 @@ _FIRST_SEAL = "0" * 64
 
 
 class Entry(NamedTuple):
-    """One line. ``verdict`` is ``ok`` or the reason of the refusal; texts are cut to 256 characters."""
+    """One line. Texts are cut to 256 characters.
+
+    ``verdict`` is ``allowed``, ``ended`` for a stream whose caller's credential was taken, the gRPC status of a
+    refusal, or ``ok`` for what the coordinator itself does.
+    """
 
     who: str
     credential: str
@@ -68,12 +73,19 @@ class Audit:
         }
         seal = _sealed(self._seal, line)
         data = json.dumps(line | {"seal": seal}, separators=(",", ":")).encode() + b"\n"
-        os.write(self._file, data)
+        self._write(data)
         self._number, self._seal = self._number + 1, seal
         self.is_unsynced = True
 
+    def _write(self, data: bytes) -> None:
+        """All of it or nothing: half a line would spoil every line after it."""
+        written = os.write(self._file, data)
+        if written != len(data):
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
     def sync(self) -> None:
-        """Put everything on disk; cheap when nothing is new."""
+        """Put everything on disk; cheap when nothing is new. Raises `OSError`, and does not try that again."""
         if self.is_unsynced:
             self.is_unsynced = False
             os.fdatasync(self._file)

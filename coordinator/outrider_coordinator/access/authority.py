@@ -15,7 +15,6 @@ change; `trust.pem` always holds the issuer; nothing is signed for longer than i
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from outrider import certificates
+from outrider import certificates, whole_file
 from outrider.errors import IllegalTransition, InvalidRequest
 
 __all__ = ["AGENT_LIFE", "Authority", "Signed", "server_names"]
@@ -75,9 +74,9 @@ class Authority:
         folder.chmod(0o700)
         key = certificates.new_key()
         root = _root(key)
-        _write(folder / "cluster", cluster.encode())
-        _write(folder / "trust.pem", certificates.pem(root))
-        _write(folder / "issuer.pem", certificates.pem(root) + certificates.key_pem(key))
+        whole_file.replace(folder / "cluster", cluster.encode())
+        whole_file.replace(folder / "trust.pem", certificates.pem(root))
+        whole_file.replace(folder / "issuer.pem", certificates.pem(root) + certificates.key_pem(key))
         authority = cls(folder)
         authority.renew_server(hosts)
         return authority
@@ -123,7 +122,7 @@ class Authority:
         alternatives = x509.SubjectAlternativeName(names)
         certificate = self._signed("coordinator", key.public_key(), SERVER_LIFE, alternatives, is_server=True)
         chain = certificates.pem(certificate) + self._cross
-        _write(self.folder / "server.pem", chain + certificates.key_pem(key))
+        whole_file.replace(self.folder / "server.pem", chain + certificates.key_pem(key))
 
     def server_pair(self) -> tuple[bytes, bytes]:
         """The server's key and its chain, PEM each."""
@@ -147,9 +146,9 @@ class Authority:
         key, old = certificates.new_key(), self._issuer
         root, cross = _root(key), _cross(key, old, self._key)
         # In this order a crash leaves an authority that works: trusted first, used last.
-        _write(self.folder / "trust.pem", certificates.pem(root) + certificates.pem(old))
-        _write(self.folder / "cross.pem", certificates.pem(cross))
-        _write(self.folder / "issuer.pem", certificates.pem(root) + certificates.key_pem(key))
+        whole_file.replace(self.folder / "trust.pem", certificates.pem(root) + certificates.pem(old))
+        whole_file.replace(self.folder / "cross.pem", certificates.pem(cross))
+        whole_file.replace(self.folder / "issuer.pem", certificates.pem(root) + certificates.key_pem(key))
         self._trust, self._issuer, self._key, self._cross = [root, old], root, key, certificates.pem(cross)
         self.renew_server()
 
@@ -159,7 +158,7 @@ class Authority:
             raise IllegalTransition("only one authority is believed; `rotate` comes first")
         self._cross = b""
         self.renew_server()
-        _write(self.folder / "trust.pem", certificates.pem(self._issuer))
+        whole_file.replace(self.folder / "trust.pem", certificates.pem(self._issuer))
         (self.folder / "cross.pem").unlink(missing_ok=True)
         self._trust = [self._issuer]
 
@@ -260,19 +259,3 @@ def _split(text: bytes) -> tuple[bytes, bytes]:
     if begin < 0:
         raise InvalidRequest("a file of the authority holds no private key; restore it from a backup")
     return text[:begin], text[begin:]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, durably, readable by its owner only."""
-    partial = path.with_name(path.name + ".tmp")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

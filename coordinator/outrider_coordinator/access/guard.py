@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import grpc
 
 from outrider import status
-from outrider.errors import OutriderError, PermissionDenied, StoreUnavailable, Unauthenticated
+from outrider.errors import OutriderError, PermissionDenied, RateLimited, StoreUnavailable, Unauthenticated
 from outrider_coordinator.access.audit import Audit, Entry
 from outrider_coordinator.access.identity import Identities
 from outrider_coordinator.access.principals import LOCAL, Door, Principal, Role, caller
@@ -50,18 +50,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class _Noted:
-    """A call's context that writes a refusal by the handler down before the caller hears of it."""
+    """A call's context that writes a refusal down before the caller hears of it."""
 
-    def __init__(self, context: Context, note: Callable[[str, Context], None]) -> None:
+    def __init__(self, context: Context, note: Callable[[str, Context], None], verdict: str = "") -> None:
         self._context = context
         self._note = note
+        self._verdict = verdict
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
         """As the context's."""
-        self._note(code.name, self._context)
+        with contextlib.suppress(StoreUnavailable):  # it is refused all the same, and the daemon's log has it
+            self._note(self._verdict or code.name, self._context)
         await self._context.abort(code, details, trailing_metadata)
 
 
@@ -75,7 +77,7 @@ class _Stream:
 
 
 class Guard:
-    """One coordinator's guard. ``who`` and ``audit`` are those of the book it keeps."""
+    """One coordinator's guard: who calls, how much of it they may have, and where that is written down."""
 
     def __init__(self, identities: Identities, audit: Audit, quotas: Quotas) -> None:
         self._identities = identities
@@ -107,36 +109,48 @@ class Guard:
         while True:
             for _ in range(int(RECHECK_S)):
                 await asyncio.sleep(1.0)
-                await asyncio.to_thread(self._audit.sync)
+                await asyncio.to_thread(self._synced)
             self.recheck()
 
+    def _synced(self) -> None:
+        try:
+            self._audit.sync()
+        except OSError as error:
+            logger.error("the audit log cannot be synced: %s", error)
+
     def _unary(self, door: Door, path: str, need: Need | None, method: Any) -> Callable[[Any, Context], Awaitable[Any]]:
+        is_noted = _is_noted(need, door)
+
         async def handle(request: Any, context: Context) -> Any:
             principal = await self._admitted(door, path, need, request, context)
             caller.set(principal)  # each call has its own context
-            if need is None or not _is_noted(need, door):
-                return await method(request, context)
-            return await method(request, _Noted(context, partial(self._note, principal, path, request)))
+            return await method(request, self._noted(principal, path, request, context) if is_noted else context)
 
         return handle
 
     def _stream(
         self, door: Door, path: str, need: Need | None, method: Any, *, is_fed: bool
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        is_noted = _is_noted(need, door)
+
         async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
             principal = await self._admitted(door, path, need, None if is_fed else request, context)
             caller.set(principal)
+            noted = self._noted(principal, path, None, context)
             if is_fed and need is not None and need.is_namespaced and principal.namespaces:
                 request = _checked(request, principal)
-            with self._open(principal) as stream, self._quotas.stream(principal):
+            with self._open(principal) as stream:
                 try:
-                    async for response in method(request, context):
-                        yield response
+                    with self._quotas.stream(principal):
+                        async for response in method(request, noted if is_noted else context):
+                            yield response
+                except RateLimited as error:
+                    await _abort(noted, error)
                 except asyncio.CancelledError:
                     if not stream.is_refused:
                         raise
-                    self._note(principal, path, None, "ended", context)
-                    await _abort(context, Unauthenticated("what the caller showed is not good any more"))
+                    ended = self._noted(principal, path, None, context, "ended")
+                    await _abort(ended, Unauthenticated("what the caller showed is not good any more"))
 
         return handle
 
@@ -158,13 +172,14 @@ class Guard:
             principal = self._known(door, need, context)
             _judge(principal, path, need, request)
             self._quotas.call(principal)
-            if need is not None and _is_noted(need, door):
+            if _is_noted(need, door):
                 self._note(principal, path, request, "allowed", context)
         except OutriderError as error:
-            if not isinstance(error, StoreUnavailable):
-                self._note(principal, path, request, error.reason, context)
-            await _abort(context, error)
+            await _abort(self._noted(principal, path, request, context), error)
         return principal
+
+    def _noted(self, principal: Principal | None, path: str, request: Any, context: Context, verdict: str = "") -> Any:
+        return _Noted(context, partial(self._note, principal, path, request), verdict)
 
     def _known(self, door: Door, need: Need | None, context: Context) -> Principal:
         if door is Door.TOKEN and need is not None and need.role is None:
@@ -186,10 +201,11 @@ class Guard:
             raise StoreUnavailable("the audit log cannot be written, so nothing is changed; see the log") from None
 
 
-def _is_noted(need: Need, door: Door) -> bool:
+def _is_noted(need: Need | None, door: Door) -> bool:
     """Changes are written down; of work that this machine's own user submits there is a record anyhow: the tasks."""
-    is_everyday = door is Door.LOCAL and need.role in (Role.VIEWER, Role.SUBMITTER)
-    return need.is_change and not is_everyday
+    if need is None or not need.is_change:
+        return False
+    return not (door is Door.LOCAL and need.role in (Role.VIEWER, Role.SUBMITTER))
 
 
 def _judge(principal: Principal, path: str, need: Need | None, request: Any) -> None:
@@ -239,6 +255,6 @@ async def _checked(requests: AsyncIterator[Any], principal: Principal) -> AsyncI
         yield request
 
 
-async def _abort(context: Context, error: OutriderError) -> NoReturn:
+async def _abort(context: _Noted, error: OutriderError) -> NoReturn:
     code, message, metadata = status.trailing_metadata(error)
     await context.abort(code, message, metadata)

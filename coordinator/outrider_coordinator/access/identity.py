@@ -93,8 +93,7 @@ class Identities:
         if standing is None:
             why = "was revoked" if credential.revoked_us else "has expired"
             raise Unauthenticated(f"this API token {why}; an administrator makes another with `outrider user token`")
-        namespaces = frozenset(standing.namespaces)
-        return Principal(standing.name, standing.role, namespaces, Door.TOKEN, credential.id, credential.expires_us)
+        return standing.shown_by(Door.TOKEN, credential.id, credential.expires_us)
 
     def _by_certificate(self, shown: _Shown) -> Principal:
         if shown.expires_us <= self._now_us():
@@ -118,8 +117,7 @@ class Identities:
         standing = self._book.standing(credential_id)
         if standing is None:
             raise Unauthenticated("the certificate that was shown is not known here, or was revoked")
-        namespaces = frozenset(standing.namespaces)
-        return Principal(standing.name, standing.role, namespaces, Door.CERTIFICATE, credential_id, shown.expires_us)
+        return standing.shown_by(Door.CERTIFICATE, credential_id, shown.expires_us)
 
     def _foreign(self, shown: _Shown) -> Principal:
         """A certificate of somebody else's authority that we were told to believe: its name must be that of a user."""
@@ -128,11 +126,7 @@ class Identities:
             raise Unauthenticated(
                 f"nobody called {shown.name!r} may call; an administrator lets it in with `outrider user put`"
             )
-        standing = user.standing
-        namespaces = frozenset(standing.namespaces)
-        return Principal(
-            standing.name, standing.role, namespaces, Door.CERTIFICATE, f"{_BY_NAME}{shown.name}", shown.expires_us
-        )
+        return user.standing.shown_by(Door.CERTIFICATE, f"{_BY_NAME}{shown.name}", shown.expires_us)
 
 
 def _is_of(machine: Machine, point: str) -> bool:

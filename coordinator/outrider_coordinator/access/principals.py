@@ -73,6 +73,10 @@ class Standing:
     namespaces: tuple[str, ...] = ()
     created_us: int = 0
 
+    def shown_by(self, door: Door, credential: str, expires_us: int) -> Principal:
+        """The caller that this name is, by a credential that ends then."""
+        return Principal(self.name, self.role, frozenset(self.namespaces), door, credential, expires_us)
+
 
 #: Whoever reaches the coordinator without TLS, on its own machine.
 LOCAL = Principal("local", Role.ADMIN)
