@@ -79,6 +79,7 @@ FAULTS: dict[str, Draw] = {
     "away": _lasting(3, 40, _agent),
     "half_open": _agent,
     "late_frames": _late,
+    "late_hello": _late,
     "duplicates": _lasting(1, 10, _agent),
     "slow_network": _lasting(1, 10, _agent),
     "replies_lost": _lasting(1, 10),
@@ -126,7 +127,7 @@ class Faults:
             machine.unborn_chance = 0.0
             if machine.keeper is not None:
                 machine.keeper.pool.unborn_chance = 0.0
-            machine.wire.duplicates = 0.0
+            machine.wire.duplicates, machine.wire.holds_next = 0.0, False
             machine.wire.latency_us = world.latency_us
             for way in (UP, DOWN):
                 machine.wire.set_cut(way, False)
@@ -281,6 +282,20 @@ class Faults:
             connection.lanes[UP].is_held = True
             self._later(for_us, self._lose, connection)
             self._later(for_us + 20 * S, connection.lanes[UP].let_go)
+
+    def _late_hello(self, agent: str, for_us: int) -> None:
+        """The link's next stream is held up from its Hello on and given up; all of that comes behind a newer Hello."""
+        wire = self._world.machines[agent].wire
+        wire.holds_next = True
+        self._later(for_us, self._lose_late, wire)
+        self._reset(agent)
+
+    def _lose_late(self, wire: Any) -> None:
+        wire.holds_next = False
+        for connection in list(wire.connections):
+            if connection.is_late:
+                self._lose(connection)
+                self._later(20 * S, connection.lanes[UP].let_go)
 
     def _lose(self, connection: Any) -> None:
         if connection.lanes[DOWN].is_open:

@@ -147,6 +147,16 @@ class Witness:
         good = row is not None and (row.fence, row.agent_id) == (send.fence, send.agent_id)
         self.marks.demand("I7", good, "attempt {}/{} is sent before its row is durable", send.task_id, send.attempt)
 
+    def says_hello(self, reply: Callable[[Any], None], boot: str, number: int) -> None:
+        """A Hello has arrived, of the stream with this number of those that a machine opened since it was booted."""
+        self.sessions.says_hello(reply, boot, number)
+
+    def renewed(self, agent_id: str, epoch: int, instance_id: str) -> None:
+        """A heartbeat of this session is answered with a lease; how long to wait for one that is over was settled."""
+        is_current = self.sessions.current.get(agent_id) == epoch
+        self.marks.demand("I13", is_current, "session {} of {} is over and gets a lease", epoch, agent_id)
+        self.leased(instance_id, self.kernel.now_us)
+
     def leased(self, instance_id: str, asked_us: int) -> None:
         """A lease leaves for this keeper, which asked for it then and counts from there."""
         self.contact.leased(instance_id, asked_us)

@@ -36,6 +36,10 @@ class SessionJudge:
         #: The highest session given, and of those that left the coordinator: others were never there.
         self.epoch_max = self._epoch_told = 0
         self._leaving: set[str] = set()
+        #: By what answers it: whose Hello is on its way into the core, and the number of its stream.
+        self._greetings: dict[Any, tuple[str, int]] = {}
+        #: The newest stream that each agent's machine was given a session on, by boot of that machine.
+        self._newest: dict[str, dict[str, int]] = {}
         #: What each agent listed, Hello by Hello, in the step that is judged.
         self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
@@ -52,6 +56,8 @@ class SessionJudge:
     def restarted(self, coordinator_epoch: int, now_us: int) -> None:
         """A coordinator begins with what is committed; all sessions are over."""
         self.current.clear()
+        self._greetings.clear()
+        self._newest.clear()
         self.applied = dict(self._records.outboxes)
         self.epoch_max = self._epoch_told
         above = coordinator_epoch << _EPOCH_BITS
@@ -108,6 +114,7 @@ class SessionJudge:
         What was applied in the same step is durable with that, though no row says so.
         """
         self.current[agent_id] = 0
+        self._newest.pop(agent_id, None)
         self._forgotten |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
@@ -121,7 +128,24 @@ class SessionJudge:
         if self._touch(event.agent_id, event.epoch, now_us) and event.facts.is_leaving:
             self._leaving.add(event.agent_id)
 
+    def says_hello(self, reply: Any, boot: str, number: int) -> None:
+        """A Hello has arrived; ``number`` is that of its stream: a machine opens one after the other."""
+        self._greetings[reply] = boot, number
+
+    def _judge_newest(self, event: heard.SessionOpened, is_accepted: bool) -> None:
+        """A newer stream supersedes an older one, in whatever order they are heard."""
+        boot, number = self._greetings.pop(event.reply)
+        newest = self._newest.setdefault(event.agent_id, {})
+        is_late = number < newest.get(boot, 0)
+        if is_late:
+            self.marks.saw("saw:hello behind a newer one")
+        story = "the Hello of stream {} of {} is believed, which said hello on stream {} since"
+        self.marks.demand("I4", not (is_late and is_accepted), story, number, boot, newest.get(boot))
+        if is_accepted:
+            newest[boot] = number
+
     def _opened(self, event: heard.SessionOpened, answer: Any, effects: Any, now_us: int) -> None:
+        self._judge_newest(event, isinstance(answer, sent.SessionAccepted))
         if not isinstance(answer, sent.SessionAccepted):
             if isinstance(answer, sent.Refused) and answer.reason == "AGENT_NAME_TAKEN":
                 self.marks.saw("saw:impostor refused")

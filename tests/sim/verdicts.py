@@ -20,6 +20,7 @@ SEEN = (
     "epoch risen",
     "agent quarantined",
     "impostor refused",
+    "hello behind a newer one",
     "machine rebooted",
     "tasks added to a run",
     "run cancelled",

@@ -159,7 +159,7 @@ class World:
             return None
         connection = Connection(machine.wire, link)
         self._streams += 1
-        connection.stream = AgentStream(self.process, connection, self._streams)
+        connection.stream = AgentStream(self.process, connection, self._streams, f"{machine.label}/{machine.boots}")
         return connection
 
     # --- calm --------------------------------------------------------------------------------------------------------
