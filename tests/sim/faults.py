@@ -55,7 +55,8 @@ def _late(dice: random.Random, agents: list[str]) -> dict[str, Any]:
 
 def _coordinator_step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     year_s = 365 * 24 * 3600
-    return {"by_us": dice.choice((-20, 20, -3600, 3600, -10 * year_s, 10 * year_s)) * S}
+    far_s = 10 * year_s
+    return {"by_us": dice.choice((-20, 20, -3600, 3600, -far_s, far_s, -far_s, far_s)) * S}
 
 
 #: Kind of fault and how its facts are drawn.
@@ -95,12 +96,19 @@ FAULTS: dict[str, Draw] = {
 }
 
 
+#: The first of these only takes the image that the later ones go back to.
+IMAGES = ("rollback", "old_backup")
+
+
 def draw(kinds: tuple[str, ...], dice: random.Random, agents: list[str], end_us: int, count: int) -> list[Item]:
     """So many faults of these kinds, somewhere before ``end_us``."""
-    items = []
+    items: list[Item] = []
     for _ in range(count):
         kind = dice.choice(kinds)
-        items.append(Item(dice.randrange(S // 2, end_us), kind, FAULTS[kind](dice, agents)))
+        item = Item(dice.randrange(S // 2, end_us), kind, FAULTS[kind](dice, agents))
+        if kind in IMAGES and all(other.kind != kind for other in items):
+            items.append(item._replace(at_us=dice.randrange(S // 2, item.at_us + 1)))
+        items.append(item)
     return items
 
 

@@ -94,10 +94,17 @@ class Witness:
         self.accepted = {task_id: at_us for task_id, at_us in self.accepted.items() if task_id in self.records.tasks}
         for runs in self._by_task.values():
             for run in runs:
-                run.is_forgotten = not self.records.is_started(run.task_id, run.attempt, run.fence)
+                run.is_forgotten = not self._is_remembered(run)
         self._by_task = {
             task_id: [run for run in runs if not run.is_forgotten] for task_id, runs in self._by_task.items()
         }
+
+    def _is_remembered(self, run: Run) -> bool:
+        """A task that runs at most once and was offered counts as started: its agent says that it lists it no more."""
+        ref = run.task_id, run.attempt, run.fence
+        if self.records.is_known(*ref) and self.records.tasks[run.task_id].spec.at_most_once:
+            return True
+        return self.records.is_started(*ref)
 
     def stepping(self, events: Sequence[Any]) -> None:
         """These go into the next step."""

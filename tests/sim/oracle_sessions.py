@@ -12,6 +12,7 @@ from typing import Any
 from outrider_coordinator.core import effects as sent
 from outrider_coordinator.core import events as heard
 from outrider_coordinator.core.records import InsertEvidence
+from sim.oracle_names import NameJudge
 from sim.oracle_records import CLOSED, FENCED, LOST, SUCCEEDED, RecordJudge
 from sim.verdicts import Marks
 
@@ -44,6 +45,7 @@ class SessionJudge:
         self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
         self._records = record_judge
+        self._names = NameJudge(marks, record_judge)
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
         self._synced: dict[str, int] = {}
@@ -58,6 +60,7 @@ class SessionJudge:
         self.current.clear()
         self._greetings.clear()
         self._newest.clear()
+        self._names.restarted()
         self.applied = dict(self._records.outboxes)
         self.epoch_max = self._epoch_told
         above = coordinator_epoch << _EPOCH_BITS
@@ -94,6 +97,8 @@ class SessionJudge:
                 if event.order == "remove" and answers.get(id(event.reply)) is True:
                     removed.add(event.agent_id)
                     self._removed(event.agent_id)
+                elif event.order == "resume":
+                    self._names.resumed(event.agent_id)
             elif isinstance(event, heard.HeartbeatReceived):
                 self._heartbeat(event, now_us)
             elif isinstance(event, heard.AttemptsAccepted | heard.AttemptsReturned):
@@ -115,6 +120,7 @@ class SessionJudge:
         """
         self.current[agent_id] = 0
         self._newest.pop(agent_id, None)
+        self._names.removed(agent_id)
         self._forgotten |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
@@ -146,9 +152,9 @@ class SessionJudge:
 
     def _opened(self, event: heard.SessionOpened, answer: Any, effects: Any, now_us: int) -> None:
         self._judge_newest(event, isinstance(answer, sent.SessionAccepted))
+        was_live = bool(self.current.get(event.agent_id))
+        self._names.opened(event, answer, was_live=was_live, effects=effects, now_us=now_us)
         if not isinstance(answer, sent.SessionAccepted):
-            if isinstance(answer, sent.Refused) and answer.reason == "AGENT_NAME_TAKEN":
-                self.marks.saw("saw:impostor refused")
             return
         demand = self.marks.demand
         demand("I17", answer.epoch > self.epoch_max, "session {} after {}", answer.epoch, self.epoch_max)
