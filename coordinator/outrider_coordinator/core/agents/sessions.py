@@ -47,6 +47,9 @@ from outrider_coordinator.core.transitions import move_admin, move_attempt
 from outrider_coordinator.core.trust import blame, breaker
 from outrider_coordinator.core.waits.blockage import push_answer, stray_gone
 
+#: What an agent lists so runs or has run.
+_BEGUN = frozenset((AttemptState.STARTED, AttemptState.BLOCKED))
+
 
 def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     """An agent said hello: register or refuse it, judge what it holds, and send again what it may have missed."""
@@ -341,6 +344,9 @@ def _verdict(state: State, effects: Effects, agent: Agent, held: Held) -> int:
         return _stray_returned(state, effects, agent, task, attempt, held)
     if attempt.state is AttemptState.OFFERED:
         move_attempt(attempt, AttemptState.ACCEPTED)
+    if agent.is_unsure and held.state in _BEGUN and not attempt.started_us:
+        attempt.started_us = state.now_us  # its agent said so before, and a restored store has forgotten it (I12)
+        effects.attempts[attempt.key] = attempt
     return VERDICT_RESUME
 
 
