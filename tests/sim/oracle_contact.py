@@ -89,7 +89,8 @@ class ContactJudge:
         agent_id = event.agent_id
         for *ref, verdict in answer.verdicts:
             key = ref[0], ref[1]
-            if verdict != sent.VERDICT_RESUME and key not in self._over_us:
+            is_ours = self._records.is_known(*ref)  # and no other of its number, from a time that is forgotten
+            if verdict != sent.VERDICT_RESUME and is_ours and key not in self._over_us:
                 self._over_us[key] = self._lease_over_us(key)
         listed = self._sessions.listed[agent_id]
         for task_id, attempts in self._attempts.items():

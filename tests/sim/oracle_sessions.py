@@ -39,8 +39,8 @@ class SessionJudge:
         self._leaving: set[str] = set()
         #: By what answers it: whose Hello is on its way into the core, and the number of its stream.
         self._greetings: dict[Any, tuple[str, int]] = {}
-        #: The newest stream that each agent's machine was given a session on, by boot of that machine.
-        self._newest: dict[str, dict[str, int]] = {}
+        #: The newest stream on which each agent was given a session, and the boot of the machine that opened it.
+        self._newest: dict[str, tuple[str, int]] = {}
         #: What each agent listed, Hello by Hello, in the step that is judged.
         self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
@@ -141,14 +141,14 @@ class SessionJudge:
     def _judge_newest(self, event: heard.SessionOpened, is_accepted: bool) -> None:
         """A newer stream supersedes an older one, in whatever order they are heard."""
         boot, number = self._greetings.pop(event.reply)
-        newest = self._newest.setdefault(event.agent_id, {})
-        is_late = number < newest.get(boot, 0)
+        newest = self._newest.get(event.agent_id, ("", 0))
+        is_late = newest[0] == boot and number < newest[1]
         if is_late:
             self.marks.saw("saw:hello behind a newer one")
         story = "the Hello of stream {} of {} is believed, which said hello on stream {} since"
-        self.marks.demand("I4", not (is_late and is_accepted), story, number, boot, newest.get(boot))
+        self.marks.demand("I4", not (is_late and is_accepted), story, number, *newest)
         if is_accepted:
-            newest[boot] = number
+            self._newest[event.agent_id] = boot, number
 
     def _opened(self, event: heard.SessionOpened, answer: Any, effects: Any, now_us: int) -> None:
         self._judge_newest(event, isinstance(answer, sent.SessionAccepted))

@@ -142,15 +142,26 @@ def _no_failing_fast(original: Any) -> Any:
 
 
 def _failing_halfway(original: Any) -> Any:
-    """A run that fails says so, and what is open of it goes on."""
+    """A run that fails says so, and nothing of it that is open is cancelled."""
 
     def stop(known: Any, effects: Any, run: Any, reason: Reason, message: str, *rest: Any) -> None:
-        if reason is not Reason.RUN_FAILED:
-            original(known, effects, run, reason, message, *rest)
-        else:
-            effects.runs[run.id] = run
+        original(known, effects, run, reason, message, *rest)
+        if reason is Reason.RUN_FAILED:
+            known.errands.pop()
 
     return stop
+
+
+def _uncounted(original: Any) -> Any:
+    """A run ends without what was added to it."""
+
+    def enter(errand: Any, task: Any, *rest: Any) -> None:
+        was = errand.run.open_count
+        original(errand, task, *rest)
+        if errand.run.part_count:
+            errand.run.open_count = was
+
+    return enter
 
 
 def _unbounded(original: Any) -> Any:
@@ -253,14 +264,18 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("replace work that goes on", "times", (firing, "_replace", _nothing)),
     ("skip a time and count nothing", "times", (firing, "_skip", _nothing)),
     ("make up for all that was missed", "times", (firing, "_look", _policy("missed", Missed.ALL))),
+    ("make up for one of all that were missed", "times", (firing, "_judge_passed", _policy("missed", Missed.ONCE))),
     ("fire while paused", "times", (firing, "_look", _deaf_to_orders)),
     ("look at no clock that was set", "times", (firing, "wall_clock_moved", _nothing)),
     ("follow a clock that was wrong", "times", (firing, "CLOCK_STEP_US", lambda original: 1 << 62)),
     ("begin all phases at once", "I9", (lifecycle, "hold", _nothing)),
+    ("begin no later phase", "ends", (lifecycle, "_count_phase", _nothing)),
     ("take any end for a failure", "I9", (outcome, "unmet", _any_end), (submission, "unmet", _any_end)),
     ("fail no run fast", "I14", (lifecycle, "stop", _no_failing_fast)),
+    ("cancel nothing of a failed run", "ends", (lifecycle, "stop", _failing_halfway)),
     ("cancel no task of a cancelled run", "I14", (control, "cancel_run", _answered_at_once)),
     ("add tasks that wait for nothing", "I9", (admission, "_link_outside", _always({}))),
+    ("end a run without what was added", "I18", (admission, "_count", _uncounted)),
     ("take a graph in twice", "once", (admission, "_known_or_full", _known_to_nobody)),
     ("keep no order in a sequential run", "I9", (admission, "_close_ranks", _nothing)),
     ("bound no run", "I16", (State, "give_caps", _unbounded)),

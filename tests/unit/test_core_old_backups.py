@@ -119,3 +119,31 @@ def test_what_is_listed_as_begun_is_not_begun_again(listed: AttemptState) -> Non
     world.connect("a")
     world.fail(agent, ref, Reason.AGENT_STOPPED)
     assert world.state_of(task_id) is TaskState.FAILED
+
+
+def test_a_doubt_outlives_its_session() -> None:
+    """A session that ends before everything is replayed decides nothing: the next one knows what is missing, too."""
+    world, agent, _, waiting = forgetful()
+    agent.held = {waiting: AttemptState.BLOCKED}
+    world.connect("a", slots=2, outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.wait(1)
+    world.disconnect(agent)
+    assert waiting not in agent.cancelled
+    world.connect("a", slots=2)
+    assert waiting in agent.cancelled
+
+
+def test_that_something_may_have_run_is_durable_with_the_gap() -> None:
+    """What is not listed and may have run is not started again, though the coordinator dies before all is replayed."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    agent.seq += 3
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    assert world.state_of(task_id) is TaskState.ASSIGNED
+    world.disconnect(agent)
+    world.state.agents["a"].is_unsure = False  # as after a start, which finds the gap passed
+    world.connect("a")
+    assert world.state_of(task_id) is TaskState.FAILED
