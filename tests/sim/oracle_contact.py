@@ -95,9 +95,10 @@ class ContactJudge:
         listed = self._sessions.listed[agent_id]
         for task_id, attempts in self._attempts.items():
             for number, (holder, _) in attempts.items():
-                key = task_id, number
-                if holder == agent_id and key not in listed and self._can_tell(key, event):
-                    self._gone.add(key)
+                if holder != agent_id or (task_id, number) in listed:
+                    continue
+                if self._can_tell((task_id, number), event):
+                    self._gone.add((task_id, number))
         self._instances[agent_id] = event.instance_id
 
     def _can_tell(self, key: Key, event: heard.SessionOpened) -> bool:

@@ -91,8 +91,6 @@ class RecordJudge:
         lost: list[tuple[records.PutAttempt, records.PutAttempt]] = []
         for row in rows:
             kind = type(row)
-            if kind is records.InsertTask or kind is records.PutRun:
-                self._requested(row)
             if kind is records.InsertEvent:
                 self._event(row)
             elif kind is records.UpdateTask or kind is records.InsertTask:
@@ -145,9 +143,8 @@ class RecordJudge:
 
     def _requested(self, row: records.InsertTask | records.PutRun) -> None:
         """A request is carried out once, however often it is sent."""
-        is_new = row.id not in (self.tasks if isinstance(row, records.InsertTask) else self.runs.runs)
         key = row.namespace, row.request_id
-        if is_new and row.request_id and not row.request_id.startswith(MARK):
+        if row.request_id and not row.request_id.startswith(MARK):
             self.marks.demand("once", key not in self.requests, "request {} is carried out again, as {}", *key, row.id)
             self.requests.add(key)
 
@@ -155,6 +152,7 @@ class RecordJudge:
         view = self.tasks.get(row.id)
         if view is None:
             self.marks.demand("I6", type(row) is records.InsertTask, "task {} is updated and not there", row.id)
+            self._requested(row)
             view = self.tasks[row.id] = TaskView(row)
             self.open_count += row.state not in TERMINAL
             full = self.open_count > self._settings.queue_depth_max
@@ -210,6 +208,9 @@ class RecordJudge:
             self.breakers[row[:3]] = row
             if row.state == BREAKER_HALF_OPEN and (known is None or known.state != BREAKER_HALF_OPEN):
                 self.probes[row[:3]] = []
+        elif isinstance(row, records.PutRun):
+            if row.id not in self.runs.runs:
+                self._requested(row)
         elif isinstance(row, records.PutEpoch):
             self.marks.saw("saw:epoch risen")
         elif isinstance(row, records.DeleteBreaker):

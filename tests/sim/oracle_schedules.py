@@ -19,7 +19,7 @@ SKIP, ALLOW, QUEUE, REPLACE, MISSED_SKIP, MISSED_ALL = 1, 2, 3, 4, 1, 3
 CANCELLING = 6
 LATE_US, PUNCTUAL_US = 60_000_000, 2_000_000
 #: How long it may take until a wall clock that was set is looked at, in a process that was stopped meanwhile, too.
-NOTICED_US = 30_000_000
+NOTICED_US = 8_000_000
 DAY_US, NEVER_US = 24 * 3600 * 1_000_000, 1 << 62
 
 

@@ -129,7 +129,7 @@ class _Maker:
         if self._on("schedules"):
             items += [item for number in range(dice.randrange(1, 4)) for item in self._schedule(f"s{number}")]
         if self._on("again"):
-            items += [self._again() for _ in range(dice.randrange(8))]
+            items += [self._again() for _ in range(dice.randrange(6))]
         if self._on("cancels"):
             items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
             items += [self._item("cancel", nth=dice.randrange(10)) for _ in range(dice.randrange(6))]
@@ -188,7 +188,7 @@ class _Maker:
     def _schedule(self, name: str) -> list[Item]:
         """Work by the clock, and what is done to it later."""
         dice = self._dice
-        data: Task = {"name": name, "overlap": dice.randrange(5), "missed": dice.randrange(4)}
+        data: Task = {"name": name, "overlap": dice.randrange(5), "missed": dice.choice((0, 1, 2, 3, 3))}
         first = self._item("schedule", **data, **self._times())
         later = [item for item in (self._to_schedule(name, first) for _ in range(dice.randrange(3))) if item]
         return [first, *later]
@@ -196,7 +196,7 @@ class _Maker:
     def _times(self) -> Task:
         """When a schedule fires, and what it submits."""
         dice, now_us = self._dice, self._end_us
-        every_s = dice.choice((2, 3, 5, 10))
+        every_s = dice.choice((1, 2, 3, 5, 10))
         cron = {"cron": f"*/{every_s} * * * * *"}
         when = dice.choice(({"every_us": every_s * S}, cron, cron, {"at_us": now_us}))
         tasks: list[Task] = []
