@@ -355,20 +355,19 @@ class Agent:
 
     ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too; ``ahead`` holds the
     prefetched ones among them that hold no slot yet, oldest first, ``resuming`` parked ones that were answered and take
-    the next slots. ``applied`` maps outbox id to the last applied
-    seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied, and may be None;
-    attempts in ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
-    ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
-    silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
-    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list. Of
-    attempts with a fence below ``first_fence`` its process knows nothing. ``is_unsure``: a restored store may have
-    forgotten what it reported; ``unheard`` are then those that wait for something, maybe without our knowing.
-    ``strayed`` are attempts that had started and went elsewhere while it was out of contact; nobody knows yet whether
-    they took its machine down. ``takeovers`` are the times when another process took its name, of which too many make
-    it ``is_quarantined``.
-    ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
-    its last one, ``reaches`` where it stands in the indexes of the fleet (`fleet.Reach`). ``takes_work`` follows from
-    four other facts: whoever changes one calls `settle`.
+    the next slots. ``applied`` maps outbox id to the last applied seq. ``replaying`` maps outbox id to the last seq
+    that its Hello named, until that is applied, and may be None; attempts in ``unlisted`` were expected but not named
+    in Hello, and count as lost once nothing is left to replay. ``type_breakers`` has those kinds of work for which
+    something counts against it; ``charged_us`` is the latest silence that does. ``heartbeat_us`` is the interval that
+    its session was given, ``lease_us`` when a lease was sent to it last, ``unlisted_over_us`` when every lease is over
+    under which attempts may run that it does not list. Of attempts with a fence below ``first_fence`` its process knows
+    nothing. ``is_unsure``: a restored store may have forgotten what it reported; ``unheard`` are then those that wait
+    for something, maybe without our knowing. ``strayed`` are attempts that had started and went elsewhere while it was
+    out of contact; nobody knows yet whether they took its machine down. ``takeovers`` are the times when another
+    process took its name, of which too many make it ``is_quarantined``. ``pressure`` is what sorts agents of equal load
+    (see `strategies`), ``turn`` the count of offers in the fleet at its last one, ``reaches`` where it stands in the
+    indexes of the fleet (`fleet.Reach`). ``takes_work`` follows from four other facts: whoever changes one calls
+    `settle`.
     """
 
     id: str
