@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from outrider_coordinator.core.effects import Effects, Refused
-from outrider_coordinator.core.events import RunCancelRequested, RunMember, RunSubmitted, Ticked
+from outrider_coordinator.core.events import CancelRequested, RunCancelRequested, RunMember, RunSubmitted, Ticked
 from outrider_coordinator.core.schedules import firing
 from outrider_coordinator.core.schedules.book import Missed, Overlap, interval, single_time
 from outrider_coordinator.core.schedules.events import ScheduleOrder, SchedulesAsked, WallClockMoved
@@ -214,6 +214,22 @@ def test_a_run_that_found_no_room_is_not_tried_again_at_once() -> None:
     while clockwork.world.state.schedules.entering:
         clockwork.world.do(Ticked())
     assert clockwork.schedule.wake_us > clockwork.world.now_us
+
+
+@pytest.mark.parametrize(("missed", "passed", "counts"), [(Missed.ONCE, 1, (2, 39)), (Missed.ALL, 100, (140, 0))])
+def test_what_is_to_fire_is_not_dropped_while_there_is_no_room(
+    missed: Missed, passed: int, counts: tuple[int, int]
+) -> None:
+    """What was judged once stays; the forty times that pass meanwhile are judged afterwards, for themselves."""
+    clockwork = Clockwork(CoreSettings(queue_depth_max=200))
+    blockers = clockwork.world.submit(200)
+    clockwork.every(1, missed=missed)
+    clockwork.wait(passed)
+    clockwork.wait(30)
+    assert clockwork.counts() == (0, 0)
+    clockwork.step(CancelRequested(blockers, "", clockwork.world.replies.append))
+    clockwork.wait(10)
+    assert clockwork.counts() == counts
 
 
 def test_a_queued_time_without_room_is_tried_again_later() -> None:
