@@ -228,7 +228,7 @@ def test_the_store_tells_of_several_tasks_at_once() -> None:
     world, agent, ref = running()
     (open_one,) = world.submit()
     world.block(agent, ref, "k", "dependency", required_task_id="gone")
-    world.do(OutcomesLoaded({open_one: TaskState.SUCCEEDED, "gone": TaskState.EXPIRED}))
+    world.do(OutcomesLoaded({open_one: End(TaskState.SUCCEEDED, "default"), "gone": End(TaskState.EXPIRED, "default")}))
     assert wait_of(world, ref).dependency_state == TaskState.EXPIRED
 
 
