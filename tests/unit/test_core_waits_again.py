@@ -12,6 +12,7 @@ from outrider_coordinator.core.events import (
     AgentOrder,
     AgentOrdered,
     Answered,
+    End,
     GivenAnswer,
     OutcomesLoaded,
     Ref,
@@ -124,12 +125,22 @@ def test_a_dependency_that_ended_is_not_waited_for_again() -> None:
     assert not [send for send in world.sent if isinstance(send, LoadOutcomes)]
 
 
+def test_a_task_that_nobody_knows_is_refused_by_nobody() -> None:
+    """The store has none of that id: the wait ends with a refusal that names it, and no resolver."""
+    world, agent, ref = running()
+    world.block(agent, ref, "k", "dependency", required_task_id="gone")
+    world.do(OutcomesLoaded({"gone": None}))
+    told = resolution(wait_of(world, ref))
+    assert (told.error.reason, told.resolved_by) == (task_pb2.TASK_REASON_WAIT_REFUSED, "")
+    assert told.error.message == "there is no task 'gone' in namespace 'default'"
+
+
 def test_a_system_is_waited_for_anew_each_time() -> None:
     """That it was tried once says nothing of the next time, even before the attempt said that it went on."""
     world, agent, ref = running()
     world.block(agent, ref, "k", "external", retry_us=world.now_us + 5 * SECOND_US)
-    world.wait(6)
-    assert wait_of(world, ref).is_resolved
+    world.wait(5)
+    assert resolution(wait_of(world, ref)).resolved_by == "timer"
     world.block(agent, ref, "k", "external")
     assert wait_of(world, ref).is_pending
 
