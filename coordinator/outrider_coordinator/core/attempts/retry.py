@@ -151,7 +151,7 @@ def struck_by_machine(state: State, effects: Effects, agent: Agent, *, is_dead: 
         task.worker_deaths += 1
         effects.tasks[task.id] = task
         if task.worker_deaths >= state.settings.poison_limit:
-            _poisoned(state, effects, task, task.attempt, f"agent {agent.id} died while it ran")
+            _poisoned(state, effects, task, None, f"agent {agent.id} died while it ran")
 
 
 def attempts_max(state: State, spec: Spec, reason: Reason) -> int:
