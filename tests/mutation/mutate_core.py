@@ -82,7 +82,7 @@ def chosen(names: list[str]) -> list[tuple[Path, str]]:
 
 
 class Row(NamedTuple):
-    """A row of README.md: which survivors it gives a reason for. ``…`` in ``before`` or ``after`` stands for any text."""
+    """A row of README.md: which survivors it gives a reason for. ``…`` in a line stands for any text."""
 
     function: str
     before: str
