@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from outrider_coordinator.core.effects import Effects, PushAssign, PushRevoke
 from outrider_coordinator.core.events import Answered
 from outrider_coordinator.core.model import NO_TRACE
 from outrider_coordinator.core.placement import matching
+from outrider_coordinator.core.placement.eligibility import fits
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator
 from outrider_coordinator.core.states import EventType, Reason
 from support.core_world import World
@@ -65,7 +64,7 @@ def test_to_read_all_agents_for_new_demands_costs_as_many_units_as_it_takes(monk
     waiting(world)
     for agent in world.state.agents.values():
         agent.runners = ("r",)
-        world.state.fleet.joined(agent, matching.fits)
+        world.state.fleet.joined(agent, fits)
     for name in "abcd":
         world.state.agents[name].slots = 0
     for demands in (Demands(), Demands(), Demands(), gpu, gpu):

@@ -161,7 +161,7 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
-        self.give_caps(task, self.runs.get(task.run_id) if task.run_id else None)
+        self.give_caps(task, self.runs.get(task.run_id))
 
     def give_caps(self, task: Task, run: Run | None) -> None:
         """Let a task that comes in count against the caps there are, and its run's own."""
@@ -228,8 +228,8 @@ class State:
 
     def run_event(self, effects: Effects, kind: EventType, run: Run, text: str = "", task_id: str = "") -> None:
         """Append an event about a run."""
-        event = InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, task_id, run.id, run.client_id)
-        effects.events.append(event._replace(text=text) if text else event)
+        about = (self.now_us, run.namespace, task_id, run.id, run.client_id)
+        effects.events.append(InsertEvent(self.cursor_next, int(kind), *about, text=text))
         self.cursor_next += 1
 
     def agent_event(
