@@ -379,3 +379,12 @@ def test_an_agent_that_is_away_need_not_take_up_again() -> None:
     agent(world).slots = 3
     liveness.moved(world.state, agent(world), Connectivity.SUSPECT)
     invariants.check(world.state)
+
+
+def test_a_probe_that_is_excused_hides_no_other() -> None:
+    """Whichever is looked at first."""
+    world = small()
+    probed(world)
+    attempt(world, "t2").offered_us -= world.state.settings.probe_time_us
+    with pytest.raises(AssertionError, match=r"I10: \('t3', 1\) and \('t1', 1\) are probes"):
+        invariants.check(world.state)
