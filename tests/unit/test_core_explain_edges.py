@@ -56,12 +56,12 @@ def test_the_change_that_helps_most_tasks_comes_first() -> None:
     """Not the one whose words come first; classes that need the same change are counted together."""
     world = World()
     world.connect("a")
-    world.submit(demands=Demands(runner="a-runner"))
+    world.submit(7, demands=Demands(runner="r"))
     world.submit(2, demands=zone("x"))
     world.submit(3, demands=zone("x", "y"))
     assert why_not(world, "a").suggestions == [
+        "runner r on agent a: 7 waiting tasks could go to it",
         "label zone=x on agent a: 5 waiting tasks could go to it",
-        "runner a-runner on agent a: 1 waiting tasks could go to it",
     ]
 
 

@@ -139,6 +139,14 @@ BROKEN: dict[str, tuple[Damage, str]] = {
         ),
         "I13: task t1 (RUNNING) is exclusive and has strays",
     ),
+    "an exclusive stray of one that waits": (
+        lambda world: (
+            setattr(world.state.tasks["t4"], "attempts_made", 9),
+            setattr(world.state.tasks["t4"], "strays", (stray(world),)),
+            setattr(world.state.tasks["t4"].spec, "exclusive", True),
+        ),
+        "I13: task t4 (QUEUED) is exclusive and has strays",
+    ),
     "a stray of once": (
         lambda world: (
             setattr(world.state.tasks["t1"], "strays", (stray(world),)),

@@ -122,6 +122,19 @@ def test_what_is_kept_for_one_before_is_not_given_to_one_that_runs() -> None:
     assert got(agent, running) == ["limit-db"]
 
 
+def test_what_one_needs_that_holds_some_already_is_kept_for_it() -> None:
+    """It waits, and so does not stand in its own way: a unit that is free is not given to those behind it."""
+    world = World()
+    agent = world.connect("a", 9)
+    define(world, "db", SEMAPHORE, 3)
+    first, second = start(world, agent, "db"), start(world, agent, "db")
+    want(world, agent, first, Claim("db", units=2))
+    (behind,) = submit(world, "db")
+    assert behind not in held(world, agent)
+    finish(world, agent, second)
+    assert got(agent, first) == ["limit-db"]
+
+
 @pytest.mark.parametrize(
     ("holds", "keeps", "wants"),
     [

@@ -67,7 +67,7 @@ def test_to_read_all_agents_for_new_demands_costs_as_many_units_as_it_takes(monk
         world.state.fleet.joined(agent, fits)
     for name in "abcd":
         world.state.agents[name].slots = 0
-    for demands in (Demands(), Demands(), Demands(), gpu, gpu):
+    for demands in (Demands(), Demands(), Demands(), gpu, gpu, gpu):
         world.submit(demands=demands)
     for need in world.state.queue.needs.values():
         need.index = None
@@ -80,7 +80,7 @@ def test_to_read_all_agents_for_new_demands_costs_as_many_units_as_it_takes(monk
         world.state.queue.wake(need)
     assert placed(world, 5) == 3, "one and two for reading, then one each"
     assert placed(world, 2) == 1, "one and two for reading"
-    assert placed(world, 2) == 1
+    assert placed(world, 2) == 2
     assert not world.state.queue
 
 
@@ -228,3 +228,13 @@ def test_the_longest_line_is_shortened_first() -> None:
     world.connect("d", 1, labels={"zone": "free"})
     last = max(held(world, world.agents["b"]), key=lambda task: int(task[1:]))
     assert revoked(world) == [("b", last)]
+
+
+def test_what_was_asked_back_does_not_keep_others_from_being_asked_back() -> None:
+    """More room came before its agent answered: the ones before it in line are asked back too."""
+    world = World()
+    lined_up(world, a=4)
+    world.connect("d", 1, labels={"zone": "free"})
+    assert len(revoked(world)) == 1
+    world.connect("e", 2, labels={"zone": "free"})
+    assert [task for _, task in revoked(world)] == held(world, world.agents["a"])[:1:-1]
