@@ -97,6 +97,7 @@ def test_an_agent_that_is_removed_while_a_task_is_explained_is_left_out(monkeypa
     for name in "abc":
         world.connect(name)
         world.state.agents[name].admin = Admin.PAUSED
+        world.state.agents[name].settle()
     (task,) = world.submit()
     explaining = explain_task(world.state, task, world.now_us)
     next(explaining)
@@ -113,6 +114,7 @@ def test_an_agent_that_is_removed_while_changes_are_tried_is_left_out(monkeypatc
     for name in "abc":
         world.connect(name)
         world.state.agents[name].admin = Admin.PAUSED
+        world.state.agents[name].settle()
     (task,) = world.submit()
     changing = whatif.agent_changes(world.state, world.state.tasks[task])
     next(changing)

@@ -128,20 +128,20 @@ def test_room_to_park_is_for_one_of_those_that_stand() -> None:
 
 
 def full(slots_used: int) -> tuple[World, Agent, list[Attempt]]:
-    """An agent with one slot and more attempts in slots than that, as when one stopped waiting by itself."""
+    """An agent with one slot and attempts that were sent ahead, of which so many hold slots already."""
     world = World()
     world.connect("a", 1)
     agent = world.state.agents["a"]
     found = []
     for number in range(4):
         task = Task(f"x{number}", "default", Spec(b"", "m:f", True), 900 + number, 0, TaskState.RUNNING)
-        attempt = Attempt(task.id, 1, "a", 900 + number, AttemptState.STARTED, 0)
+        attempt = Attempt(task.id, 1, "a", 900 + number, AttemptState.STARTED, 0, prefetched=True)
         world.state.tasks[task.id], task.attempt = task, attempt
         agent.attempts[attempt.key] = attempt
         found.append(attempt)
     for place, attempt in enumerate(found):
         attempt.holds_slot = place < slots_used
-    agent.slots_used = slots_used
+    agent.slots_used, world.state.fleet.lines["a"] = slots_used, agent
     return world, agent, found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects, PushCancel
+from outrider_coordinator.core.events import End
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Attempt, Task
 from outrider_coordinator.core.placement import slots, wishes
@@ -136,7 +137,7 @@ def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt |
 
 def _wake_waiters(state: State, effects: Effects, task: Task) -> None:
     for waiter_id, key in state.waiters.pop(task.id, ()):
-        blockage.dependency_ended(state, effects, waiter_id, key, task.state)
+        blockage.dependency_ended(state, effects, waiter_id, key, End(task.state, task.namespace))
 
 
 def forget_ended(state: State, effects: Effects) -> None:
