@@ -38,7 +38,7 @@ class Explanation:
     """
 
     state: TaskState
-    summary: str
+    summary: str = ""
     agents: list[tuple[str, bool, str, str]] = field(default_factory=list)
     ahead: int = 0
     waiting_for: list[str] = field(default_factory=list)
@@ -143,7 +143,7 @@ def _dependency(state: State, dependency_id: str, condition: Condition) -> str:
 
 
 def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Explanation]:
-    explanation = Explanation(task.state, "")
+    explanation = Explanation(task.state)
     able: list[Agent] = []
     rules: list[str] = []
     for number, agent_id in enumerate(sorted(state.agents)):
@@ -219,7 +219,8 @@ def _suggestions(
     one_more = whatif.one_more_agent(task)
     if start_us:
         with_it = yield from foresight.start_in_us(state, [*able, whatif.agent_for(task)], before)
-        earlier_s = (start_us - (start_us if with_it is None else with_it)) / SECOND_US
+        assert with_it is not None, "an agent made for the task has a free slot"
+        earlier_s = (start_us - with_it) / SECOND_US
         one_more += f": would start about {earlier_s:.0f} s earlier" if earlier_s >= 1 else ""
     suggestions = [one_more]
     changes = yield from whatif.agent_changes(state, task)

@@ -97,9 +97,8 @@ def better_priority(
 
 def changes_of_what_holds(state: State, task: Task) -> list[str]:
     """What would have to change of limits and outside systems that hold the task up, whatever the agent."""
-    held = systems.held_back(state, task.spec.demands)
     texts = _limit_changes(state, task)
-    for name in task.spec.demands.systems if held is not None else ():
+    for name in task.spec.demands.systems:
         alone = task.spec.demands._replace(systems=(name,))
         if systems.held_back(state, alone) is not None:
             texts.append(f"outrider system reset {name}")
@@ -166,8 +165,7 @@ def _fitted(agent: Agent, rule: Rule, task: Task) -> Changed | None:
     if rule.name == "LABELS":
         return _labelled(agent, task)
     if rule.name == "TYPE_BREAKER_OPEN":
-        others = {kind: known for kind, known in agent.type_breakers.items() if kind != task.spec.kind}
-        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers=others)
+        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers={})
     if rule.name == "RUNNER":
         return f"runner {demands.runner} on agent {{}}", replace(agent, runners=(*agent.runners, demands.runner))
     if rule.name == "TASK_TYPE":
