@@ -1,4 +1,4 @@
-"""Secrets in placement: only agents that have them for such work, what Explain says, and what follows when one fails."""
+"""Secrets in placement: only agents that have them for such work, what Explain says, what follows when one fails."""
 
 from __future__ import annotations
 
