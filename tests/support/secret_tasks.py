@@ -39,7 +39,7 @@ def is_there(variable: str) -> list[bool]:
     return [variable in os.environ, subprocess.check_output(probe, text=True).strip() == "True"]
 
 
-def spill(variables: list[str], gate: str, fails: bool) -> Any:
+def spill(variables: list[str], gate: str, fails: bool, traces: bool) -> Any:
     """Say the values in every way that a function has, wait for the gate, and end with them in the result or error."""
     values = [current.secret(name) for name in variables]
     whole = " ".join(values)
@@ -49,14 +49,15 @@ def spill(variables: list[str], gate: str, fails: bool) -> Any:
         for piece in (value[:5], value[5:]):  # in two writes
             os.write(1, piece.encode())
         os.write(1, b"\n")
-    subprocess.run(["sh", "-c", f"echo ${variables[0]}; echo ${variables[-1]} >&2"], check=True)
+    subprocess.run(["sh", "-c", f'echo "${variables[0]}"; echo "${variables[-1]}" >&2'], check=True)
     current.log(f"logged {whole}")
     current.log("x" * (64 * 1024 - 5) + values[0])  # over the seam between two pieces of a log
     current.progress(1, 2, f"at {whole}")
     current.progress(1, 2, "y" * 8180 + values[0])  # cut off within the value
     current.summary(f"summary {whole}")
     current.remaining(f"remaining {whole}")
-    _trace(values)
+    if traces:
+        _trace(values)
     blocked = current.question(f"which of {values[0]}?", values[:3], context=whole)
     current.waits.poll(blocked)
     current.answer("0" * 32, {"answer": whole}, key=values[0])
