@@ -61,6 +61,7 @@ class Runner:
         self._budgets = Budgets()
         self.lease = Lease()
         self._preparation = Preparation(self.board, reporter, vault or Vault({}), self._unprepared)
+        self._patience_us = int(grace_s * 1e6)
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
         self._last_key = 0
         #: What each message of a worker about one attempt leads to.
@@ -408,11 +409,15 @@ class Runner:
         self._pool.flush()
 
     def retire_workers(self, now_us: int, idle_us: int) -> None:
-        """Let idle workers go that are too many or have done enough."""
+        """Let idle workers go that are too many or have done enough; those that should have gone are killed."""
         spare = len(self._pool.workers) - self.board.limits.slots
         for worker_id, place in list(self.board.workers.items()):
             worker = self._pool.workers[worker_id]
-            if place.queue or place.is_leaving:
+            if place.queue:
+                continue
+            if place.is_leaving:
+                if now_us - worker.idle_since_us > self._patience_us:
+                    worker.process.kill()  # a thread that user code has left there keeps it
                 continue
             is_spare = spare > 0 and now_us - worker.idle_since_us > idle_us
             if is_spare or 0 < self.tasks_max <= worker.tasks_done:

@@ -89,7 +89,7 @@ def linger(variable: str) -> int:
             os.write(2, value.encode() + b"\n")
             threading.Event().wait(0.01)
 
-    threading.Thread(target=go_on, daemon=True).start()
+    threading.Thread(target=go_on).start()  # not a daemon: the process would not end by itself
     return os.getpid()
 
 
