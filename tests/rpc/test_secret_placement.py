@@ -74,7 +74,7 @@ def test_a_task_goes_to_the_agent_that_has_all_its_secrets(coordinator: Coordina
 
 
 def test_names_outlive_a_restart_and_are_no_labels(coordinator: CoordinatorProcess) -> None:
-    """A coordinator that starts knows them of agents that are not back yet; hand-made labels of that kind are dropped."""
+    """A coordinator that starts knows those of agents that are not back yet; labels made by hand are dropped."""
     ScriptedAgent(coordinator, "a", labels={"zone": "x", "secret:forged": "*/*"}, secrets=[offer(), offer("key")])
     for _ in range(2):
         agent = shown(coordinator, "a")
