@@ -125,3 +125,60 @@ def test_a_forgotten_time_shows_in_the_epoch() -> None:
     world.connect("a", store_id="s", coordinator_epoch=3)
     assert world.state.epoch == 4
     assert world.state_of(task_id) is TaskState.FAILED
+
+
+@pytest.mark.parametrize(("instance", "ends"), [("j", TaskState.FAILED), ("i", TaskState.ASSIGNED)])
+def test_a_keeper_that_nobody_knew_says_nothing_of_the_one_before(instance: str, ends: TaskState) -> None:
+    """After a start, a new process has nothing to show of what the one before it reported and was told is durable."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    world.wait(1)
+    world.state.started_us = world.now_us  # a start, from here on
+    world.connect("a", instance_id=instance, previous_instance_id="i", instance_start_ms=2)
+    assert world.state_of(task_id) is ends
+
+
+@pytest.mark.parametrize("listed", [AttemptState.STARTED, AttemptState.BLOCKED])
+def test_what_is_listed_as_begun_is_not_begun_again(listed: AttemptState) -> None:
+    """A restored store has forgotten that a task that runs at most once began; moved or failed, it has run."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True, max_attempts=3)
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.seq += 2
+    agent.held[ref] = listed
+    world.connect("a")
+    world.fail(agent, ref, Reason.AGENT_STOPPED)
+    assert world.state_of(task_id) is TaskState.FAILED
+
+
+def test_a_doubt_outlives_its_session() -> None:
+    """A session that ends before everything is replayed decides nothing: the next one knows what is missing, too."""
+    world, agent, _, waiting = forgetful()
+    agent.held = {waiting: AttemptState.BLOCKED}
+    world.connect("a", slots=2, outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.wait(1)
+    world.disconnect(agent)
+    assert waiting not in agent.cancelled
+    world.connect("a", slots=2)
+    assert waiting in agent.cancelled
+
+
+def test_that_something_may_have_run_is_durable_with_the_gap() -> None:
+    """What is not listed and may have run is not started again, though the coordinator dies before all is replayed."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    agent.seq += 3
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    assert world.state_of(task_id) is TaskState.ASSIGNED
+    world.disconnect(agent)
+    world.state.agents["a"].is_unsure = False  # as after a start, which finds the gap passed
+    world.connect("a")
+    assert world.state_of(task_id) is TaskState.FAILED

@@ -26,7 +26,16 @@ from outrider_coordinator.core.trust import breaker, systems
 from outrider_coordinator.core.trust.samples import Tally, Window, rate_bounds
 
 #: Failures of a task that its agent may have caused, or not.
-SUSPICIOUS = frozenset((Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.STALLED, Reason.WORKER_DIED, Reason.INVALID_WORK))
+SUSPICIOUS = frozenset(
+    (
+        Reason.TASK_ERROR,
+        Reason.TIMED_OUT,
+        Reason.STALLED,
+        Reason.WORKER_DIED,
+        Reason.INVALID_WORK,
+        Reason.SECRET_UNAVAILABLE,
+    )
+)
 #: Failures of a probe that show that the agent itself does its work.
 RAN = frozenset((Reason.TASK_ERROR, Reason.INVALID_WORK, Reason.RESULT_TOO_LARGE, Reason.RESULT_NOT_SERIALIZABLE))
 #: Counts of one kind of work on one agent that are kept at once, over all kinds and agents.
