@@ -98,6 +98,21 @@ def test_a_submitter_has_so_many_open_tasks_and_no_more() -> None:
     assert world.state.open_of == {"ann": 2, "bob": 2}
 
 
+def test_a_submitter_is_told_whose_bound_was_reached() -> None:
+    """Its own, also by the first that it submits; not when what it would add to is over."""
+    world = World(CoreSettings(submitter_open_max=2))
+    three = [member("a"), member("b"), member("c")]
+    assert run_of(world, *three, submitter="ann") == full_for("ann")
+    assert world.add(*three, run_id="gone").reason == "ILLEGAL_TRANSITION"
+
+
+def test_a_whole_batch_of_several_submitters_shares_the_room() -> None:
+    """Three tasks of three people are too many for two."""
+    world = World(CoreSettings(queue_depth_max=2))
+    batch = [submission(f"t{number}", submitter=name) for number, name in enumerate(("ann", "bob", "eve"))]
+    assert submit(world, *batch, atomic=True) == [None, None, FULL]
+
+
 def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     """One that does not fit refuses all of them, and says which they are."""
     world = World(CoreSettings(queue_depth_max=2))
