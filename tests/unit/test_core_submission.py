@@ -22,6 +22,7 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition, Spec
 from outrider_coordinator.core.states import EventType, Reason, TaskState
 from support.core_world import World, member
+from support.restart import restart
 
 FULL = Refused("QUEUE_FULL", "2 tasks are open; try again when some have ended")
 
@@ -35,6 +36,11 @@ def submit(world: World, *submissions: Submission, **fields: Any) -> Any:
     """The reply to a batch."""
     world.do(TasksSubmitted(list(submissions), world.replies.append, **fields))
     return world.replies[-1]
+
+
+def full_for(submitter: str) -> Refused:
+    """The refusal of one more of a submitter who may have two."""
+    return Refused("QUEUE_FULL", f"{submitter!r} may have 2 open tasks; try again when some have ended")
 
 
 def reused(request_id: str, first: str) -> Refused:
@@ -75,6 +81,38 @@ def test_a_full_queue_takes_nothing_more() -> None:
     assert submit(world, submission("t4", "r")) == [Accepted("t1", created=False)]
 
 
+def test_a_submitter_has_so_many_open_tasks_and_no_more() -> None:
+    """One by one or all at once, in a run or added to it; others have room, and what ends makes room."""
+    world = World(CoreSettings(submitter_open_max=2))
+    ann, bob = ({"submitter": name} for name in ("ann", "bob"))
+    agent = world.connect("a")
+    assert submit(world, submission("t1", **ann), submission("t2", **bob)) == [Accepted("t1"), Accepted("t2")]
+    batch = [submission("t3", **ann), submission("t4", **bob), submission("t5", **ann), submission("t6")]
+    assert submit(world, *batch, atomic=True) == [None, None, full_for("ann"), None]
+    assert submit(world, *batch) == [Accepted("t3"), Accepted("t4"), full_for("ann"), Accepted("t6")]
+    assert run_of(world, member("a"), submitter="ann") == full_for("ann")
+    world.complete(agent, world.ref(agent, "t1"))
+    assert run_of(world, member("a"), submitter="ann") == Accepted("run")
+    assert world.add(member("b")) == full_for("ann")
+    restart(world)
+    assert world.state.open_of == {"ann": 2, "bob": 2}
+
+
+def test_a_submitter_is_told_whose_bound_was_reached() -> None:
+    """Its own, also by the first that it submits; not when what it would add to is over."""
+    world = World(CoreSettings(submitter_open_max=2))
+    three = [member("a"), member("b"), member("c")]
+    assert run_of(world, *three, submitter="ann") == full_for("ann")
+    assert world.add(*three, run_id="gone").reason == "ILLEGAL_TRANSITION"
+
+
+def test_a_whole_batch_of_several_submitters_shares_the_room() -> None:
+    """Three tasks of three people are too many for two."""
+    world = World(CoreSettings(queue_depth_max=2))
+    batch = [submission(f"t{number}", submitter=name) for number, name in enumerate(("ann", "bob", "eve"))]
+    assert submit(world, *batch, atomic=True) == [None, None, FULL]
+
+
 def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     """One that does not fit refuses all of them, and says which they are."""
     world = World(CoreSettings(queue_depth_max=2))
@@ -82,6 +120,14 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     assert submit(world, *three, atomic=True) == [None, None, FULL]
     assert not world.state.tasks
     assert submit(world, *three[:2], atomic=True) == [Accepted("t1"), Accepted("t2")]
+
+
+def test_a_whole_batch_shares_the_room_with_what_is_there() -> None:
+    """Tasks that are open count."""
+    world = World(CoreSettings(queue_depth_max=2))
+    submit(world, submission("t1"))
+    assert submit(world, submission("t2"), submission("t3"), atomic=True) == [None, FULL]
+    assert submit(world, submission("t2"), atomic=True) == [Accepted("t2")]
 
 
 def test_a_whole_batch_knows_its_own_request_ids() -> None:
@@ -272,6 +318,31 @@ def test_phases_in_their_order_are_no_fault() -> None:
     """A task may come after those of its own phase and of earlier ones."""
     ordered = [member("a"), member("b", "a", phase=1), member("c", "a", "b", phase=1)]
     assert graph.check(ordered) is None
+    added = [member("d", "old"), member("e", phase=1)]
+    assert graph.check(added, is_whole=False) is None
+
+
+def test_only_a_sequential_run_has_an_order_of_its_own() -> None:
+    """Elsewhere a task may come after one that stands behind it."""
+    assert graph.check([member("a", "b"), member("b")]) is None
+
+
+@pytest.mark.parametrize(("is_whole", "tasks"), [(True, "run.tasks"), (False, "tasks")])
+def test_what_is_wrong_with_a_graph_is_said_where_it_stands(is_whole: bool, tasks: str) -> None:
+    """The field is that of the request, a run's or an addition's; the message says what to change."""
+
+    def said(*members: RunMember) -> Refused | None:
+        return graph.check(list(members), is_whole=is_whole)
+
+    assert said(member("a"), member("a")) == Refused("INVALID_REQUEST", "key 'a' is used twice", f"{tasks}[1].key")
+    circle = "the tasks depend on each other in a circle: a -> b -> a"
+    assert said(member("a", "b"), member("b", "a")) == Refused("CYCLE", circle, tasks)
+    too_late = "task 'b' of phase 0 comes after 'a' of phase 1, which starts once its own phase is over"
+    assert said(member("a", phase=1), member("b", "a")) == Refused("INVALID_REQUEST", too_late, f"{tasks}[1].phase")
+    unknown = Refused(
+        "INVALID_REQUEST", "task 'a' comes after 'x', which is no key of this run", f"{tasks}[0].after_keys"
+    )
+    assert said(member("a", "x")) == (unknown if is_whole else None)
 
 
 def test_a_cycle_is_found_behind_a_branch() -> None:

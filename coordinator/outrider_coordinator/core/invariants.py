@@ -25,6 +25,8 @@ def check(state: State) -> None:
         _check_task(state, task)
     for run in state.runs.values():
         _check_run(state, run)
+    named = Counter(task.submitter for task in state.tasks.values() if task.submitter)
+    assert state.open_of == named, f"submitters have {named} open tasks, counted {state.open_of}"
     for agent in state.agents.values():
         _check_agent(state, agent)
         for key, attempt in agent.attempts.items():

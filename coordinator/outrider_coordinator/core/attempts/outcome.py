@@ -145,6 +145,8 @@ def forget_ended(state: State, effects: Effects) -> None:
     for task in effects.tasks.values():
         if task.state in TERMINAL and state.tasks.pop(task.id, None) is not None:
             state.counts[task.state] -= 1
+            if task.submitter:
+                state.count_of(task.submitter, -1)
     for run in effects.runs.values():
         if run.ended_us:
             state.runs.pop(run.id, None)

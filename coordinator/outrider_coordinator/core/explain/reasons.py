@@ -193,6 +193,8 @@ def _queued_summary(explanation: Explanation, rules: list[str], never: Rule | No
         return "no agent has ever registered; start one with `outrider agent run`"
     if all(rule == "LABELS" for rule in rules):
         return f"no agent has the labels it asks for ({len(rules)} known)"
+    if all(rule == "SECRET" for rule in rules):
+        return f"no agent has the secrets it asks for ({len(rules)} known)"
     if all(rule in _UNFIT for rule in rules):
         return f"no agent has what it asks for ({len(rules)} known): " + ", ".join(sorted(set(rules)))
     if explanation.held_back:
@@ -283,5 +285,5 @@ def _span(us: int) -> str:
 
 
 #: Rules by which an agent as it is could never take a task, and those by which it cannot now.
-_UNFIT = frozenset(("LABELS", "RUNNER", "TASK_TYPE", "RESOURCES"))
+_UNFIT = frozenset(("LABELS", "SECRET", "RUNNER", "TASK_TYPE", "RESOURCES"))
 _BUSY = frozenset(("NO_FREE_SLOT", "RESOURCES_IN_USE"))
