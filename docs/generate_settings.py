@@ -16,12 +16,14 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
+from outrider_agent.secret_settings import SecretSettings
 from outrider_agent.settings import AgentSettings
 from outrider_coordinator.settings import CoordinatorSettings
 
 SECTIONS: tuple[tuple[str, type[msgspec.Struct], str], ...] = (
     ("coordinator", CoordinatorSettings, "`outrider-coordinator`, `outrider coordinator run`"),
     ("agent", AgentSettings, "`outrider-agent`, `outrider agent run`"),
+    ("agent.secrets.NAME", SecretSettings, "the agent: one table for each secret ([security.md](security.md#secrets))"),
 )
 
 INTRODUCTION = """# Settings

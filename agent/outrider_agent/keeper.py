@@ -29,8 +29,10 @@ from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.renewal import Renewal
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
+from outrider_agent.secret_sources import Sources
 from outrider_agent.settings import AgentSettings
 from outrider_agent.state_directory import StateDirectory
+from outrider_agent.vault import Vault
 
 BUSY_TICK_S, IDLE_TICK_S = 0.05, 0.5
 RETIRE_INTERVAL_US = 1_000_000
@@ -50,9 +52,10 @@ class Keeper:
     """One agent process. `run` returns the exit code."""
 
     def __init__(
-        self, settings: AgentSettings, state: StateDirectory, identity: Identity, targets: list[Target]
+        self, settings: AgentSettings, state: StateDirectory, identity: Identity, targets: list[Target], vault: Vault
     ) -> None:
         self._settings = settings
+        self._vault = vault
         self._state = state
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -103,7 +106,9 @@ class Keeper:
             memory_bytes_max=settings.outbox_memory_bytes,
         )
         reporter = Reporter(self._outboxes, self._loop.call_later, self._wake)
-        self._runner = Runner(limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s)
+        self._runner = Runner(
+            limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s, self._vault
+        )
         self._runner.tasks_max = settings.worker_tasks_max
         environment = {**os.environ, sweep.KEEPER_VARIABLE: identity.instance_id}
         if exports_spans:
@@ -112,7 +117,7 @@ class Keeper:
             self._loop, self._runner, working_directory=settings.working_directory, environment=environment
         )
         self._link = LinkProcess(self._loop, self._conversation, identity.instance_id, os.environ)
-        self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid})
+        self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid} | self._vault.pids)
         self._conversation.attach(self._link, self._outboxes, self._runner)
         self._markers = sweep.keeper_markers(identity.instance_id)
 
@@ -316,6 +321,7 @@ class Keeper:
             if handle is not None:
                 handle.cancel()
         await self._renewal.close()
+        await self._vault.close()
         self._link.close()
         self._pool.close()
         await asyncio.to_thread(sweep.kill_all, self._markers, HANG_UP_S)
@@ -326,6 +332,8 @@ class Keeper:
 
 async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str, targets: list[Target]) -> int:
     """Run one keeper on an open state directory; returns the exit code."""
+    marks = {sweep.KEEPER_VARIABLE: instance_id}
+    vault = Vault(settings.secrets, Sources(settings.secrets, os.environ, marks))
     identity = Identity(
         name=settings.name,
         machine_id=host.machine_id(settings.machine_id, state.path / "machine-id"),
@@ -342,5 +350,6 @@ async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str
         resources=host.resources() | settings.resources,
         task_types=tuple(sorted(settings.task_types)),
         runners=tuple(sorted(settings.runners)),
+        secrets=vault.offers,
     )
-    return await Keeper(settings, state, identity, targets).run()
+    return await Keeper(settings, state, identity, targets, vault).run()

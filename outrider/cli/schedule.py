@@ -11,6 +11,7 @@ import typer
 from outrider.cli import output
 from outrider.cli.help import Commands, epilog
 from outrider.cli.options import JsonFlag, session_of
+from outrider.cli.placing import Secret, SecretFd
 from outrider.cli.submit import (
     AtMostOnce,
     Attempts,
@@ -87,6 +88,8 @@ def create(
     at_most_once: AtMostOnce = False,
     limit: Limit = [],
     write_scope: WriteScope = [],
+    secret: Secret = [],
+    secret_fd: SecretFd = [],
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
     as_json: JsonFlag = False,
@@ -109,6 +112,8 @@ def create(
         at_most_once=at_most_once,
         limits=limit,
         write_scopes=write_scope,
+        secrets=pairs(secret, "--secret"),
+        secret_fds=pairs(secret_fd, "--secret-fd"),
     )
     if bool(argv) == bool(python):
         raise InvalidRequest(

@@ -45,11 +45,12 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         self.check_open()
         spec = request.run
         how = policies(spec, "run")
-        members = await self._converter.members(spec.tasks, "run.tasks")
+        namespace = request.namespace or "default"
+        members = await self._converter.members(spec.tasks, "run.tasks", namespace)
         await self._check(members, is_sequential=spec.sequential)
         event = RunSubmitted(
             self._converter.ids.next(),
-            request.namespace or "default",
+            namespace,
             spec.title,
             spec.description,
             members,
@@ -91,7 +92,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         self.check_open()
         namespace = request.namespace or "default"
         run_id = await run_id_of(self._engine, namespace, request.run_id)
-        members = await self._converter.members(request.tasks, "tasks")
+        members = await self._converter.members(request.tasks, "tasks", namespace)
         await self._check(members, is_whole=False)
         tasks = b"".join(task.SerializeToString(deterministic=True) for task in request.tasks)
         digest = _digest(run_id.encode() + tasks)

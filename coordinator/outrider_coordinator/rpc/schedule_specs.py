@@ -78,7 +78,7 @@ class ScheduleReader:
         for position, task in enumerate(run.tasks):
             if task.spec.HasField("not_before"):
                 raise _says_when(f"spec.run.tasks[{position}].spec.not_before")
-        members, how = self.converter.members_at_once(run.tasks, "spec.run.tasks"), policies(run, "spec.run")
+        members, how = self.converter.members_at_once(run.tasks, "spec.run.tasks", namespace), policies(run, "spec.run")
         refused = graph.check(members, is_sequential=run.sequential)
         if refused is not None:
             raise raised(refused)
@@ -140,7 +140,7 @@ def _dead(row: PutSchedule) -> Schedule:
 def _task_work(namespace: str, spec: schedule_service_pb2.ScheduleSpec, on_behalf_of: str, specs: SpecReader) -> Work:
     if spec.task.HasField("not_before"):
         raise _says_when("spec.task.not_before")
-    facts = specs.read(spec.task, "spec.task")
+    facts = specs.read(spec.task, "spec.task", namespace)
     digest = _digest(facts.body)
 
     def work(request_id: str, new_id: Callable[[], str]) -> TasksSubmitted:

@@ -20,6 +20,7 @@ from outrider.v1 import task_pb2
 from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.core.spec import (
     SECOND_US,
+    SECRET_PREFIX,
     Claim,
     Constraint,
     Demands,
@@ -30,6 +31,7 @@ from outrider_coordinator.core.spec import (
     WaitPolicies,
     WaitPolicy,
 )
+from outrider_coordinator.rpc import secrets
 from outrider_coordinator.rpc.fields import amount, at_most, duration_us, invalid, positive_us, time_us, word
 
 PRIORITY_DEFAULT = 5
@@ -47,10 +49,10 @@ class SpecReader:
 
     payload_bytes_max: int
 
-    def read(self, spec: task_pb2.TaskSpec, path: str) -> Spec:
-        """The scheduling facts of a TaskSpec. Raises InvalidRequest or TooLarge with the field's path."""
+    def read(self, spec: task_pb2.TaskSpec, path: str, namespace: str) -> Spec:
+        """The scheduling facts of a task of ``namespace``. Raises InvalidRequest or TooLarge with the field's path."""
         work = self._checked_work(spec, path)
-        return _facts(spec, spec.ListFields(), work, spec.SerializeToString(deterministic=True), path)
+        return _facts(spec, spec.ListFields(), work, spec.SerializeToString(deterministic=True), path, namespace)
 
     def _checked_work(self, spec: task_pb2.TaskSpec, path: str) -> str:
         """The function's name or the program."""
@@ -81,7 +83,7 @@ def stored_spec(row: InsertTask) -> Spec:
     """The scheduling facts of a stored task: it was checked when it was accepted."""
     spec = task_pb2.TaskSpec.FromString(row.body)
     work = spec.function.function if spec.HasField("function") else spec.command.argv[0]
-    return _facts(spec, spec.ListFields(), work, row.body, "spec")
+    return _facts(spec, spec.ListFields(), work, row.body, "spec", row.namespace)
 
 
 def claim(message: task_pb2.LimitClaim, path: str) -> Claim:
@@ -91,7 +93,7 @@ def claim(message: task_pb2.LimitClaim, path: str) -> Claim:
     return Claim(word(message.key, f"{path}.key", CLAIM_KEY_CHARACTERS_MAX), message.shared, message.units or 1)
 
 
-def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path: str) -> Spec:
+def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path: str, namespace: str) -> Spec:
     """The scheduling facts of a TaskSpec with these fields set; ``body`` is the spec, serialized."""
     is_function = spec.HasField("function")
     facts = Spec(body, spec.type or work, is_function, spec.title or (_short(work) if is_function else _title(spec)))
@@ -104,6 +106,10 @@ def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path
             _READS[name](facts, value, f"{path}.{name}")
         elif name in _DEMANDS:
             demands |= _DEMANDS[name](value, f"{path}.{name}")
+        elif name == "secrets":
+            secrets.check(spec, f"{path}.secrets")
+            asked = demands.get("constraints", ()) + secrets.constraints(value, namespace, work)
+            demands["constraints"] = asked
     if demands:
         facts.demands = Demands(**demands)
     if facts.at_most_once and facts.max_attempts > 1:
@@ -236,8 +242,10 @@ def _constraints(constraints: Sequence[task_pb2.LabelConstraint], path: str) -> 
 
 def _constraint(constraint: task_pb2.LabelConstraint, path: str) -> Constraint:
     word(constraint.key, f"{path}.key", 63)
+    if constraint.key.startswith(SECRET_PREFIX):
+        raise invalid(f"{path}.key", "is no label; ask for a secret with `secrets`")
     operator = int(constraint.operator)
-    if operator not in tuple(Operator):
+    if operator not in (Operator.IN, Operator.NOT_IN, Operator.EXISTS, Operator.NOT_EXISTS):
         raise invalid(f"{path}.operator", "must be IN, NOT_IN, EXISTS or NOT_EXISTS")
     takes_values = operator in (Operator.IN, Operator.NOT_IN)
     if takes_values != bool(constraint.values) or len(constraint.values) > 64:

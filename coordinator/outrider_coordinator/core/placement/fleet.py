@@ -221,7 +221,7 @@ class Fleet:
     def joined(self, agent: Agent, fits: Callable[[Agent, Hard], bool]) -> None:
         """An agent is new, or offers other things than before: ``fits`` tells whether it meets hard demands."""
         for reach in agent.reaches:
-            reach.members.pop(agent.id, None)
+            del reach.members[agent.id]
         agent.reaches = [reach for hard, reach in self.reaches.items() if fits(agent, hard)]
         for reach in agent.reaches:
             reach.members[agent.id] = agent
@@ -230,7 +230,7 @@ class Fleet:
     def left(self, agent: Agent) -> None:
         """An agent is forgotten for good."""
         for reach in agent.reaches:
-            reach.members.pop(agent.id, None)
+            del reach.members[agent.id]
         agent.reaches = []
         self.dirty.pop(agent.id, None)
         self.lines.pop(agent.id, None)
