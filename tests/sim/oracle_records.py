@@ -27,7 +27,7 @@ ONLINE, ACTIVE, BREAKER_OPEN, BREAKER_HALF_OPEN = 1, 1, 2, 3
 OPEN_WAITS_MAX = 256
 #: A queue of this depth is never full here.
 AMPLE = 10_000
-_SKIPPED_EVENT, _RESUMED_EVENT, QUARANTINED_EVENT = 14, 57, 62
+_SKIPPED_EVENT, _REMOVED_EVENT, _RESUMED_EVENT, QUARANTINED_EVENT = 14, 51, 57, 62
 
 
 class TaskView:
@@ -133,7 +133,7 @@ class RecordJudge:
         if row.type == QUARANTINED_EVENT:
             self.marks.saw("saw:agent quarantined")
             self.quarantined.add(row.agent_id)
-        elif row.type == _RESUMED_EVENT:
+        elif row.type in (_REMOVED_EVENT, _RESUMED_EVENT):
             self.quarantined.discard(row.agent_id)
         if row.type == _SKIPPED_EVENT:
             view = self.tasks.get(row.task_id)
@@ -223,7 +223,6 @@ class RecordJudge:
             self.limits.wait(row, is_live=attempt is not None and attempt.state in LIVE)
         elif isinstance(row, records.DeleteAgent):
             self.agents.pop(row.id, None)
-            self.quarantined.discard(row.id)
             self.breakers = {key: known for key, known in self.breakers.items() if key[0] != row.id}
             self.outboxes = {key: seq for key, seq in self.outboxes.items() if key[0] != row.id}
             self.evidence = {key for key in self.evidence if key[0] != row.id}
