@@ -18,6 +18,8 @@ MARK = "schedule:"
 SKIP, ALLOW, QUEUE, REPLACE, MISSED_SKIP, MISSED_ALL = 1, 2, 3, 4, 1, 3
 CANCELLING = 6
 LATE_US, PUNCTUAL_US = 60_000_000, 2_000_000
+#: A step of more means that the clock was wrong; several that are seen at once count together.
+WRONG_US = 3600 * 1_000_000
 #: How long it may take until a wall clock that was set is looked at, in a process that was stopped meanwhile, too.
 NOTICED_US = 8_000_000
 DAY_US, NEVER_US = 24 * 3600 * 1_000_000, 1 << 62
@@ -45,6 +47,8 @@ class ScheduleJudge:
         self._marks = marks
         self._records = record_judge
         self.is_steady = True
+        #: The wall clock was so far off that calendars began anew: a time may come a second time.
+        self.was_wrong = False
         self.wall_offset_us = self.stepped_us = 0
         #: Nobody is turned away for want of room; otherwise a time for which there was none is tried again later.
         self.has_room = has_room
@@ -130,7 +134,9 @@ class ScheduleJudge:
     def _fired(self, view: ScheduleView, due_us: int, work_id: str, now_us: int) -> None:
         demand, row, name = self._marks.demand, view.row, f"schedule {view.row.name}, {due_us}"
         self._marks.saw("saw:schedule fired")
-        is_news = due_us not in view.fired and (not self.is_steady or due_us > max(view.fired, default=0))
+        is_news = (due_us not in view.fired or self.was_wrong) and (
+            not self.is_steady or due_us > max(view.fired, default=0)
+        )
         demand("times", is_news, "{} comes again or late, after {}", name, view.fired)
         demand("times", self._is_time(view, due_us), "{} is no time of it", name)
         self._judge_early(view, due_us, now_us, name)
@@ -195,11 +201,13 @@ class ScheduleJudge:
     def clock_stepped(self, wall_offset_us: int, now_us: int) -> None:
         """The coordinator's wall clock was set, to so much ahead of true time: times may be passed over."""
         self.is_steady = False
+        self.was_wrong |= abs(wall_offset_us - self.wall_offset_us) > WRONG_US
         self.wall_offset_us, self.stepped_us = wall_offset_us, now_us
 
     def clock_is_as(self, other: ScheduleJudge) -> None:
         """A disk that goes back takes no clock with it."""
-        self.is_steady, self.wall_offset_us, self.stepped_us = other.is_steady, other.wall_offset_us, other.stepped_us
+        self.is_steady, self.was_wrong = other.is_steady, other.was_wrong
+        self.wall_offset_us, self.stepped_us = other.wall_offset_us, other.stepped_us
 
     def judge_punctual(self, line_us: int, wall_us: int) -> None:
         """All is well for a while: no time is overdue, by the clock it goes by; no calendar waits for a wrong one."""

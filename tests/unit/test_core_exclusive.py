@@ -9,6 +9,7 @@ from outrider_coordinator.core.events import AgentOrder, AgentOrdered, SessionEn
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
+from support.restart import restart
 
 
 def lost(world: World) -> tuple[ModelAgent, ModelAgent, str]:
@@ -93,6 +94,25 @@ def test_a_removed_agents_exclusive_task_waits_for_the_lease() -> None:
     assert world.state_of(task) is TaskState.PENDING
     world.wait(16.4)
     assert not other.held
+    world.wait(0.2)
+    assert other.held
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_start_waits_for_leases_by_its_own_clock(*, waits: bool) -> None:
+    """The wall clock was set an hour ahead while no coordinator ran: a lease is waited for from the start on."""
+    world = World()
+    gone, other = world.connect("a"), world.connect("b")
+    (task,) = world.submit(exclusive=waits)
+    world.start(gone, world.ref(gone, task))
+    world.do(AgentOrdered("b", AgentOrder.PAUSE, world.replies.append))
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    world.now_us += 3600 * SECOND_US
+    restart(world)
+    world.connect("b")
+    world.do(AgentOrdered("b", AgentOrder.RESUME, world.replies.append))
+    world.wait(16.4)
+    assert bool(other.held) is not waits
     world.wait(0.2)
     assert other.held
 

@@ -5,6 +5,8 @@ The store's forgetting is played by agents that hold, or have reported, what the
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from outrider_coordinator.core.effects import PushCancel
@@ -182,3 +184,43 @@ def test_that_something_may_have_run_is_durable_with_the_gap() -> None:
     world.state.agents["a"].is_unsure = False  # as after a start, which finds the gap passed
     world.connect("a")
     assert world.state_of(task_id) is TaskState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("gap", "listed", "began"),
+    [
+        (0, AttemptState.OFFERED, False),
+        (0, AttemptState.STARTED, False),
+        (3, AttemptState.OFFERED, False),
+        (3, AttemptState.STARTED, True),
+    ],
+)
+def test_only_what_began_in_a_forgotten_time_began_without_a_word(gap: int, listed: AttemptState, began: bool) -> None:
+    """Where nothing is forgotten the begin is still to be heard of; what is only held has not begun."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.held[ref] = listed
+    agent.seq += gap
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    attempt = world.state.tasks[task_id].attempt
+    assert attempt is not None
+    assert bool(attempt.started_us) is began
+
+
+@pytest.mark.parametrize("spec", [{}, {"at_most_once": True}])
+def test_an_end_in_the_replay_counts_though_its_begin_is_forgotten(spec: dict[str, Any]) -> None:
+    """Not listed as it is over: of a task that runs at most once the word that it was taken is what was forgotten."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(**spec)
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.held.clear()
+    agent.seq += 3
+    agent.numbers[ref] = len(spec)
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.complete(agent, ref, start=(world.now_us, b""))
+    assert world.state_of(task_id) is TaskState.SUCCEEDED
