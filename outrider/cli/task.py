@@ -120,6 +120,7 @@ def _show(task: task_pb2.Task) -> None:
             ("state", output.styled(follow.state_name(task.state))),
             ("reason", reason),
             ("work", _work(task)),
+            ("secrets", " ".join(f"{one.variable}={one.secret}" for one in task.spec.secrets)),
             ("priority", str(task.spec.priority) if task.spec.HasField("priority") else ""),
             ("run", f"{output.short(task.run_id)} ({task.run_key})" if task.run_id else ""),
             ("retry of", output.short(task.retry_of_task_id)),
