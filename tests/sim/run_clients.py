@@ -168,7 +168,7 @@ class RunClients:
 
     def _checked(self, call: Call, messages: Any, *, is_good: bool, is_sequential: bool = False, is_whole: bool = True):  # type: ignore[no-untyped-def]  # members, or nothing
         """The members of a graph, none when it is refused for its shape."""
-        members = self._clients.converter.members_at_once(messages, "run.tasks")
+        members = self._clients.converter.members_at_once(messages, "run.tasks", "default")
         refused = graph.check(members, is_sequential=is_sequential, is_whole=is_whole)
         self._marks.demand("I18", is_good == (refused is None), "a graph is judged wrongly: {}", refused)
         call.is_over |= refused is not None

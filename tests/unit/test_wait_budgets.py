@@ -27,7 +27,7 @@ def test_a_budget_arrives_as_it_was_written(text: str, seconds: int, on_expiry: 
     """What is written for any kind is the policy of each kind at the coordinator."""
     spec = task_pb2.TaskSpec(function=task_pb2.PythonFunction(function="m:f"))
     apply({"any": text}, spec)
-    facts = READER.read(spec, "spec")
+    facts = READER.read(spec, "spec", "default")
     assert {tuple(getattr(facts.waits, kind)) for kind in KINDS} == {(seconds * 1_000_000, on_expiry)}
 
 
@@ -44,4 +44,4 @@ def test_what_runs_at_most_once_cannot_move(text: str) -> None:
     spec = task_pb2.TaskSpec(function=task_pb2.PythonFunction(function="m:f"), at_most_once=True)
     apply({"external": text}, spec)
     with pytest.raises(InvalidRequest, match="cannot MOVE"):
-        READER.read(spec, "spec")
+        READER.read(spec, "spec", "default")

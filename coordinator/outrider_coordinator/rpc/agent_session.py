@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
-from outrider.v1 import agent_service_pb2_grpc
+from outrider.v1 import agent_service_pb2_grpc, task_pb2
 from outrider_coordinator.access.principals import Role, caller
 from outrider_coordinator.core.agents import lease
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Refused, Send, SessionAccepted
@@ -207,7 +207,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 self._engine.post(AttemptsAccepted(agent_id, epoch, refs))
             case "rejected":
                 refs = [agent_facts.ref(ref) for ref in frame.rejected.refs]
-                self._engine.post(AttemptsReturned(agent_id, epoch, refs, False, frame.rejected.message))
+                by_policy = frame.rejected.reason == task_pb2.TASK_REASON_REFUSED_BY_POLICY
+                self._engine.post(AttemptsReturned(agent_id, epoch, refs, False, frame.rejected.message, by_policy))
             case "revoked":
                 refs = [agent_facts.ref(ref) for ref in frame.revoked.refs]
                 self._engine.post(AttemptsReturned(agent_id, epoch, refs, True))

@@ -17,6 +17,7 @@ from outrider_coordinator.core.model import NO_TRACE, Trace
 from outrider_coordinator.core.runs.admission import EDGES_MAX, MEMBERS_MAX
 from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import Condition
+from outrider_coordinator.rpc import specs
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
@@ -42,14 +43,15 @@ class Converter:
         if request_id.startswith(REQUEST_ID_MARK):
             raise invalid(f"{path}request_id", f"must not begin with {REQUEST_ID_MARK!r}: schedules do")
         dependency_ids, conditions = _dependencies(request, path)
-        spec = self.specs.read(request.spec, f"{path}spec")
-        identity = spec.body
+        namespace = sys.intern(request.namespace or "default")
+        spec = self.specs.read(request.spec, f"{path}spec", namespace)
+        identity = specs.identity(spec.body) if spec.demands.is_signed else spec.body
         if dependency_ids:
             identity += "".join(dependency_ids).encode() + bytes(conditions)
         trace = request.trace if request.HasField("trace") else None
         return Submission(
             self.ids.next(),
-            sys.intern(request.namespace or "default"),
+            namespace,
             spec,
             request_id,
             hashlib.blake2b(identity, digest_size=16).digest(),
@@ -60,20 +62,20 @@ class Converter:
             submitter=submitter(request.submitter, path),
         )
 
-    async def members(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> list[RunMember]:
+    async def members(self, tasks: Sequence[run_service_pb2.RunTask], path: str, namespace: str) -> list[RunMember]:
         """The tasks of a graph; everybody else has their turn between some and the next."""
         members = []
-        for member in self._members(tasks, path):
+        for member in self._members(tasks, path, namespace):
             members.append(member)
             if len(members) % _MEMBERS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return members
 
-    def members_at_once(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> list[RunMember]:
+    def members_at_once(self, tasks: Sequence[run_service_pb2.RunTask], path: str, namespace: str) -> list[RunMember]:
         """As `members`, for a graph that is small."""
-        return list(self._members(tasks, path))
+        return list(self._members(tasks, path, namespace))
 
-    def _members(self, tasks: Sequence[run_service_pb2.RunTask], path: str) -> Iterator[RunMember]:
+    def _members(self, tasks: Sequence[run_service_pb2.RunTask], path: str, namespace: str) -> Iterator[RunMember]:
         if not tasks:
             raise invalid(path, "a run needs at least one task")
         if len(tasks) > MEMBERS_MAX:
@@ -83,9 +85,9 @@ class Converter:
             edges += len(task.after_keys) + len(task.after)
             if edges > EDGES_MAX:
                 raise TooLarge(f"{path}: more than {EDGES_MAX} edges; let tasks of one phase wait for those of another")
-            yield self._member(task, f"{path}[{position}]")
+            yield self._member(task, f"{path}[{position}]", namespace)
 
-    def _member(self, task: run_service_pb2.RunTask, path: str) -> RunMember:
+    def _member(self, task: run_service_pb2.RunTask, path: str, namespace: str) -> RunMember:
         if not 1 <= len(task.key) <= 128:
             raise invalid(f"{path}.key", "must have 1 to 128 characters")
         if len(task.milestone) > 128:
@@ -97,7 +99,7 @@ class Converter:
         return RunMember(
             self.ids.next(),
             task.key,
-            self.specs.read(task.spec, f"{path}.spec"),
+            self.specs.read(task.spec, f"{path}.spec", namespace),
             tuple(after),
             () if is_plain else tuple(after.values()),
             phase=task.phase,
