@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY_ENVIRONMENT",
     "PREFIX",
+    "SCHEDULE_VALID_S",
     "VALID_S",
     "Signer",
     "blur",
+    "chosen",
     "create_key",
     "is_signed_by",
     "key_id",
@@ -47,55 +49,62 @@ __all__ = [
 PREFIX = b"outrider-signed-statement-1:"
 KEY_ENVIRONMENT = "OUTRIDER_SIGNING_KEY"
 #: How long a statement is good for, and how often one agent may start it, when its submitter does not say.
-VALID_S, STARTS_MAX = 86_400.0, 16
+VALID_S, SCHEDULE_VALID_S, STARTS_MAX = 86_400, 90 * 86_400, 16
+VALID_S_MAX = 10 * 365 * 86_400
 NONCE_BYTES = 16
 _KIND = "ed25519:"
+#: The end of the year 9999, the last that a Timestamp may be of.
+_SECONDS_MAX = 253_402_300_799
 
 
 class Signer:
-    """Signs the tasks of one client.
+    """Signs with one key.
 
-    ``valid_s`` counts from now, or from the task's earliest start. ``starts_max`` bounds what one agent starts under
-    one statement, 0 for no bound; it is raised to twice the attempts that the task may have.
+    ``valid_s`` counts from now, or from the task's earliest start; None is a day, and 90 days for what is submitted by
+    the clock. ``starts_max`` bounds what one agent starts under one statement, 0 for no bound; it is raised to twice
+    the attempts that the task may have, and there is none for what is submitted by the clock.
     """
 
-    def __init__(
-        self, key: Ed25519PrivateKey, namespace: str, *, valid_s: float = VALID_S, starts_max: int = STARTS_MAX
-    ) -> None:
-        if not 0 < valid_s <= 3_155_760_000:
+    def __init__(self, key: Ed25519PrivateKey, *, valid_s: float | None = None, starts_max: int = STARTS_MAX) -> None:
+        if valid_s is not None and not 0 < valid_s <= VALID_S_MAX:
             raise InvalidRequest(
-                f"a signature is good for more than 0 s and less than a hundred years, not {valid_s:g} s"
+                f"a signature is good for more than 0 s and at most {VALID_S_MAX} s, not {valid_s:g} s"
             )
         if not 0 <= starts_max < 2**32:
             raise InvalidRequest(f"starts_max counts starts, 0 for no bound; it cannot be {starts_max}")
         self._key = key
         self._key_id = key_id(public_bytes(key))
-        self._namespace = namespace
         self._valid_s = valid_s
         self._starts_max = starts_max
 
-    def sign(self, spec: task_pb2.TaskSpec) -> task_pb2.TaskSpec:
-        """The spec with signed work in place of its own. One that is signed already stays as it is."""
+    def sign(self, spec: task_pb2.TaskSpec, namespace: str, *, by_the_clock: bool = False) -> None:
+        """Put signed work in place of the spec's own. What is signed already stays as it is."""
         if spec.WhichOneof("work") == "signed":
-            return spec
-        starts_max = max(self._starts_max, 2 * spec.retry.max_attempts) if self._starts_max else 0
-        statement = task_pb2.Statement(
-            spec=spec, namespace=self._namespace, nonce=secrets.token_bytes(NONCE_BYTES), starts_max=starts_max
-        )
+            return
+        statement = task_pb2.Statement(spec=spec, namespace=namespace, nonce=secrets.token_bytes(NONCE_BYTES))
+        if self._starts_max and not by_the_clock:
+            statement.starts_max = max(self._starts_max, 2 * spec.retry.max_attempts)
+        valid_s = self._valid_s or (SCHEDULE_VALID_S if by_the_clock else VALID_S)
         begin_s = max(time.time(), spec.not_before.ToMicroseconds() / 1e6)
-        statement.expire_time.FromMicroseconds(int((begin_s + self._valid_s) * 1e6))
+        statement.expire_time.FromMicroseconds(int((begin_s + valid_s) * 1e6))
         data = statement.SerializeToString()
-        signed = task_pb2.TaskSpec()
-        signed.CopyFrom(spec)
-        signed.signed.CopyFrom(
-            task_pb2.SignedWork(statement=data, signature=self._key.sign(PREFIX + data), key_id=self._key_id)
-        )
-        check_size(signed.ByteSize())
-        return signed
+        signature = self._key.sign(PREFIX + data)
+        spec.signed.CopyFrom(task_pb2.SignedWork(statement=data, signature=signature, key_id=self._key_id))
+        check_size(spec.ByteSize())
 
-    def sign_bytes(self, spec: bytes) -> bytes:
+    def signed(self, spec: bytes, namespace: str) -> bytes:
         """As `sign`, for a serialized TaskSpec."""
-        return self.sign(task_pb2.TaskSpec.FromString(spec)).SerializeToString()
+        message = task_pb2.TaskSpec.FromString(spec)
+        self.sign(message, namespace)
+        return message.SerializeToString()
+
+
+def chosen(given: str | os.PathLike[str] | Signer | None) -> Signer | None:
+    """Who signs: as given, else by the key file of ``$OUTRIDER_SIGNING_KEY``; an empty name is nobody."""
+    if isinstance(given, Signer):
+        return given
+    path = os.environ.get(KEY_ENVIRONMENT, "") if given is None else os.fspath(given)
+    return Signer(load_key(Path(path).expanduser())) if path else None
 
 
 # --- statements ------------------------------------------------------------------------------------------------------
@@ -109,7 +118,9 @@ def statement_of(signed: task_pb2.SignedWork) -> task_pb2.Statement:
         raise InvalidRequest("the signed statement cannot be read") from None
     if statement.spec.WhichOneof("work") not in ("function", "command"):
         raise InvalidRequest("the signed statement has no function and no command")
-    if not statement.namespace or not statement.HasField("expire_time") or len(statement.nonce) != NONCE_BYTES:
+    expire_time = statement.expire_time
+    is_time = 0 < expire_time.seconds <= _SECONDS_MAX and 0 <= expire_time.nanos < 1_000_000_000
+    if not (statement.namespace and is_time and len(statement.nonce) == NONCE_BYTES):
         raise InvalidRequest(f"a signed statement needs a namespace, an expire_time and a nonce of {NONCE_BYTES} bytes")
     return statement
 

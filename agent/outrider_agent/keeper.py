@@ -25,6 +25,7 @@ from outrider_agent.frames import Identity
 from outrider_agent.link_frames import Target
 from outrider_agent.link_process import LinkProcess
 from outrider_agent.outboxes import open_outboxes
+from outrider_agent.policy.policy import Policy
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.renewal import Renewal
 from outrider_agent.reporter import Reporter
@@ -50,9 +51,15 @@ class Keeper:
     """One agent process. `run` returns the exit code."""
 
     def __init__(
-        self, settings: AgentSettings, state: StateDirectory, identity: Identity, targets: list[Target]
+        self,
+        settings: AgentSettings,
+        state: StateDirectory,
+        identity: Identity,
+        targets: list[Target],
+        policy: Policy,
     ) -> None:
         self._settings = settings
+        self._policy = policy
         self._state = state
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -103,13 +110,19 @@ class Keeper:
             memory_bytes_max=settings.outbox_memory_bytes,
         )
         reporter = Reporter(self._outboxes, self._loop.call_later, self._wake)
-        self._runner = Runner(limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s)
+        self._runner = Runner(
+            limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s, self._policy.gate
+        )
         self._runner.tasks_max = settings.worker_tasks_max
         environment = {**os.environ, sweep.KEEPER_VARIABLE: identity.instance_id}
         if exports_spans:
             environment["OUTRIDER_TRACE_USER"] = "1"
         self._pool = Pool(
-            self._loop, self._runner, working_directory=settings.working_directory, environment=environment
+            self._loop,
+            self._runner,
+            working_directory=settings.working_directory,
+            environment=environment | self._policy.confinement.environment,
+            module=self._policy.confinement.module,
         )
         self._link = LinkProcess(self._loop, self._conversation, identity.instance_id, os.environ)
         self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid})
@@ -321,10 +334,13 @@ class Keeper:
         await asyncio.to_thread(sweep.kill_all, self._markers, HANG_UP_S)
         await asyncio.to_thread(self._link.wait, HANG_UP_S)
         self._outboxes.close()
+        self._policy.gate.close()
         self._state.close()
 
 
-async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str, targets: list[Target]) -> int:
+async def serve(
+    settings: AgentSettings, state: StateDirectory, instance_id: str, targets: list[Target], policy: Policy
+) -> int:
     """Run one keeper on an open state directory; returns the exit code."""
     identity = Identity(
         name=settings.name,
@@ -338,9 +354,9 @@ async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str
         slots=settings.slots,
         prefetch_credit=settings.prefetch_credit,
         parked_max=settings.parked_max,
-        labels=dict(settings.labels),
+        labels=settings.labels | policy.gate.labels,
         resources=host.resources() | settings.resources,
         task_types=tuple(sorted(settings.task_types)),
         runners=tuple(sorted(settings.runners)),
     )
-    return await Keeper(settings, state, identity, targets).run()
+    return await Keeper(settings, state, identity, targets, policy).run()

@@ -26,6 +26,8 @@ from outrider_agent.core.budgets import Budgets
 from outrider_agent.core.lease import Lease
 from outrider_agent.executioner import Executioner
 from outrider_agent.outlet import Outlet, Ref
+from outrider_agent.policy.bounds import cut
+from outrider_agent.policy.gate import Gate
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.reporter import Reporter
 from outrider_agent.reports import Taken
@@ -48,8 +50,10 @@ class Runner:
         reporter: Reporter,
         wake: Callable[[], None],
         grace_s: float,
+        gate: Gate,
     ) -> None:
         self.board = Board(limits)
+        self._gate = gate
         self.dossiers: dict[int, Dossier] = {}
         self.tasks_max = 0
         self._pool: Pool
@@ -94,6 +98,9 @@ class Runner:
         accepted = []
         for assignment in assignments:
             self._last_key += 1
+            if refusal := self._gate.judge(assignment, self._is_held):
+                self._refuse(assignment, refusal, by_policy=True)
+                continue
             dossier = open_dossier(self._last_key, assignment, self._origin, now_ns)
             if dossier is None:
                 self._refuse(assignment, "unknown kind of work; this agent is older than the coordinator")
@@ -122,6 +129,8 @@ class Runner:
         """Look after an attempt from now on; one that runs at most once starts when it is on disk that it may have."""
         key = dossier.attempt.key
         self.dossiers[key] = dossier
+        if self._gate.bounds is not None:
+            self._gate.bounds.put_on(dossier)
         if dossier.remaining_us:
             self._budgets.assigned(key, dossier.remaining_us, clock.boot_us())
         if dossier.is_exclusive:
@@ -129,9 +138,12 @@ class Runner:
         if dossier.is_at_most_once:
             self._taken.append((self._reporter.report(dossier, Taken(key, clock.wall_ns())), key))
 
-    def _refuse(self, assignment: agent_service_pb2.Assignment, message: str) -> None:
+    def _refuse(self, assignment: agent_service_pb2.Assignment, message: str, *, by_policy: bool = False) -> None:
         ref = assignment.ref
-        self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message)
+        self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message, by_policy=by_policy)
+
+    def _is_held(self, ref: agent_service_pb2.AttemptRef) -> bool:
+        return self.board.find(ref.task_id, ref.attempt, ref.fence) is not None
 
     def revoke(self, refs: Iterable[Ref]) -> None:
         """Give back what has not started."""
@@ -260,6 +272,11 @@ class Runner:
         self._reporter.hold_progress(dossier, message)
 
     def _logged(self, worker: WorkerProcess, dossier: Dossier, message: messages.LogOutput, now_us: int) -> None:
+        if dossier.output_max_bytes:
+            kept = cut(dossier, message)
+            if kept is None:
+                return
+            message = kept
         self._reporter.report(dossier, message)
 
     def _blocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:

@@ -243,7 +243,7 @@ class _TaskReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskReason
     """The lease of an `exclusive` attempt ran out."""
     TASK_REASON_WAIT_REFUSED: _TaskReason.ValueType  # 25
     """Somebody refused what a wait asked for."""
-    TASK_REASON_REFUSED_BY_POLICY: _TaskReason.ValueType  # 26
+    TASK_REASON_REFUSED_BY_POLICY: _TaskReason.ValueType  # 27
     """Agents' own policies refuse it (see the rule in the message), or it went beyond what one allows while it ran. Not
     held against the agent; the task goes to agents that have not refused it, as long as one is connected.
     """
@@ -303,7 +303,7 @@ TASK_REASON_LEASE_EXPIRED: TaskReason.ValueType  # 24
 """The lease of an `exclusive` attempt ran out."""
 TASK_REASON_WAIT_REFUSED: TaskReason.ValueType  # 25
 """Somebody refused what a wait asked for."""
-TASK_REASON_REFUSED_BY_POLICY: TaskReason.ValueType  # 26
+TASK_REASON_REFUSED_BY_POLICY: TaskReason.ValueType  # 27
 """Agents' own policies refuse it (see the rule in the message), or it went beyond what one allows while it ran. Not
 held against the agent; the task goes to agents that have not refused it, as long as one is connected.
 """

@@ -56,7 +56,7 @@ class Reason(IntEnum):
     DEADLOCK = 23
     LEASE_EXPIRED = 24
     WAIT_REFUSED = 25
-    REFUSED_BY_POLICY = 26
+    REFUSED_BY_POLICY = 27
 
 
 class Intent(IntEnum):

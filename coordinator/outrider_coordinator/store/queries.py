@@ -191,7 +191,7 @@ OPEN_TASKS = f"{_TASKS} WHERE t.state <= 6 ORDER BY t.sequence"
 OPEN_ATTEMPTS = (
     f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM tasks t INDEXED BY tasks_open "
     "CROSS JOIN attempts a ON a.task_id = t.id "
-    "WHERE t.state <= 6 AND (a.state IN (1, 2, 3, 4, 8) OR a.blame = 1 OR (a.state = 6 AND a.reason = 26))"
+    "WHERE t.state <= 6 AND (a.state IN (1, 2, 3, 4, 8) OR a.blame = 1 OR (a.state = 6 AND a.reason = 27))"
 )
 #: Waits of open tasks.
 OPEN_TASKS_WAITS = (
