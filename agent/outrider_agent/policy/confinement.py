@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import sys
 from pathlib import Path
 
 import msgspec
 
+import outrider
 from outrider.errors import InvalidRequest
 from outrider.worker.confined import Confines
 from outrider_agent.policy.settings import PolicySettings
@@ -49,8 +51,13 @@ class Confinement:
         if user is not None:
             self.environment = {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
             _hand_over(state, user)
-            for folder in (state.scratch, Path(working_directory)):
-                _check_reach(folder, user)
+            for needed in (
+                state.scratch,
+                Path(working_directory),
+                Path(sys.executable),
+                Path(outrider.__file__).parent,
+            ):
+                _check_reach(needed, user)
 
 
 def _user(name: str) -> pwd.struct_passwd:
@@ -74,10 +81,10 @@ def _hand_over(state: StateDirectory, user: pwd.struct_passwd) -> None:
     state.path.chmod(0o711)
 
 
-def _check_reach(folder: Path, user: pwd.struct_passwd) -> None:
-    """Raise `InvalidRequest` naming the folder on the way that the user cannot pass."""
+def _check_reach(needed: Path, user: pwd.struct_passwd) -> None:
+    """Raise `InvalidRequest` naming the folder on the way to what workers need that the user cannot pass."""
     groups = set(os.getgrouplist(user.pw_name, user.pw_gid))
-    for part in (*reversed(folder.resolve().parents), folder.resolve()):
+    for part in (*reversed(needed.resolve().parents), needed.resolve()):
         found = part.stat()
         if found.st_uid == user.pw_uid:
             bit = stat.S_IXUSR
@@ -87,6 +94,6 @@ def _check_reach(folder: Path, user: pwd.struct_passwd) -> None:
             bit = stat.S_IXOTH
         if not found.st_mode & bit:
             raise InvalidRequest(
-                f"policy.user: {user.pw_name} cannot pass {part} on the way to {folder}; "
-                "set agent.state_directory and agent.working_directory to folders that it can reach"
+                f"policy.user: {user.pw_name} cannot pass {part} on the way to {needed}; set agent.state_directory and "
+                "agent.working_directory to folders that it can reach, and install Outrider where it can"
             )
