@@ -8,6 +8,9 @@ how many agents the slots are spread over and how long the queue is. Sizes take 
 a busy machine slows all of them; the table has medians, and ratios to the first size. Every task's reports come in a
 frame of their own, as from a large fleet. Only the core's own time counts, not the making of events.
 
+A coordinator that has run for a while remembers as many request ids as it may, and forgets one for each that it learns:
+every size begins with a full index of them.
+
 The cycle collector is frozen over what was made before and switched off while it measures: what it costs depends on how
 much memory other things hold, and the daemon calms it in the same way.
 """
@@ -66,6 +69,8 @@ class Fleet:
     def __post_init__(self) -> None:
         settings = CoreSettings(queue_depth_max=2_000_000, accept_timeout_us=10**12)
         self.state = new_state(settings, coordinator_epoch=1, now_us=1)
+        for number in range(settings.request_ids_max):
+            self.state.requests.add("d", f"old{number}", f"o{number}", b"d")
         self.step([_hello(f"a{number:05}", SLOTS // self.agents) for number in range(self.agents)])
         while self.made < SLOTS + self.queued:
             self.step([self.submits(min(10_000, SLOTS + self.queued - self.made))])

@@ -34,7 +34,6 @@ from outrider_coordinator.core.effects import (
 from outrider_coordinator.core.events import OutcomesLoaded, PauseNoticed, Ticked
 from outrider_coordinator.core.records import InsertEvent, InsertLog, Write
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import Event, next_due_us, step
 from outrider_coordinator.quarantine import Quarantine
 from outrider_coordinator.release import ReleaseQueue
@@ -312,10 +311,9 @@ class Engine:
             self._fail(error, "a read that a push or a step rests on failed")
 
     async def _load_states(self, order: LoadOutcomes) -> None:
-        found = await self.read(lambda: self.store.reader.task_states(order.task_ids))
-        states = {task_id: TaskState(state) if state else None for task_id, state in found.items()}
-        ended = {task_id: state for task_id, state in states.items() if state is None or state in TERMINAL}
-        self.post(OutcomesLoaded(ended))
+        reader, ids = self.store.reader, order.task_ids
+        found, namespaces = await self.read(lambda: (reader.task_states(ids), reader.task_namespaces(ids)))
+        self.post(OutcomesLoaded.of(found, namespaces))
 
 
 def _needs(send: Send) -> tuple[str, ...]:

@@ -55,6 +55,10 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     caller_streams: Annotated[
         int, setting("Streams (watches, submissions) that a user from other machines may have open.", ge=1)
     ] = 100
+    submitter_open_max: Annotated[
+        int,
+        setting("Tasks that one user may have open at once, or whoever is named as their submitter.", ge=1),
+    ] = 200_000
     state_directory: Annotated[
         str, setting("Folder of the database; empty means the user's XDG state directory, or systemd's.")
     ] = ""
@@ -222,6 +226,7 @@ def core_settings(settings: CoordinatorSettings) -> CoreSettings:
                 raise InvalidRequest(f"coordinator: at most {most} of {name!r} at once cannot be; leave it out")
     return CoreSettings(
         queue_depth_max=settings.queue_depth_max,
+        submitter_open_max=settings.submitter_open_max,
         heartbeat_interval_us=_us(settings.heartbeat_interval_s),
         suspect_after_us=_us(settings.suspect_after_s),
         lost_after_us=_us(settings.lost_after_s),

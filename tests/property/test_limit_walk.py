@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core.effects import Effects, LoadOutcomes
-from outrider_coordinator.core.events import Answered, AttemptsReturned, CancelRequested, OutcomesLoaded, Ref
+from outrider_coordinator.core.events import Answered, AttemptsReturned, CancelRequested, End, OutcomesLoaded, Ref
 from outrider_coordinator.core.model import Task
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Claim, Demands
@@ -40,8 +40,11 @@ class JudgedWorld(World):
             self.judge()
         for send in effects.sends:
             if isinstance(send, LoadOutcomes):
-                super().do(OutcomesLoaded({task_id: self.ended.get(task_id) for task_id in send.task_ids}))
+                super().do(OutcomesLoaded({task_id: self._end(task_id) for task_id in send.task_ids}))
         return effects
+
+    def _end(self, task_id: str) -> End | None:
+        return End(self.ended[task_id], "default") if task_id in self.ended else None
 
 
 class LimitWalk:

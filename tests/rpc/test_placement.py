@@ -117,6 +117,22 @@ def test_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
         coordinator.kill()
 
 
+def test_one_user_cannot_fill_the_queue(tmp_path: Path) -> None:
+    """Beyond submitter_open_max another task of theirs is refused with their name; others still have room."""
+    coordinator = CoordinatorProcess(tmp_path, OUTRIDER_COORDINATOR_SUBMITTER_OPEN_MAX="1")
+    coordinator.start()
+    try:
+        submit(coordinator, "ann")
+        with pytest.raises(grpc.RpcError, match="'ann' may have 1 open tasks") as refused:
+            submit(coordinator, "ann")
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        submit(coordinator, "bob")
+        submit(coordinator)
+        submit(coordinator)
+    finally:
+        coordinator.kill()
+
+
 def test_a_critical_task_takes_a_slot_over_the_wire(coordinator: CoordinatorProcess) -> None:
     """The agent is told to stop the victim for PREEMPTED, the urgent task starts, and the victim starts again later."""
     agent = ScriptedAgent(coordinator, "a")

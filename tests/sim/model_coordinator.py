@@ -27,7 +27,6 @@ from outrider_coordinator.core.schedules.events import WallClockMoved
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import Spec
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import TERMINAL, TaskState
 from outrider_coordinator.core.step import Event, new_state, next_due_us, step
 from outrider_coordinator.engine import PAUSE_US
 from outrider_coordinator.release import ReleaseQueue
@@ -264,9 +263,8 @@ class Process:
             self._hand_over(send, self.store.tables.outcomes(_needs(send)))
 
     def _load_states(self, order: LoadOutcomes) -> None:
-        found = self.store.tables.task_states(order.task_ids)
-        states = {task_id: TaskState(state) if state else None for task_id, state in found.items()}
-        self.post(OutcomesLoaded({key: state for key, state in states.items() if state is None or state in TERMINAL}))
+        tables, ids = self.store.tables, order.task_ids
+        self.post(OutcomesLoaded.of(tables.task_states(ids), tables.task_namespaces(ids)))
 
 
 def _nothing() -> None:

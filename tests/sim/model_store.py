@@ -151,6 +151,10 @@ class Tables:
         """State of each task, None for unknown ones."""
         return {task_id: self.tasks[task_id].state if task_id in self.tasks else None for task_id in task_ids}
 
+    def task_namespaces(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Namespace of each task that there is."""
+        return {task_id: self.tasks[task_id].namespace for task_id in task_ids if task_id in self.tasks}
+
     def task_ends(self, task_ids: Sequence[str]) -> dict[str, tuple[TaskState, Reason]]:
         """How those of these tasks that are over ended, and why."""
         found = (self.tasks[task_id] for task_id in task_ids if task_id in self.tasks)

@@ -113,6 +113,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Attempt", "last_number"): "the outbox's seq says what is applied; whether there was any is compared (I12)",
     ("Attempt", "revoke_sent"): "asking again is harmless",
     ("Agent", "connectivity"): "every agent is suspect until it says hello",
+    ("Agent", "takes_work"): "follows from its connectivity and facts; invariants.check looks",
     ("Agent", "hello_boot_us"): "streams of an earlier start are over, so nothing of them comes late",
     ("Agent", "epoch"): "a session ends with the coordinator",
     ("Agent", "session_start_us"): "a session ends with the coordinator",

@@ -89,5 +89,6 @@ def test_both_stores_give_the_same_memory_and_effects(twin_world: Any, seed: int
     tables, reader = made.store.tables, made.store.sqlite.reader
     ids = tuple(sorted(tables.tasks))
     assert tables.task_states(ids) == reader.task_states(ids)
+    assert tables.task_namespaces(ids) == reader.task_namespaces(ids)
     assert tables.outcomes(ids) == reader.outcomes(ids)
     assert tables.cursors() == reader.cursors()

@@ -108,6 +108,7 @@ class World:
         conditions: tuple[Condition, ...] = (),
         request_id: str = "",
         submitter: str = "",
+        namespace: str = "default",
         **spec: Any,
     ) -> list[str]:
         """Submit functions (or what ``spec`` says) and return their ids."""
@@ -117,7 +118,7 @@ class World:
             self.made += 1
             submission = Submission(
                 f"t{self.made}",
-                "default",
+                namespace,
                 Spec(**fields),
                 request_id,
                 b"digest",
@@ -185,6 +186,10 @@ class World:
 
     def report(self, agent: ModelAgent, ref: Ref, kind: int, **facts: Any) -> Effects:
         """One report of an attempt through the agent's outbox."""
+        return self.do(self.reporting(agent, ref, kind, **facts))
+
+    def reporting(self, agent: ModelAgent, ref: Ref, kind: int, **facts: Any) -> ReportsReceived:
+        """As `report`, for a step that has other events too."""
         agent.seq += 1
         agent.numbers[ref] = agent.numbers.get(ref, 0) + 1
         terminal = kind in (ReportKind.COMPLETED, ReportKind.FAILED)
@@ -194,7 +199,7 @@ class World:
             agent.held.pop(ref, None)
         elif kind == ReportKind.STARTED:
             agent.held[ref] = AttemptState.STARTED
-        return self.do(ReportsReceived(agent.id, agent.epoch, f"box-{agent.id}", agent.seq, [report]))
+        return ReportsReceived(agent.id, agent.epoch, f"box-{agent.id}", agent.seq, [report])
 
     def start(self, agent: ModelAgent, ref: Ref) -> None:
         """User code begins."""

@@ -9,6 +9,7 @@ import pytest
 from outrider_coordinator.core.events import (
     Answered,
     CancelRequested,
+    End,
     GivenAnswer,
     LimitDefined,
     OutcomesLoaded,
@@ -88,7 +89,7 @@ def waits(world: TellingWorld) -> None:
     answer(world, task, "which")
     answer(world, task, "most", agrees=True, by="me")
     answer(world, task, "then", refuses=True, text="never mind")
-    world.do(OutcomesLoaded({"nobody": None, required: TaskState.SUCCEEDED}))
+    world.do(OutcomesLoaded({"nobody": None, required: End(TaskState.SUCCEEDED, "default")}))
     tell_all(world)
     world.wait(31)
     for key in ("which", "more", "most", "ci", "then", "gone", "db", "unknown"):

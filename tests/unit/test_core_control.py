@@ -128,6 +128,7 @@ def test_a_refusal_counts_against_an_agent_that_stays(revoked: bool, leaving: bo
     """What was revoked on request, or refused by an agent that leaves, is nobody's fault."""
     world, agent, ref = offered()
     world.state.agents["a"].facts.is_leaving = leaving
+    world.state.agents["a"].settle()
     agent.held.clear()
     world.do(AttemptsReturned("a", agent.epoch, [ref], revoked=revoked, message="no"))
     assert world.state.agents["a"].breaker.failures == charged

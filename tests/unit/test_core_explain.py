@@ -51,6 +51,7 @@ def test_the_first_rule_that_refused_each_agent() -> None:
     world.connect("b", labels={"gpu": "no"})
     world.connect("c", labels={"gpu": "yes"})
     world.state.agents["c"].admin = Admin.PAUSED
+    world.state.agents["c"].settle()
     (task,) = world.submit(demands=GPU)
     rules = [(agent_id, rule) for agent_id, _, rule, _ in why(world, task).agents]
     assert rules == [("a", "LABELS"), ("b", "LABELS"), ("c", "PAUSED")]
@@ -124,6 +125,7 @@ def test_what_closes_an_agent_has_a_remedy(change: dict[str, Any], hint: str) ->
     world.connect("a", labels={"gpu": "yes"})
     for name, value in change.items():
         setattr(world.state.agents["a"], name, value)
+    world.state.agents["a"].settle()
     world.state.watch.online_count = int(world.state.agents["a"].is_online)
     (task,) = world.submit(demands=GPU)
     assert why(world, task).suggestions == ["one more agent with gpu=yes", hint]
@@ -155,6 +157,7 @@ def test_several_changes_are_told_together() -> None:
     world.connect("a", runners=("r",))
     world.connect("b", labels={"gpu": "yes"}, resources={"mem": 1.0})
     world.state.agents["a"].admin = Admin.PAUSED
+    world.state.agents["a"].settle()
     (task,) = world.submit(demands=Demands(GPU.constraints, runner="r", resources=(("mem", 2.0),)))
     assert why(world, task).suggestions == [
         "one more agent with gpu=yes and runner r and mem of at least 2",
@@ -250,6 +253,7 @@ def test_an_agent_that_is_closed_names_every_rule() -> None:
     world.connect("a")
     agent = world.state.agents["a"]
     agent.connectivity, agent.admin = Connectivity.SUSPECT, Admin.PAUSED
+    agent.settle()
     agent.breaker.state = BreakerState.OPEN
     explanation = why_not(world, "a")
     assert [rule.name for rule in explanation.closed_by] == ["NOT_ONLINE", "PAUSED", "BREAKER_OPEN"]
@@ -259,6 +263,7 @@ def test_an_agent_that_is_closed_names_every_rule() -> None:
         "outrider agent reset-breaker a",
     ]
     agent.facts = HostFacts(is_leaving=True)
+    agent.settle()
     assert explained(explain_agent(world.state, "nobody")) is None
 
 

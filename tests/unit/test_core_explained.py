@@ -102,6 +102,7 @@ def test_an_agent_that_leaves_cannot_be_mended() -> None:
     world.connect("a", labels={"gpu": "yes"})
     agent = world.state.agents["a"]
     agent.facts = HostFacts(is_leaving=True)
+    agent.settle()
     (task,) = world.submit(demands=GPU)
     assert why(world, task).suggestions == ["one more agent with gpu=yes"]
     assert [(rule.name, text) for rule, text in whatif.closing_rules(agent, closed_to_work)] == [("DRAINING", "")]
@@ -119,6 +120,7 @@ def test_too_many_changes_are_no_remedy() -> None:
         world = World()
         world.connect("a")
         world.state.agents["a"].admin = Admin.PAUSED
+        world.state.agents["a"].settle()
         (task,) = world.submit(demands=demands)
         remedies = why(world, task).suggestions[1:]
         assert [len(text.split(", ")) for text in remedies] == ([count] if count else [])
@@ -165,6 +167,7 @@ def test_one_line_says_why_an_agent_has_no_work(free: bool, text: str) -> None:
     agent = world.state.agents["a"]
     assert no_work_reason(agent) == text
     agent.connectivity = Connectivity.LOST
+    agent.settle()
     assert no_work_reason(agent) == "it is lost: out of contact for long"
 
 

@@ -180,9 +180,12 @@ def test_the_same_change_on_several_agents_is_one_hint() -> None:
         world.submit(demands=Demands((Constraint("name", EXISTS),)))
     for name in "ab":
         world.state.agents[name].admin = Admin.PAUSED
+        world.state.agents[name].settle()
     world.state.agents["c"].is_quarantined = True
+    world.state.agents["c"].settle()
     (waits,) = world.submit()
     world.state.agents["c"].connectivity = Connectivity.LOST
+    world.state.agents["c"].settle()
     hints = why(world, waits).suggestions
     assert hints == ["one more agent", "outrider agent resume a, b", "agent c online again, outrider agent resume c"]
 

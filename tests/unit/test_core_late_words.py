@@ -222,7 +222,7 @@ def test_an_outbox_that_lost_its_beginning_is_passed_with_a_record() -> None:
     (gap,) = world.of(EventType.AGENT_OUTBOX_GAP)
     assert (gap.agent_id, gap.text) == ("a", "outbox box-a: reports 2 to 4 are not there any more")
     assert PutOutbox("a", "box-a", 4) in world.written
-    assert world.state.agents["a"].replaying == {}
+    assert not world.state.agents["a"].replaying
     assert agent.epoch == world.state.agents["a"].epoch
 
 

@@ -27,6 +27,7 @@ def online(world: World | None = None, **fields: Any) -> tuple[World, Agent]:
     agent = world.state.agents["a"]
     for name, value in fields.items():
         setattr(agent, name, value)
+    agent.settle()
     return world, agent
 
 

@@ -378,3 +378,16 @@ def test_without_room_a_time_is_tried_again() -> None:
     clockwork.world.complete(agent, clockwork.world.ref(agent, blocker))
     clockwork.tick(60)
     assert clockwork.counts() == (1, 0)
+
+
+def test_without_room_for_its_submitter_a_schedule_waits() -> None:
+    """Its time is not lost: the work comes once there is room."""
+    clockwork = Clockwork(CoreSettings(submitter_open_max=1))
+    (blocker,) = clockwork.world.submit(submitter="ann")
+    clockwork.create(single_time(clockwork.world.now_us + SECOND_US), submitter="ann")
+    clockwork.tick(15)
+    assert clockwork.counts() == (0, 0)
+    agent = clockwork.world.connect("a")
+    clockwork.world.complete(agent, clockwork.world.ref(agent, blocker))
+    clockwork.tick(60)
+    assert clockwork.counts() == (1, 0)

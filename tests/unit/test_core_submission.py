@@ -22,6 +22,7 @@ from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Condition, Spec
 from outrider_coordinator.core.states import EventType, Reason, TaskState
 from support.core_world import World, member
+from support.restart import restart
 
 FULL = Refused("QUEUE_FULL", "2 tasks are open; try again when some have ended")
 
@@ -35,6 +36,11 @@ def submit(world: World, *submissions: Submission, **fields: Any) -> Any:
     """The reply to a batch."""
     world.do(TasksSubmitted(list(submissions), world.replies.append, **fields))
     return world.replies[-1]
+
+
+def full_for(submitter: str) -> Refused:
+    """The refusal of one more of a submitter who may have two."""
+    return Refused("QUEUE_FULL", f"{submitter!r} may have 2 open tasks; try again when some have ended")
 
 
 def reused(request_id: str, first: str) -> Refused:
@@ -73,6 +79,23 @@ def test_a_full_queue_takes_nothing_more() -> None:
     batch = [submission("t1", "r"), submission("t2"), submission("t3")]
     assert submit(world, *batch) == [Accepted("t1"), Accepted("t2"), FULL]
     assert submit(world, submission("t4", "r")) == [Accepted("t1", created=False)]
+
+
+def test_a_submitter_has_so_many_open_tasks_and_no_more() -> None:
+    """One by one or all at once, in a run or added to it; others have room, and what ends makes room."""
+    world = World(CoreSettings(submitter_open_max=2))
+    ann, bob = ({"submitter": name} for name in ("ann", "bob"))
+    agent = world.connect("a")
+    assert submit(world, submission("t1", **ann), submission("t2", **bob)) == [Accepted("t1"), Accepted("t2")]
+    batch = [submission("t3", **ann), submission("t4", **bob), submission("t5", **ann), submission("t6")]
+    assert submit(world, *batch, atomic=True) == [None, None, full_for("ann"), None]
+    assert submit(world, *batch) == [Accepted("t3"), Accepted("t4"), full_for("ann"), Accepted("t6")]
+    assert run_of(world, member("a"), submitter="ann") == full_for("ann")
+    world.complete(agent, world.ref(agent, "t1"))
+    assert run_of(world, member("a"), submitter="ann") == Accepted("run")
+    assert world.add(member("b")) == full_for("ann")
+    restart(world)
+    assert world.state.open_of == {"ann": 2, "bob": 2}
 
 
 def test_a_batch_is_taken_whole_or_not_at_all() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from outrider_coordinator.core.effects import PushAnswer
 from outrider_coordinator.core.events import (
     Answered,
     CancelRequested,
+    End,
     GivenAnswer,
     LimitDefined,
     OutcomesLoaded,
@@ -13,6 +16,7 @@ from outrider_coordinator.core.events import (
     ReportKind,
     RunCancelRequested,
     RunSubmitted,
+    WaitFacts,
 )
 from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.limits.book import Definition, LimitKind
@@ -71,7 +75,7 @@ def test_an_outcome_that_is_loaded_of_an_open_task_says_nothing() -> None:
     first, second = world.submit(2)
     begin(world, agent)
     world.block(agent, world.ref(agent, first), "k", "dependency", required_task_id=second)
-    world.do(OutcomesLoaded({second: TaskState.FAILED, "other": TaskState.SUCCEEDED}))
+    world.do(OutcomesLoaded({second: End(TaskState.FAILED, "default"), "other": End(TaskState.SUCCEEDED, "default")}))
     wait = world.state.tasks[first].wait("k")
     assert wait is not None
     assert wait.is_pending
@@ -250,3 +254,57 @@ def test_an_attempt_that_is_offered_and_blocked_at_once_is_parked() -> None:
     assert record is not None
     assert (record.state, world.state.agents["a"].parked) == (AttemptState.BLOCKED, 1)
     assert not [send for send in world.sent if isinstance(send, PushAnswer)]
+
+
+@pytest.mark.parametrize("kept", ["open", "ended", "unknown"])
+def test_a_task_of_another_namespace_is_not_there_to_be_waited_for(kept: str) -> None:
+    """Open, ended, or none at all: the waiter is told the same at once, and nothing of how that one ended."""
+    world = World()
+    agent = world.connect("a", 2)
+    (foreign,) = world.submit(namespace="theirs") if kept != "unknown" else ("t9",)
+    (waiter,) = world.submit()
+    begin(world, agent)
+    if kept == "ended":
+        world.complete(agent, world.ref(agent, foreign))
+    world.block(agent, world.ref(agent, waiter), "k", "dependency", required_task_id=foreign)
+    if kept != "open":
+        ends = {"ended": End(TaskState.SUCCEEDED, "theirs"), "unknown": None}
+        world.do(OutcomesLoaded({foreign: ends[kept]}))
+    wait = world.state.tasks[waiter].wait("k")
+    assert wait is not None
+    assert (wait.is_pending, wait.dependency_state) == (False, 0)
+    (told,) = agent.answers
+    assert f"there is no task '{foreign}' in namespace 'default'".encode() in told.resolution
+    assert foreign not in world.state.waiters
+
+
+def test_the_end_of_a_task_that_another_namespace_asked_for_is_not_told() -> None:
+    """It ends in the very step in which it is asked for: the waiter hears that there is no such task."""
+    world = World()
+    agent = world.connect("a", 2)
+    (foreign,) = world.submit(namespace="theirs")
+    (waiter,) = world.submit()
+    begin(world, agent)
+    facts = WaitFacts("k", "dependency", required_task_id=foreign)
+    asks = world.reporting(agent, world.ref(agent, waiter), ReportKind.BLOCKED, wait=facts)
+    ends = world.reporting(agent, world.ref(agent, foreign), ReportKind.COMPLETED)
+    world.do(asks, ends)
+    wait = world.state.tasks[waiter].wait("k")
+    assert wait is not None
+    assert (wait.is_pending, wait.dependency_state) == (False, 0)
+
+
+def test_an_old_timer_says_nothing_about_a_new_wait_of_its_name() -> None:
+    """An external wait's time comes when its key names a wait for a task of the same namespace."""
+    world = World()
+    agent = world.connect("a", 2)
+    required, waiter = world.submit(2)
+    begin(world, agent)
+    ref = world.ref(agent, waiter)
+    world.block(agent, ref, "k", "external", retry_us=world.now_us + SECOND_US)
+    world.unblock(agent, ref, "k")
+    world.block(agent, ref, "k", "dependency", required_task_id=required)
+    world.do(after_us=2 * SECOND_US)
+    wait = world.state.tasks[waiter].wait("k")
+    assert wait is not None
+    assert wait.is_pending

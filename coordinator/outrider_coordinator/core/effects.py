@@ -173,7 +173,7 @@ class EndSession(NamedTuple):
 
 
 class LoadOutcomes(NamedTuple):
-    """Read the terminal states of these tasks and bring them back as `OutcomesLoaded`."""
+    """Read how these tasks ended and bring it back as `OutcomesLoaded`, save for those that have not."""
 
     task_ids: tuple[str, ...]
 

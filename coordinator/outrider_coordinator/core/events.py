@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from outrider_coordinator.core.limits.book import Definition
 from outrider_coordinator.core.model import NO_TRACE, HostFacts, Trace
 from outrider_coordinator.core.spec import Claim, Condition, Spec
-from outrider_coordinator.core.states import AttemptState, Reason, TaskState
+from outrider_coordinator.core.states import TERMINAL, AttemptState, Reason, TaskState
 
 ReplyTo = Callable[[Any], None]
 #: How tasks ended, and why.
@@ -363,11 +363,24 @@ class BreakerReset:
     reply: ReplyTo
 
 
+class End(NamedTuple):
+    """How a task ended, and whose it is."""
+
+    state: TaskState
+    namespace: str
+
+
 @dataclass(slots=True)
 class OutcomesLoaded:
     """What the store says of tasks asked for by a `LoadOutcomes`: None for ids it does not have."""
 
-    states: dict[str, TaskState | None]
+    ends: dict[str, End | None]
+
+    @classmethod
+    def of(cls, states: dict[str, int | None], namespaces: dict[str, str]) -> OutcomesLoaded:
+        """What was read of tasks, by id; those that are not over are left out."""
+        ended = {task_id: state for task_id, state in states.items() if state is None or state in TERMINAL}
+        return cls({key: End(TaskState(state), namespaces[key]) if state else None for key, state in ended.items()})
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from outrider_coordinator.core.placement.eligibility import fits
 from outrider_coordinator.core.placement.order import Strand
 from outrider_coordinator.core.schedules import firing
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import TERMINAL, AttemptState, BreakerState, TaskState
+from outrider_coordinator.core.states import TERMINAL, Admin, AttemptState, BreakerState, TaskState
 from outrider_coordinator.core.trust import breaker
 from outrider_coordinator.core.waits.blockage import OPEN_MAX, REMEMBERED_MAX, is_remembered
 
@@ -25,8 +25,10 @@ def check(state: State) -> None:
         _check_task(state, task)
     for run in state.runs.values():
         _check_run(state, run)
+    named = Counter(task.submitter for task in state.tasks.values() if task.submitter)
+    assert state.open_of == named, f"submitters have {named} open tasks, counted {state.open_of}"
     for agent in state.agents.values():
-        _check_agent(agent)
+        _check_agent(state, agent)
         for key, attempt in agent.attempts.items():
             holder = state.tasks.get(key[0])
             assert holder is not None, f"I15: agent {agent.id} holds attempt {key} of a task that is over"
@@ -137,7 +139,7 @@ def _check_waits(state: State, task: Task) -> None:
             assert (task.id, wait.key) in entries, f"{story} is looked for by nobody"
 
 
-def _check_agent(agent: Agent) -> None:
+def _check_agent(state: State, agent: Agent) -> None:
     holding = sum(attempt.holds_slot for attempt in agent.attempts.values())
     assert holding == agent.slots_used, f"I11: agent {agent.id} holds {holding} slots, counts {agent.slots_used}"
     parked = sum(
@@ -150,8 +152,16 @@ def _check_agent(agent: Agent) -> None:
         assert agent.slots_used >= agent.slots or not agent.is_online, f"{story} while a slot is free"
     assert parked == agent.parked, f"I11: agent {agent.id} parks {parked}, counts {agent.parked}"
     resources.check(agent)
-    for key in agent.ahead:
+    assert agent.takes_work == _takes_work(agent), f"I10: agent {agent.id} takes work: {agent.takes_work}"
+    for key, attempt in agent.ahead.items():
         assert key in agent.attempts, f"I11: agent {agent.id} has {key} ahead and does not hold it"
+        assert attempt.prefetched, f"I11: agent {agent.id} has {key} ahead, which was not sent ahead"
+    assert not agent.ahead or agent.id in state.fleet.lines, f"I11: nobody knows of the line of agent {agent.id}"
+
+
+def _takes_work(agent: Agent) -> bool:
+    is_staying = not agent.facts.is_leaving and not agent.is_quarantined
+    return agent.is_online and agent.admin is Admin.ACTIVE and is_staying
 
 
 def _breakers(state: State) -> Iterator[Breaker]:

@@ -24,7 +24,7 @@ from outrider_coordinator.core.states import (
 )
 from outrider_coordinator.core.trust.samples import Window
 
-_CANCELLING, _ONLINE = TaskState.CANCELLING, Connectivity.ONLINE
+_CANCELLING, _ONLINE, _ACTIVE = TaskState.CANCELLING, Connectivity.ONLINE, Admin.ACTIVE
 
 
 class Trace(NamedTuple):
@@ -356,19 +356,19 @@ class Agent:
 
     ``attempts`` maps (task id, attempt number) to every live attempt offered to it, strays too; ``ahead`` holds the
     prefetched ones among them that hold no slot yet, oldest first, ``resuming`` parked ones that were answered and take
-    the next slots. ``applied`` maps outbox id to the last applied
-    seq. ``replaying`` maps outbox id to the last seq that its Hello named, until that is applied; attempts in
-    ``unlisted`` were expected but not named in Hello, and count as lost once nothing is left to replay.
-    ``type_breakers`` has those kinds of work for which something counts against it; ``charged_us`` is the latest
-    silence that does. ``heartbeat_us`` is the interval that its session was given, ``lease_us`` when a lease was sent
-    to it last, ``unlisted_over_us`` when every lease is over under which attempts may run that it does not list. Of
-    attempts with a fence below ``first_fence`` its process knows nothing. ``is_unsure``: a restored store may have
-    forgotten what it reported; ``unheard`` are then those that wait for something, maybe without our knowing.
-    ``strayed`` are attempts that had started and went elsewhere while it was out of contact; nobody knows yet whether
-    they took its machine down. ``takeovers`` are the times when another process took its name, of which too many make
-    it ``is_quarantined``.
-    ``pressure`` is what sorts agents of equal load (see `strategies`), ``turn`` the count of offers in the fleet at
-    its last one, ``reaches`` where it stands in the indexes of the fleet (`fleet.Reach`).
+    the next slots. ``applied`` maps outbox id to the last applied seq. ``replaying`` maps outbox id to the last seq
+    that its Hello named, until that is applied, and may be None; attempts in ``unlisted`` were expected but not named
+    in Hello, and count as lost once nothing is left to replay. ``type_breakers`` has those kinds of work for which
+    something counts against it; ``charged_us`` is the latest silence that does. ``heartbeat_us`` is the interval that
+    its session was given, ``lease_us`` when a lease was sent to it last, ``unlisted_over_us`` when every lease is over
+    under which attempts may run that it does not list. Of attempts with a fence below ``first_fence`` its process knows
+    nothing. ``is_unsure``: a restored store may have forgotten what it reported; ``unheard`` are then those that wait
+    for something, maybe without our knowing. ``strayed`` are attempts that had started and went elsewhere while it was
+    out of contact; nobody knows yet whether they took its machine down. ``takeovers`` are the times when another
+    process took its name, of which too many make it ``is_quarantined``. ``pressure`` is what sorts agents of equal load
+    (see `strategies`), ``turn`` the count of offers in the fleet at its last one, ``reaches`` where it stands in the
+    indexes of the fleet (`fleet.Reach`). ``takes_work`` follows from four other facts: whoever changes one calls
+    `settle`.
     """
 
     id: str
@@ -406,7 +406,7 @@ class Agent:
     ahead: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     resuming: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
-    replaying: dict[str, int] = field(default_factory=dict)
+    replaying: dict[str, int] | None = None
     unlisted: list[tuple[str, int]] = field(default_factory=list)
     silence_timer_is_set: bool = False
     type_breakers: dict[str, Breaker] = field(default_factory=dict)
@@ -424,9 +424,16 @@ class Agent:
     takeovers: list[int] = field(default_factory=list)
     drain_us: int = 0
     reaches: list[Any] = field(default_factory=list, repr=False, compare=False)
+    takes_work: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.breaker.agent_id = self.id
+        self.settle()
+
+    def settle(self) -> None:
+        """Find out whether it takes work at all: it is there, active, stays, and is not in quarantine."""
+        is_there = self.connectivity is _ONLINE and self.admin is _ACTIVE
+        self.takes_work = is_there and not (self.facts.is_leaving or self.is_quarantined)
 
     @property
     def prefetched(self) -> int:

@@ -36,6 +36,7 @@ class CoreSettings:
     """Bounds and times of the decisions; the daemon fills them from its settings."""
 
     queue_depth_max: int = 1_000_000
+    submitter_open_max: int = 1_000_000
     schedules_max: int = 10_000
     request_ids_max: int = 200_000
     heartbeat_interval_us: int = 2 * SECOND_US

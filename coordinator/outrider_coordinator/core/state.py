@@ -66,12 +66,12 @@ class State:
 
     ``tasks`` are those not terminal yet. ``dependents`` maps a task to those that depend on it, ``waiters`` to the
     (task id, wait key) pairs of attempts that wait for its end, ``system_waiters`` an outside system to those that wait
-    for it. ``durations_us`` holds a moving average of the
-    running time per kind of work. ``offers`` are the attempts that may not have reached their agents, each with the
-    time when that is doubted, the next one first: one queue instead of a timer each. ``counts`` is indexed by state.
-    ``opened_waits`` are tasks with a new wait, to be looked at for deadlocks at the end of the step.
-    ``probes`` maps (task id, attempt number) to the breakers that lease it; ``tallies`` compare agents by kind of work.
-    ``random`` is the only source of chance: the same seed and events make the same decisions.
+    for it. ``durations_us`` holds a moving average of the running time per kind of work. ``offers`` are the attempts
+    that may not have reached their agents, each with the time when that is doubted, the next one first: one queue
+    instead of a timer each. ``counts`` is indexed by state. ``open_of`` counts the tasks of each submitter that has a
+    name. ``opened_waits`` are tasks with a new wait, to be looked at for deadlocks at the end of the step. ``probes``
+    maps (task id, attempt number) to the breakers that lease it; ``tallies`` compare agents by kind of work. ``random``
+    is the only source of chance: the same seed and events make the same decisions.
     """
 
     settings: CoreSettings
@@ -103,6 +103,7 @@ class State:
     tallies: dict[str, Tally] = field(default_factory=dict)
     offers: deque[tuple[int, Attempt]] = field(default_factory=deque)
     counts: list[int] = field(default_factory=lambda: [0] * (max(TaskState) + 1))
+    open_of: dict[str, int] = field(default_factory=dict)
     order_next: int = 1
     cursor_next: int = 1
     fence_next: int = 1
@@ -161,7 +162,24 @@ class State:
         """Take a new task in; its state stays what it is."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
+        if task.submitter:
+            self.count_of(task.submitter, 1)
         self.give_caps(task, self.runs.get(task.run_id) if task.run_id else None)
+
+    def count_of(self, submitter: str, change: int) -> None:
+        """So many open tasks of a submitter more, or fewer."""
+        count = self.open_of.get(submitter, 0) + change
+        if count:
+            self.open_of[submitter] = count
+        else:
+            del self.open_of[submitter]
+
+    def room_of(self, submitter: str) -> int:
+        """How many more tasks a submitter may have open now; none or less: no more."""
+        room = self.settings.queue_depth_max - len(self.tasks)
+        if submitter:
+            return min(room, self.settings.submitter_open_max - self.open_of.get(submitter, 0))
+        return room
 
     def give_caps(self, task: Task, run: Run | None) -> None:
         """Let a task that comes in count against the caps there are, and its run's own."""

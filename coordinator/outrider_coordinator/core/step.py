@@ -174,7 +174,7 @@ def _apply(state: State, effects: Effects, event: Event) -> None:
         case BreakerReset():
             effects.sends.append(Reply(event.reply, blame.reset(state, effects, event)))
         case OutcomesLoaded():
-            blockage.outcomes_loaded(state, effects, event.states)
+            blockage.outcomes_loaded(state, effects, event.ends)
         case PauseNoticed():
             liveness.pause_noticed(state)
         case Ticked():  # pragma: no branch - the last kind of event there is
@@ -190,10 +190,11 @@ def _heard(state: State, event: HeartbeatReceived) -> None:
         agent.last_heard_us = state.now_us
         if not event.workers_changed:
             event.facts.workers = agent.facts.workers
-        if agent.facts.is_leaving != event.facts.is_leaving:
+        was_leaving, agent.facts = agent.facts.is_leaving, event.facts
+        if was_leaving != event.facts.is_leaving:
+            agent.settle()
             state.fleet.changed(agent)
             state.placement_is_due = True
-        agent.facts = event.facts
         strategies.press(state, agent)
 
 
@@ -210,7 +211,7 @@ def _fire(state: State, effects: Effects, timer: Timer) -> None:
         case TimerKind.GRACE:
             sessions.grace_ended(state, effects, key, int(key2))
         case TimerKind.WAIT:
-            blockage.retry_time_came(state, effects, key, key2)
+            blockage.time_came(state, effects, key, key2)
         case TimerKind.WAIT_BUDGET:
             budgets.budget_ended(state, effects, key, key2)
         case TimerKind.SILENCE if agent:

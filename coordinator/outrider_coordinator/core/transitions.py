@@ -135,6 +135,7 @@ def move_connectivity(agent: Agent, to: Connectivity) -> None:
     if agent.connectivity is not to:
         _check(CONNECTIVITY_STEPS, agent.connectivity, to)
         agent.connectivity = to
+        agent.settle()
 
 
 def move_admin(agent: Agent, to: Admin) -> None:
@@ -142,6 +143,7 @@ def move_admin(agent: Agent, to: Admin) -> None:
     if agent.admin is not to:
         _check(ADMIN_STEPS, agent.admin, to)
         agent.admin = to
+        agent.settle()
 
 
 def move_breaker(breaker: Breaker, to: BreakerState) -> None:

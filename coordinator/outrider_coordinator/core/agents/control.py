@@ -121,6 +121,7 @@ def _set_admin(state: State, effects: Effects, agent: Agent, event: AgentOrdered
     if admin is Admin.ACTIVE:
         changes |= agent.is_quarantined
         agent.is_quarantined, agent.takeovers = False, []
+        agent.settle()
     agent.drain_us = 0
     effects.agents[agent.id] = agent
     if agent.admin is not admin:

@@ -115,6 +115,7 @@ def taken_over(state: State, effects: Effects, agent: Agent) -> bool:
     if len(agent.takeovers) < TAKEOVERS_MAX or agent.is_quarantined:
         return False
     agent.is_quarantined = True
+    agent.settle()
     text = f"{len(agent.takeovers)} times in {TAKEOVERS_WINDOW_US // SECOND_US} s another process took its name"
     advice = f"stop all but one of them, then `outrider agent resume {agent.id}`"
     state.agent_event(effects, EventType.AGENT_QUARANTINED, agent.id, text=f"{text}; {advice}")

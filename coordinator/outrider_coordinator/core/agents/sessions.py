@@ -70,6 +70,7 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     lease.sent(state, agent)
     struck_by_machine(state, effects, agent, is_dead=agent.has_rebooted)
     agent.facts.is_leaving = False
+    agent.settle()
     applied = _outboxes(state, effects, agent, event.outboxes)
     verdicts = [(*held.ref, _verdict(state, effects, agent, held)) for held in event.held]
     accepted = SessionAccepted(agent.epoch, applied, verdicts, agent.admin is Admin.PAUSED, agent.heartbeat_us)
@@ -316,7 +317,7 @@ def _outboxes(state: State, effects: Effects, agent: Agent, outboxes: list[Outbo
 
     A piece that the agent no longer has (it was acknowledged before a backup was restored) is recorded and passed (I5).
     """
-    applied, agent.replaying = {}, {}
+    applied, replaying = {}, {}
     for outbox in outboxes:
         known = agent.applied.get(outbox.outbox_id, 0)
         seq = max(known, outbox.first_seq - 1)
@@ -328,7 +329,8 @@ def _outboxes(state: State, effects: Effects, agent: Agent, outboxes: list[Outbo
             effects.outboxes[agent.id, outbox.outbox_id] = seq
         applied[outbox.outbox_id] = seq
         if outbox.last_seq > seq:
-            agent.replaying[outbox.outbox_id] = outbox.last_seq
+            replaying[outbox.outbox_id] = outbox.last_seq
+    agent.replaying = replaying or None
     return applied
 
 

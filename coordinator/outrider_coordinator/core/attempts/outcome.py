@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects, PushCancel
+from outrider_coordinator.core.events import End
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.model import Attempt, Task
 from outrider_coordinator.core.placement import slots, wishes
@@ -136,7 +137,7 @@ def _fence_others(state: State, effects: Effects, task: Task, attempt: Attempt |
 
 def _wake_waiters(state: State, effects: Effects, task: Task) -> None:
     for waiter_id, key in state.waiters.pop(task.id, ()):
-        blockage.dependency_ended(state, effects, waiter_id, key, task.state)
+        blockage.dependency_ended(state, effects, waiter_id, key, End(task.state, task.namespace))
 
 
 def forget_ended(state: State, effects: Effects) -> None:
@@ -144,6 +145,8 @@ def forget_ended(state: State, effects: Effects) -> None:
     for task in effects.tasks.values():
         if task.state in TERMINAL and state.tasks.pop(task.id, None) is not None:
             state.counts[task.state] -= 1
+            if task.submitter:
+                state.count_of(task.submitter, -1)
     for run in effects.runs.values():
         if run.ended_us:
             state.runs.pop(run.id, None)

@@ -21,18 +21,12 @@ _ABSENT = {
 #: On agents that take signed tasks only, whatever its value; they set it themselves.
 SIGNED_LABEL = "outrider.signed"
 _UNSIGNED = Rule("UNSIGNED", "it takes signed tasks only; submit with --sign")
-_ONLINE, _ACTIVE, _CLOSED = Connectivity.ONLINE, Admin.ACTIVE, BreakerState.CLOSED
+_CLOSED = BreakerState.CLOSED
 
 
 def is_open(agent: Agent) -> bool:
     """Whether `closed_to_work` finds nothing: asked for every offer, so it makes no words."""
-    return (
-        agent.connectivity is _ONLINE
-        and agent.admin is _ACTIVE
-        and not agent.facts.is_leaving
-        and not agent.is_quarantined
-        and (agent.breaker.state is _CLOSED or breaker.may_pass(agent.breaker))
-    )
+    return agent.takes_work and (agent.breaker.state is _CLOSED or breaker.may_pass(agent.breaker))
 
 
 def closed_to_work(agent: Agent) -> Rule | None:

@@ -78,19 +78,21 @@ class Ranking:
         key = self.key_of(agent)
         if key is None:
             return False
-        known = self.known.get(agent.id)
-        if known is None or key < known:
-            self.known[agent.id] = key
-            self.fresh.append(key)
+        known, agent_id = self.known, agent.id
+        before = known.get(agent_id)
+        if before is None or key < before:
+            known[agent_id] = key
+            fresh = self.fresh
+            fresh.append(key)
             self.is_sorted = False
-            if len(self.heap) + len(self.fresh) > 2 * len(self.known) + 64:
-                self.heap, self.fresh = list(self.known.values()), []
+            if len(fresh) + len(self.heap) > 2 * len(known) + 64:
+                self.heap, self.fresh = list(known.values()), []
                 heapq.heapify(self.heap)
         return True
 
     def first(self, agents: dict[str, Agent]) -> Agent | None:
         """The best agent, None when none can take anything."""
-        heap, fresh, known = self.heap, self.fresh, self.known
+        heap, fresh, known, key_of = self.heap, self.fresh, self.known, self.key_of
         if not self.is_sorted:
             fresh.sort(reverse=True)
             self.is_sorted = True
@@ -98,21 +100,22 @@ class Ranking:
             is_fresh = bool(fresh) and not (heap and heap[0] < fresh[-1])
             key = fresh[-1] if is_fresh else heap[0]
             agent_id = key[-1]
-            if known.get(agent_id) is not key:
-                self.take()
-                continue
-            agent = agents.get(agent_id)
-            now = None if agent is None else self.key_of(agent)
-            if now == key:
-                return agent
-            if now is None:
-                self.take()
-                del known[agent_id]
-                continue
-            known[agent_id] = now
+            now = None
+            if known.get(agent_id) is key:
+                agent = agents.get(agent_id)
+                now = None if agent is None else key_of(agent)
+                if now == key:
+                    return agent
+                if now is None:
+                    del known[agent_id]
+                else:
+                    known[agent_id] = now
             if is_fresh:
                 fresh.pop()
-                heapq.heappush(heap, now)
+                if now is not None:
+                    heapq.heappush(heap, now)
+            elif now is None:
+                heapq.heappop(heap)
             else:
                 heapq.heapreplace(heap, now)
         return None

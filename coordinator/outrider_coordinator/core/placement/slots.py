@@ -59,10 +59,10 @@ def _leave(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> No
         resources.give_back(agent, attempt)
     if attempt.victim_priority >= 0:
         state.fleet.victims[attempt.victim_priority].pop(attempt.key, None)
-    if agent.ahead and agent.ahead.pop(attempt.key, None) is not None:
-        state.fleet.changed(agent)
-    elif attempt.holds_slot:
+    if attempt.holds_slot:
         give_back(state, effects, agent, attempt)
+    elif attempt.prefetched and agent.ahead.pop(attempt.key, None) is not None:
+        state.fleet.changed(agent)
     else:  # it is parked
         agent.parked -= 1
         agent.resuming.pop(attempt.key, None)
@@ -75,9 +75,9 @@ def give_back(state: State, effects: Effects, agent: Agent, attempt: Attempt) ->
     attempt.holds_slot = False
     agent.slots_used -= 1
     state.fleet.changed(agent)
-    if agent.resuming and agent.slots_used < agent.slots:
+    if agent.parked and agent.resuming and agent.slots_used < agent.slots:
         _occupy(state, effects, agent, agent.resuming[next(iter(agent.resuming))])
-    else:
+    elif state.fleet.lines:
         promote(agent)
 
 
@@ -91,7 +91,7 @@ def promote(agent: Agent) -> None:
 
 def started(state: State, agent: Agent, attempt: Attempt) -> None:
     """A prefetched attempt runs: it holds a slot now, even if the order differs from ours."""
-    if agent.ahead.pop(attempt.key, None) is not None:
+    if attempt.prefetched and agent.ahead.pop(attempt.key, None) is not None:
         attempt.holds_slot = True
         agent.slots_used += 1
         state.fleet.changed(agent)

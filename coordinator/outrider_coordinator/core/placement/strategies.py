@@ -20,7 +20,10 @@ from outrider_coordinator.core.placement.fleet import Index, Key, KeyOf, Lot, Ra
 from outrider_coordinator.core.placement.queue import Need
 from outrider_coordinator.core.spec import Strategy
 from outrider_coordinator.core.state import KINDS_MAX, State
+from outrider_coordinator.core.states import BreakerState
 from outrider_coordinator.core.trust import breaker
+
+_CLOSED = BreakerState.CLOSED
 
 #: Share by which one more sample moves an average.
 SMOOTHING = 0.2
@@ -127,7 +130,8 @@ def _strategy(state: State, need: Need) -> Strategy:
 
 def slot_key(agent: Agent) -> Key | None:
     """Share of the slots in use, then pressure; None when no attempt may take a slot."""
-    if agent.slots_used < agent.slots and is_open(agent):
+    # Asked three times for each task: `is_open` is called only where a breaker is not CLOSED.
+    if agent.slots_used < agent.slots and agent.takes_work and (agent.breaker.state is _CLOSED or is_open(agent)):
         return agent.slots_used / agent.slots, agent.pressure, agent.id
     return None
 

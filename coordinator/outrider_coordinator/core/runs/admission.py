@@ -132,7 +132,9 @@ def _known_or_full(state: State, event: RunSubmitted | TasksAdded) -> Accepted |
     known = event.known_request or state.requests.find(event.namespace, event.request_id)
     if event.request_id and known is not None:
         return again(known, event.digest, event.request_id)
-    return full(state) if len(state.tasks) + len(event.members) > state.settings.queue_depth_max else None
+    run = state.runs.get(event.run_id)
+    submitter = event.submitter if isinstance(event, RunSubmitted) else run.submitter if run is not None else ""
+    return full(state, submitter) if len(event.members) > state.room_of(submitter) else None
 
 
 def _closed(state: State, event: TasksAdded, run: Run | None) -> Refused | None:
@@ -312,6 +314,8 @@ def _entered(state: State, effects: Effects, errand: Admission) -> Accepted:
     run.part_count += 1
     state.tasks.update(tasks)
     state.counts[TaskState.PENDING] += len(tasks)
+    if run.submitter:
+        state.count_of(run.submitter, len(tasks))
     state.dependents.update(errand.dependents)
     _announce(state, effects, errand)
     ready = [task_id for task_id in errand.roots if not tasks[task_id].waiting_for or task_id in unmet]

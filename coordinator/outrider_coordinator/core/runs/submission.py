@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import repeat
 
 from outrider_coordinator.core.attempts import deadlines
@@ -33,8 +34,8 @@ def _answer(state: State, effects: Effects, event: TasksSubmitted, submission: S
     known = _known(state, event, submission) if submission.request_id else None
     if known is not None:
         return again(known, submission.digest, submission.request_id)
-    if len(state.tasks) >= state.settings.queue_depth_max:
-        return full(state)
+    if state.room_of(submission.submitter) <= 0:
+        return full(state, submission.submitter)
     _accept(state, effects, submission, event.ended)
     return Accepted(submission.task_id)
 
@@ -42,16 +43,17 @@ def _answer(state: State, effects: Effects, event: TasksSubmitted, submission: S
 def _refusals(state: State, event: TasksSubmitted) -> list[Refused | None]:
     """What would be refused, changing nothing: one entry per submission."""
     refusals: list[Refused | None] = []
-    room = state.settings.queue_depth_max - len(state.tasks)
+    taken: Counter[str] = Counter()
     seen: dict[tuple[str, str], tuple[str, bytes]] = {}
     for submission in event.submissions:
         key = (submission.namespace, submission.request_id)
         known = (_known(state, event, submission) or seen.get(key)) if submission.request_id else None
         answer = again(known, submission.digest, submission.request_id) if known is not None else None
+        room = min(state.room_of("") - taken.total(), state.room_of(submission.submitter) - taken[submission.submitter])
         if known is None and room <= 0:
-            answer = full(state)
+            answer = full(state, submission.submitter)
         elif known is None:
-            room -= 1
+            taken[submission.submitter] += 1
             seen[key] = (submission.task_id, submission.digest)
         refusals.append(answer if isinstance(answer, Refused) else None)
     return refusals
@@ -85,8 +87,11 @@ def again(known: tuple[str, bytes], digest: bytes, request_id: str) -> Accepted 
     )
 
 
-def full(state: State) -> Refused:
-    """The answer when there is no room."""
+def full(state: State, submitter: str) -> Refused:
+    """The answer when there is no room, or none for this submitter."""
+    if state.room_of(submitter) < state.room_of(""):
+        most = state.settings.submitter_open_max
+        return Refused("QUEUE_FULL", f"{submitter!r} may have {most} open tasks; try again when some have ended")
     return Refused("QUEUE_FULL", f"{state.settings.queue_depth_max} tasks are open; try again when some have ended")
 
 

@@ -274,7 +274,7 @@ def _submit(state: State, effects: Effects, schedule: Schedule, due_us: int, *, 
     if known is None:
         work = schedule.work(request_id, lambda: _new_id(state))
         size = len(work.members) if isinstance(work, RunSubmitted) else len(work.submissions)
-        if len(state.tasks) + size > state.settings.queue_depth_max:
+        if size > state.room_of(schedule.submitter):
             return False
         if isinstance(work, RunSubmitted) and size > AT_ONCE_MAX:
             admission.run_submitted(state, effects, work)

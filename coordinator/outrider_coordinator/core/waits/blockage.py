@@ -10,7 +10,7 @@ attempt has at most `OPEN_MAX` open waits, and a task remembers at most `REMEMBE
 from __future__ import annotations
 
 from outrider_coordinator.core.effects import Effects, LoadOutcomes, PushAnswer, Refused, Reply
-from outrider_coordinator.core.events import Answered, GivenAnswer, Report, WaitFacts
+from outrider_coordinator.core.events import Answered, End, GivenAnswer, Report, WaitFacts
 from outrider_coordinator.core.failure import encode_error
 from outrider_coordinator.core.limits import holdings
 from outrider_coordinator.core.model import Agent, Attempt, Task, Wait
@@ -121,27 +121,40 @@ def answer_given(state: State, effects: Effects, by: Task, given: GivenAnswer) -
         _resolved(state, effects, task, wait)
 
 
-def dependency_ended(state: State, effects: Effects, task_id: str, key: str, ended: TaskState) -> None:
-    """The task that a wait named has ended."""
+def dependency_ended(state: State, effects: Effects, task_id: str, key: str, ended: End | None) -> None:
+    """The task that a wait named has ended. One of another namespace is not there for it, as one that is unknown."""
     task, wait = _indexed(state, task_id, key)
-    wait.dependency_state = int(ended)
+    if ended is None or ended.namespace != task.namespace:
+        text = f"there is no task {wait.required_task_id!r} in namespace {task.namespace!r}"
+        _resolve(state, effects, task, wait, "", error=encode_error(Reason.WAIT_REFUSED, text))
+        return
+    wait.dependency_state = int(ended.state)
     _resolved(state, effects, task, wait)
 
 
-def outcomes_loaded(state: State, effects: Effects, states: dict[str, TaskState | None]) -> None:
-    """The store answered a `LoadOutcomes`: an unknown task can never end, so its waiters are told FAILED."""
-    for task_id, ended in states.items():
+def outcomes_loaded(state: State, effects: Effects, ends: dict[str, End | None]) -> None:
+    """The store answered a `LoadOutcomes`."""
+    for task_id, ended in ends.items():
         if task_id in state.tasks:
             continue
         for waiter_id, key in state.waiters.pop(task_id, ()):
-            dependency_ended(state, effects, waiter_id, key, ended or TaskState.FAILED)
+            dependency_ended(state, effects, waiter_id, key, ended)
 
 
-def retry_time_came(state: State, effects: Effects, task_id: str, key: str) -> None:
-    """An external wait's retry time is over: the attempt tries again."""
+def time_came(state: State, effects: Effects, task_id: str, key: str) -> None:
+    """An external wait's retry time is over: the attempt tries again. A task of another namespace is not waited for."""
     task, wait = _pending(state, task_id, key)
-    if task is not None and wait is not None and 0 < wait.retry_us <= state.now_us:
+    if task is None or wait is None:
+        return
+    if 0 < wait.retry_us <= state.now_us:
         _resolve(state, effects, task, wait, "timer")
+    elif wait.kind == "dependency" and _is_foreign(state, task, wait):
+        dependency_ended(state, effects, task_id, key, None)
+
+
+def _is_foreign(state: State, task: Task, wait: Wait) -> bool:
+    required = state.tasks.get(wait.required_task_id)
+    return required is not None and required.namespace != task.namespace
 
 
 def system_recovered(state: State, effects: Effects, system: str) -> None:
@@ -215,6 +228,8 @@ def watch(state: State, effects: Effects, task: Task, wait: Wait) -> None:
         # One that ended earlier in this step is still in memory, and nobody will hear of its end again.
         if required is None or required.is_terminal:
             effects.sends.append(LoadOutcomes((wait.required_task_id,)))
+        elif _is_foreign(state, task, wait):
+            state.set_timer(state.now_us, TimerKind.WAIT, *entry)
     elif wait.kind == "resource":
         state.limits.waits[entry] = None
         holdings.changed(state)
