@@ -143,9 +143,9 @@ class Task:
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
-    agents on which it failed by what may be a fault of its own, by name, each once. ``refusals`` are those whose own
-    policy refuses it, each with its TaskError, serialized. ``rank_us`` and ``strand`` are its place in the queue,
-    ``near_agent_id`` where its first dependency ran, ``victim_key`` the attempt that is being stopped for it.
+    agents on which it failed by what may be a fault of its own, by name. ``refusals`` are those whose own policy refuses
+    it, and the TaskError of each. ``rank_us`` and ``strand`` are its place in the queue, ``near_agent_id`` where its
+    first dependency ran, ``victim_key`` the attempt that is being stopped for it.
     """
 
     id: str
