@@ -102,6 +102,16 @@ def test_a_statement_that_was_changed_is_refused_under_any_key_it_names(gate_of:
     assert "was changed on the way" in judge(assigned(mixed))
 
 
+@pytest.mark.parametrize("name", ["a b", "$(x)", "x\n", "../../x", "x" * 65])
+def test_what_a_coordinator_calls_signed_work_is_an_id_and_nothing_else(gate_of: Any, name: str) -> None:
+    """The names that it gives stand in the environment of what was signed."""
+    judge = strict(gate_of)
+    by_run = assigned(signed_by(ANN))
+    by_run.run_id = name
+    assert "its id is none" in judge(assigned(signed_by(ANN), name))
+    assert "its id is none" in judge(by_run)
+
+
 def test_a_key_is_good_for_its_namespaces_only(gate_of: Any) -> None:
     """One that is trusted for the lab signs nothing for others."""
     judge = gate_of(require_signature=True, trusted_keys=[trusted(ANN, namespaces="lab,test"), trusted(BOB, "bob")])

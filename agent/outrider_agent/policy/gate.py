@@ -7,6 +7,7 @@ place of what the coordinator says. It must not know workers or the session.
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from outrider_agent.policy.statements import Statements
 #: Tells a coordinator to offer signed tasks only; see `core/placement/eligibility.py` there.
 SIGNED_LABEL, SIGNED_VALUE = "outrider.signed", "required"
 
+#: Ids stand in the environment of signed work: they are words and nothing more.
+_ID = re.compile(r"[0-9A-Za-z._-]{0,64}")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -31,14 +35,10 @@ class Gate:
     """The policy of one agent. Raises `InvalidRequest` for one that means nothing."""
 
     def __init__(self, settings: PolicySettings, folder: Path) -> None:
+        check(settings)
         self._rules: Rules = read(settings)
         self._keys = TrustedKeys(settings.trusted_keys)
         self._requires_signature = settings.require_signature
-        if self._requires_signature and not self._keys:
-            raise InvalidRequest(
-                "policy.require_signature: nobody could sign for this agent; put what `outrider key show` prints "
-                "into policy.trusted_keys"
-            )
         self._statements = Statements(folder / "statements.sqlite", settings.statements_max) if self._keys else None
         self._is_open = self._rules.allow_everything and not self._requires_signature
         #: What is put on attempts that pass; None for nothing, as for most agents.
@@ -80,6 +80,8 @@ class Gate:
                 return str(error)
             if refusal := self._signature(spec.signed, statement, namespace):
                 return refusal
+            if not (_ID.fullmatch(assignment.ref.task_id) and _ID.fullmatch(assignment.run_id)):
+                return "its id is none; the coordinator may say which task it is, and nothing else"
             # From here on nothing counts but what was signed.
             spec.CopyFrom(statement.spec)
         elif self._requires_signature:
@@ -101,6 +103,17 @@ class Gate:
             return statements.begin(statement.nonce, expires_s, statement.starts_max, int(time.time()))
         except sqlite3.Error as error:
             return f"this agent cannot write down that it starts a signed task: {error}"
+
+
+def check(settings: PolicySettings) -> None:
+    """Raise `InvalidRequest` for a policy that means nothing, without keeping anything on disk."""
+    keys = TrustedKeys(settings.trusted_keys)
+    read(settings)
+    if settings.require_signature and not keys:
+        raise InvalidRequest(
+            "policy.require_signature: nobody could sign for this agent; put what `outrider key show` prints "
+            "into policy.trusted_keys"
+        )
 
 
 def open_gate() -> Gate:
