@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from outrider import placing, wait_budgets
+from outrider import placing, secret_uses, wait_budgets
 from outrider.claims import Claim
 from outrider.errors import InvalidRequest, TooLarge
 from outrider.v1 import task_pb2
@@ -64,6 +64,9 @@ class Options:
     wishes: ``affinity`` to agents by name, -100 to 100, ``avoid_tags`` of tasks it would rather not be beside,
     ``spread`` over agents, ``sticky`` to the agent of its first dependency. ``strategy`` is one of
     `outrider.placing.STRATEGIES`. A ``preemptible`` task gives way to a critical one and is queued again.
+
+    ``secrets`` are names of secrets that its agent defines, by the environment variable that is to hold the value
+    (``{"TOKEN": "github-token"}``); variables of ``secret_fds`` hold the path of a descriptor to read it from instead.
     """
 
     title: str = ""
@@ -102,6 +105,8 @@ class Options:
     spread: bool = False
     sticky: bool = False
     preemptible: bool = False
+    secrets: Mapping[str, str] | None = None
+    secret_fds: Mapping[str, str] | None = None
 
     def but(self, **changes: Any) -> Options:
         """The same with some options changed. Raises `TypeError` for one that does not exist."""
@@ -138,6 +143,7 @@ class Options:
             spec.wait_policies.extension_max_duration.FromTimedelta(extension)
         self._apply_placing(spec)
         self._apply_times(spec)
+        secret_uses.add(self.secrets or {}, self.secret_fds or {}, spec)
         return spec
 
     def _apply_placing(self, spec: task_pb2.TaskSpec) -> None:

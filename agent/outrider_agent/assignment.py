@@ -17,6 +17,7 @@ from outrider_agent.core.board import Attempt
 from outrider_agent.frames import from_resolution
 from outrider_agent.reports import Narrator
 from outrider_agent.trees import KillLadder
+from outrider_agent.vault import SecretUse
 
 _AGREES = frozenset((b"yes", b"grant", b"granted", b"true", b'"yes"', b'"grant"', b'"granted"', b'"true"'))
 _RECEIVE_KIND = 4  # OpenTelemetry's SpanKind CONSUMER
@@ -72,6 +73,19 @@ class Dossier(msgspec.Struct, eq=False):
     timeout_max_us: int = 0
     output_max_bytes: int = 0
     output_bytes: int = 0
+    #: Secrets that it asks for; it starts when they are in ``run``.
+    uses: tuple[SecretUse, ...] = ()
+
+    @property
+    def must_prepare(self) -> bool:
+        """Whether it is held until something has been done for it."""
+        return self.is_at_most_once or bool(self.uses)
+
+    @property
+    def work(self) -> str:
+        """The function or program that it runs."""
+        work = self.run.work
+        return work.function if isinstance(work, messages.FunctionWork) else next(iter(work.argv), "")
 
     @property
     def is_bounded(self) -> bool:
@@ -135,14 +149,20 @@ def open_dossier(key: int, assignment: agent_service_pb2.Assignment, origin: Ori
         *(_carried(key, assignment) if number > 1 else ([], [])),
         is_exclusive,
     )
-    is_prefetched = not is_command and assignment.prefetched
+    uses = _uses(spec) if spec.secrets else ()
+    is_prefetched = not is_command and not uses and assignment.prefetched
     attempt = Attempt(key, task_id, number, fence, is_prefetched, is_command)
     narrator = Narrator(task_id, number, fence, traceparent)
     timeout_us = _microseconds(spec.timeout) if spec.HasField("timeout") else 0
     silence_us = _microseconds(spec.stall_timeout) if spec.HasField("stall_timeout") else 0
     remaining_us = _microseconds(assignment.remaining_duration) if assignment.HasField("remaining_duration") else 0
     bounds = (timeout_us, silence_us, remaining_us)
-    return Dossier(attempt, run, narrator, attempt_key, *bounds, is_exclusive, spec.at_most_once, now_ns, parent, span)
+    dossier = Dossier(
+        attempt, run, narrator, attempt_key, *bounds, is_exclusive, spec.at_most_once, now_ns, parent, span
+    )
+    if uses:
+        dossier.uses = uses
+    return dossier
 
 
 def receive_span(dossier: Dossier, end_ns: int, error: str) -> messages.Span | None:
@@ -174,6 +194,11 @@ def _work(spec: task_pb2.TaskSpec) -> messages.FunctionWork | messages.CommandWo
             list(command.argv), dict(command.environment), command.working_directory, command.stdin
         )
     return None
+
+
+def _uses(spec: task_pb2.TaskSpec) -> tuple[SecretUse, ...]:
+    by_descriptor = task_pb2.SECRET_DELIVERY_DESCRIPTOR
+    return tuple(SecretUse(one.variable, one.secret, one.delivery == by_descriptor) for one in spec.secrets)
 
 
 def _inputs(assignment: agent_service_pb2.Assignment) -> list[messages.Input]:

@@ -41,6 +41,12 @@ def stopped(key: int, time_ns: int, reason: int, message: str) -> messages.Faile
     return messages.Failed(key, time_ns, reason, message, recoverable=recoverable)
 
 
+def without_secret(dossier: Dossier, agent: str, fault: str) -> messages.Failed:
+    """What an attempt reports that was not started, for a secret of its could not be had."""
+    reason, text = task_pb2.TASK_REASON_SECRET_UNAVAILABLE, f"agent {agent} {fault}"
+    return messages.Failed(dossier.attempt.key, clock.wall_ns(), reason, text, recoverable=True)
+
+
 def outcome(dossier: Dossier) -> messages.Completed | messages.Failed:
     """What is reported in the end: a success always counts, a failure under the kill ladder is the ladder's."""
     word, verdict = dossier.last_word, dossier.verdict

@@ -15,6 +15,7 @@ from outrider.v1 import task_pb2
 from outrider.worker import messages
 from outrider_agent.core.board import State
 from outrider_agent.host import Load
+from outrider_agent.vault import Offer
 
 Ref = tuple[str, int, int]
 
@@ -39,6 +40,7 @@ class Identity:
     resources: dict[str, float] = field(default_factory=dict)
     task_types: tuple[str, ...] = ()
     runners: tuple[str, ...] = ()
+    secrets: tuple[Offer, ...] = ()
 
 
 def hello(
@@ -70,6 +72,8 @@ def hello(
         coordinator_epoch=coordinator_epoch,
         boottime_ns=boot_us * 1000,
     )
+    for offer in identity.secrets:
+        message.secrets.add(name=offer.name, namespaces=offer.namespaces, work=offer.work)
     for ref, state in held:
         # The board's states carry the wire's numbers.
         message.held.add(ref=to_ref(ref), state=task_pb2.AttemptState.Name(state))  # type: ignore[arg-type]  # by number

@@ -30,8 +30,10 @@ from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.renewal import Renewal
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
+from outrider_agent.secret_sources import Sources
 from outrider_agent.settings import AgentSettings
 from outrider_agent.state_directory import StateDirectory
+from outrider_agent.vault import Vault
 
 BUSY_TICK_S, IDLE_TICK_S = 0.05, 0.5
 RETIRE_INTERVAL_US = 1_000_000
@@ -57,9 +59,11 @@ class Keeper:
         identity: Identity,
         targets: list[Target],
         policy: Policy,
+        vault: Vault,
     ) -> None:
         self._settings = settings
         self._policy = policy
+        self._vault = vault
         self._state = state
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -111,7 +115,14 @@ class Keeper:
         )
         reporter = Reporter(self._outboxes, self._loop.call_later, self._wake)
         self._runner = Runner(
-            limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s, self._policy.gate
+            limits,
+            origin,
+            self._conversation,
+            reporter,
+            self._wake,
+            settings.kill_grace_s,
+            self._policy.gate,
+            self._vault,
         )
         self._runner.tasks_max = settings.worker_tasks_max
         environment = {**os.environ, sweep.KEEPER_VARIABLE: identity.instance_id}
@@ -125,7 +136,7 @@ class Keeper:
             module=self._policy.confinement.module,
         )
         self._link = LinkProcess(self._loop, self._conversation, identity.instance_id, os.environ)
-        self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid})
+        self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid} | self._vault.pids)
         self._conversation.attach(self._link, self._outboxes, self._runner)
         self._markers = sweep.keeper_markers(identity.instance_id)
 
@@ -329,6 +340,7 @@ class Keeper:
             if handle is not None:
                 handle.cancel()
         await self._renewal.close()
+        await self._vault.close()
         self._link.close()
         self._pool.close()
         await asyncio.to_thread(sweep.kill_all, self._markers, HANG_UP_S)
@@ -342,6 +354,8 @@ async def serve(
     settings: AgentSettings, state: StateDirectory, instance_id: str, targets: list[Target], policy: Policy
 ) -> int:
     """Run one keeper on an open state directory; returns the exit code."""
+    marks = {sweep.KEEPER_VARIABLE: instance_id}
+    vault = Vault(settings.secrets, Sources(settings.secrets, os.environ, marks))
     identity = Identity(
         name=settings.name,
         machine_id=host.machine_id(settings.machine_id, state.path / "machine-id"),
@@ -358,5 +372,6 @@ async def serve(
         resources=host.resources() | settings.resources,
         task_types=tuple(sorted(settings.task_types)),
         runners=tuple(sorted(settings.runners)),
+        secrets=vault.offers,
     )
-    return await Keeper(settings, state, identity, targets, policy).run()
+    return await Keeper(settings, state, identity, targets, policy, vault).run()

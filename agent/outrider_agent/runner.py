@@ -11,7 +11,6 @@ reports nothing more.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,8 +28,9 @@ from outrider_agent.outlet import Outlet, Ref
 from outrider_agent.policy.bounds import cut
 from outrider_agent.policy.gate import Gate
 from outrider_agent.pool import Pool, WorkerProcess
+from outrider_agent.preparation import Preparation
 from outrider_agent.reporter import Reporter
-from outrider_agent.reports import Taken
+from outrider_agent.vault import Vault
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Runner:
         wake: Callable[[], None],
         grace_s: float,
         gate: Gate,
+        vault: Vault | None = None,
     ) -> None:
         self.board = Board(limits)
         self._gate = gate
@@ -63,8 +64,8 @@ class Runner:
         self._wake = wake
         self._budgets = Budgets()
         self.lease = Lease()
-        #: Attempts that start once the outbox is synced up to the seq beside them.
-        self._taken: deque[tuple[int, int]] = deque()
+        self._preparation = Preparation(self.board, reporter, vault or Vault({}), self._unprepared)
+        self._patience_us = int(grace_s * 1e6)
         self._executioner = Executioner(self._said_stop, self._ended_for_good, grace_s)
         self._last_key = 0
         #: What each message of a worker about one attempt leads to.
@@ -98,7 +99,7 @@ class Runner:
         accepted = []
         for assignment in assignments:
             self._last_key += 1
-            if refusal := self._gate.judge(assignment, self._is_held):
+            if refusal := self._gate.judge(assignment, self.board.find):
                 self._refuse(assignment, refusal, by_policy=True)
                 continue
             dossier = open_dossier(self._last_key, assignment, self._origin, now_ns)
@@ -108,7 +109,7 @@ class Runner:
                 self._refuse(assignment, "the outbox is full")
             else:
                 attempt = dossier.attempt
-                answer = self.board.admit(attempt, is_held=dossier.is_at_most_once)
+                answer = self.board.admit(attempt, is_held=dossier.must_prepare)
                 if answer is _ADMITTED:
                     self._take(dossier)
                     accepted.append(attempt)
@@ -126,24 +127,20 @@ class Runner:
         self._pool.publish_lease(self.lease.end_us)
 
     def _take(self, dossier: Dossier) -> None:
-        """Look after an attempt from now on; one that runs at most once starts when it is on disk that it may have."""
+        """Look after an attempt from now on."""
         key = dossier.attempt.key
         self.dossiers[key] = dossier
-        if self._gate.bounds is not None:
-            self._gate.bounds.put_on(dossier)
+        self._gate.bind(dossier)
         if dossier.remaining_us:
             self._budgets.assigned(key, dossier.remaining_us, clock.boot_us())
         if dossier.is_exclusive:
             self.lease.add(key)
-        if dossier.is_at_most_once:
-            self._taken.append((self._reporter.report(dossier, Taken(key, clock.wall_ns())), key))
+        if dossier.must_prepare:
+            self._preparation.begin(dossier)
 
     def _refuse(self, assignment: agent_service_pb2.Assignment, message: str, *, by_policy: bool = False) -> None:
         ref = assignment.ref
         self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message, by_policy=by_policy)
-
-    def _is_held(self, ref: agent_service_pb2.AttemptRef) -> bool:
-        return self.board.find(ref.task_id, ref.attempt, ref.fence) is not None
 
     def revoke(self, refs: Iterable[Ref]) -> None:
         """Give back what has not started."""
@@ -272,12 +269,9 @@ class Runner:
         self._reporter.hold_progress(dossier, message)
 
     def _logged(self, worker: WorkerProcess, dossier: Dossier, message: messages.LogOutput, now_us: int) -> None:
-        if dossier.output_max_bytes:
-            kept = cut(dossier, message)
-            if kept is None:
-                return
-            message = kept
-        self._reporter.report(dossier, message)
+        kept = cut(dossier, message)
+        if kept is not None:
+            self._reporter.report(dossier, kept)
 
     def _blocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
         if message.kind == "complexity":
@@ -339,11 +333,20 @@ class Runner:
             self._end(dossier, clock.boot_us())
             self._wake()
 
+    def _unprepared(self, dossier: Dossier, fault: str) -> None:
+        """Something that an attempt needs before it starts is not to be had; with no ``fault`` it may start now."""
+        if fault:
+            dossier.last_word = endings.without_secret(dossier, self._origin.agent, fault)
+            self._ended_for_good(dossier)
+        self._wake()
+
     def _end(self, dossier: Dossier, now_us: int) -> None:
         """Report the attempt's outcome and free its place."""
         outcome = endings.outcome(dossier)
         key = dossier.attempt.key
         self._free(dossier)
+        if dossier.uses:
+            dossier.run = msgspec.structs.replace(dossier.run, secrets=[])
         self.board.closed(key, now_us)
         if dossier.span is not None:
             self._trace(dossier, outcome)
@@ -396,8 +399,7 @@ class Runner:
         """Carry out what the board decides now, and send everything that is queued for workers."""
         now_us = clock.boot_us()
         self._expire(now_us)
-        while self._taken and self._taken[0][0] <= self._reporter.synced_seq:
-            self.board.release(self._taken.popleft()[1])
+        self._preparation.settle()
         plan = self.board.plan(now_us)
         for key in plan.resume:
             dossier = self.dossiers[key]
@@ -406,17 +408,26 @@ class Runner:
         for worker_id, keys in plan.recall:
             self._pool.send(worker_id, messages.Recall(keys))
         for worker_id, keys in plan.start:
+            first = self.dossiers[keys[0]]
             self._pool.send(worker_id, *[self.dossiers[key].run for key in keys])
+            if first.uses and not first.attempt.is_command:
+                # What a function leaves behind in its worker must not be there for the next one.
+                self.board.worker_leaves(worker_id)
+                self._pool.dismiss(worker_id)
         self._pool.ensure(plan.workers_wanted, now_us)
         self._reporter.settle()
         self._pool.flush()
 
     def retire_workers(self, now_us: int, idle_us: int) -> None:
-        """Let idle workers go that are too many or have done enough."""
+        """Let idle workers go that are too many or have done enough; those that should have gone are killed."""
         spare = len(self._pool.workers) - self.board.limits.slots
         for worker_id, place in list(self.board.workers.items()):
             worker = self._pool.workers[worker_id]
-            if place.queue or place.is_leaving:
+            if place.queue:
+                continue
+            if place.is_leaving:
+                if now_us - worker.idle_since_us > self._patience_us:
+                    worker.process.kill()  # a thread that user code has left there keeps it
                 continue
             is_spare = spare > 0 and now_us - worker.idle_since_us > idle_us
             if is_spare or 0 < self.tasks_max <= worker.tasks_done:

@@ -17,6 +17,8 @@ import msgspec
 from outrider.errors import InvalidRequest
 from outrider.settings import load as load_settings
 from outrider.settings import setting
+from outrider_agent import secret_settings
+from outrider_agent.secret_settings import SecretSettings
 
 SECTION = "agent"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -43,6 +45,9 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = {}
     task_types: Annotated[list[str], setting("Task types offered to tasks that ask for one by name.")] = []
     runners: Annotated[list[str], setting("Runners offered to tasks that ask for one by name.")] = []
+    secrets: Annotated[
+        dict[str, SecretSettings], setting("Secrets handed to tasks that ask for them, by name; see below.")
+    ] = {}
     state_directory: Annotated[
         str,
         setting("Outbox and scratch space; empty takes $STATE_DIRECTORY, else the XDG state folder and the name."),
@@ -129,6 +134,7 @@ def resolved(settings: AgentSettings, environment: Mapping[str, str]) -> AgentSe
             raise InvalidRequest(
                 f"agent.resources: {name_of!r} is {amount}; give each a name and an amount of 0 or more"
             )
+    secret_settings.check(settings.secrets)
     for field, values in (("log_level", ("debug", "info", "warning", "error")), ("log_format", ("plain", "json"))):
         if getattr(settings, field) not in values:
             raise InvalidRequest(f"agent.{field} is {getattr(settings, field)!r}; use one of {', '.join(values)}")

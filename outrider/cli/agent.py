@@ -73,6 +73,7 @@ def show(context: typer.Context, name: AgentName, as_json: JsonFlag = False) -> 
             ("resources", _resources(agent)),
             ("task types", " ".join(agent.task_types)),
             ("runners", " ".join(agent.runners)),
+            ("secrets", " ".join(agent.secrets)),
             ("host", agent.host),
             ("version", agent.version),
             ("connected", output.age(agent.session_start_time)),

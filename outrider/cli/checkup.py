@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import shutil
 import stat
@@ -11,8 +10,10 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from outrider.cli.findings import Finding, Mark
+from outrider.cli.secret_checkup import secret_findings
 from outrider.errors import OutriderError
 
 __all__ = ["Finding", "Mark", "findings"]
@@ -21,23 +22,6 @@ DISK_LOW_BYTES = 1 << 30
 FILES_WANTED = 4096
 #: File systems on which a flush does not mean that data is safe.
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "glusterfs", "ceph"}
-
-
-class Mark(enum.Enum):
-    """How bad it is."""
-
-    FINE = "fine"
-    WARNING = "warning"
-    WRONG = "wrong"
-
-
-class Finding(NamedTuple):
-    """One thing looked at: how it is, and what to do about it (empty when it is fine)."""
-
-    mark: Mark
-    about: str
-    text: str
-    remedy: str = ""
 
 
 def findings(config: Path | None, *, with_security: bool) -> list[Finding]:
@@ -243,6 +227,7 @@ def _agent(values: dict[str, Any], rules: dict[str, Any], with_security: bool) -
     if cluster is not None:
         found += _private("agent", identity.path)
         found += _identity(cluster, settings.name)
+    found += secret_findings(settings.secrets, os.environ)
     if with_security and os.geteuid() == 0 and not policy.user:
         text = "this command runs as root; an agent that does runs every task as root"
         remedy = "run the agent as a user that owns nothing else, or set policy.user"

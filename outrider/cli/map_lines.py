@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from outrider.cli import output
 from outrider.cli.key import Sign, SignFor, signer
 from outrider.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, JsonFlag, session_of
+from outrider.cli.placing import Secret, SecretFd
 from outrider.cli.submit import Attempts, Duration, Label, Priority
 from outrider.cli.values import duration_s, pairs
 from outrider.errors import InvalidRequest, OutriderError
@@ -45,6 +46,8 @@ def map_lines(
     label: Label = [],
     timeout: Duration = "",
     attempts: Attempts = None,
+    secret: Secret = [],
+    secret_fd: SecretFd = [],
     sign: Sign = "",
     sign_for: SignFor = "",
     as_json: JsonFlag = False,
@@ -60,6 +63,8 @@ def map_lines(
             labels=pairs(label, "--label"),
             timeout=duration_s(timeout) if timeout else None,
             attempts=attempts or 0,
+            secrets=pairs(secret, "--secret"),
+            secret_fds=pairs(secret_fd, "--secret-fd"),
         )
         work = _Map(submitter, argv or [], python, as_json)
         try:

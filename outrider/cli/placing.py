@@ -1,4 +1,4 @@
-"""Options of commands that submit: where a task may run, would like to run, and who may take its place."""
+"""Options of commands that submit: where a task may run, with which secrets, and who may take its place."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ AvoidTag: TypeAlias = Annotated[
 Spread: TypeAlias = Annotated[bool, typer.Option("--spread", help="Rather apart from tasks of its run or type.")]
 Sticky: TypeAlias = Annotated[bool, typer.Option("--sticky", help="Rather where its first --after task ran.")]
 Tag: TypeAlias = Annotated[list[str], typer.Option("--tag", metavar="TAG", help="A word to know it by; repeatable.")]
+Secret: TypeAlias = Annotated[
+    list[str], typer.Option("--secret", metavar="VARIABLE=NAME", help="Its agent puts this secret there; repeatable.")
+]
+SecretFd: TypeAlias = Annotated[
+    list[str],
+    typer.Option("--secret-fd", metavar="VARIABLE=NAME", help="There the path to read it from; repeatable."),
+]
 Preemptible: TypeAlias = Annotated[
     bool, typer.Option("--preemptible", help="A critical task may take its slot; it is queued again.")
 ]
@@ -47,6 +54,8 @@ def placing(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "sticky": parameters["sticky"],
         "tags": parameters["tag"],
         "preemptible": parameters["preemptible"],
+        "secrets": pairs(parameters["secret"], "--secret"),
+        "secret_fds": pairs(parameters["secret_fd"], "--secret-fd"),
     }
 
 

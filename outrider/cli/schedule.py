@@ -12,6 +12,7 @@ from outrider.cli import output
 from outrider.cli.help import Commands, epilog
 from outrider.cli.key import Sign, SignFor, signer
 from outrider.cli.options import JsonFlag, session_of
+from outrider.cli.placing import Secret, SecretFd
 from outrider.cli.submit import (
     AtMostOnce,
     Attempts,
@@ -88,6 +89,8 @@ def create(
     at_most_once: AtMostOnce = False,
     limit: Limit = [],
     write_scope: WriteScope = [],
+    secret: Secret = [],
+    secret_fd: SecretFd = [],
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
     signing_key: Sign = "",
@@ -112,20 +115,18 @@ def create(
         at_most_once=at_most_once,
         limits=limit,
         write_scopes=write_scope,
+        secrets=pairs(secret, "--secret"),
+        secret_fds=pairs(secret_fd, "--secret-fd"),
     )
     if bool(argv) == bool(python):
-        raise InvalidRequest(
-            "give a command after --, or a function with --python; see outrider schedule create --help"
-        )
+        raise InvalidRequest("give a command after --, or a function with --python; see schedule create --help")
     if python:
         spec.task.CopyFrom(function_spec(python, *call_arguments(args, kwargs), options))
     else:
         folder = str(Path(cwd).absolute()) if cwd else ""
         spec.task.CopyFrom(command_spec(argv or [], options, env=pairs(env, "--env"), cwd=folder))
     session = session_of(context)
-    signed_by = signer(signing_key, sign_for)
-    if signed_by is not None:
-        sign(spec, signed_by, session.namespace)
+    sign(spec, signer(signing_key, sign_for), session.namespace)
     request = schedule_service_pb2.CreateScheduleRequest(namespace=session.namespace, spec=spec, replace=replace)
     _tell(session.call(session.schedules.CreateSchedule, request).schedule, as_json)
 

@@ -131,7 +131,7 @@ class Session:
             call.cancel()
 
     def _explained(self, error: errors.OutriderError) -> errors.OutriderError:
-        if isinstance(error, errors.Unreachable):
+        if isinstance(error, errors.Unreachable) and not isinstance(error, errors.Untrusted):
             return errors.Unreachable(
                 f"no coordinator answers at {self.address}; is it running? Start one here with `outrider up`, "
                 "or give its address with --coordinator or OUTRIDER_COORDINATOR"

@@ -20,6 +20,8 @@ from outrider.cli.placing import (
     Preemptible,
     Resource,
     Runner,
+    Secret,
+    SecretFd,
     Spread,
     Sticky,
     Strategy,
@@ -40,6 +42,7 @@ EXAMPLES = (
     "outrider submit --limit db:main --limit api:anthropic:2 --write-scope 'src/**' -- ./migrate.sh",
     "outrider submit --resource gpu=1 --where zone=a,b --preemptible -- ./train.sh",
     "outrider submit --wait --python math:sqrt --args '[2]'",
+    "outrider submit --secret TOKEN=github-token --secret-fd KEY_FILE=deploy-key -- ./release.sh",
 )
 NOTES = (
     """A command runs in an empty scratch directory on the agent unless --cwd names one. With --wait the exit code is
@@ -107,6 +110,8 @@ def submit(
     sticky: Sticky = False,
     tag: Tag = [],
     preemptible: Preemptible = False,
+    secret: Secret = [],
+    secret_fd: SecretFd = [],
     queue_timeout: QueueTimeout = "",
     limit: Limit = [],
     write_scope: WriteScope = [],

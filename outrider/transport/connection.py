@@ -39,6 +39,7 @@ from outrider.v1 import (
 )
 
 CALL_TIMEOUT_S = 30.0
+_WHY_S = 1.0
 #: What a coordinator that restarts looks like; every call of ours may be repeated.
 AWAY = (errors.Draining, errors.Unreachable)
 #: How long closing waits for the trace collector.
@@ -107,12 +108,22 @@ class Connection:
             await self.close()
             raise problem or errors.Unreachable(f"the coordinator at {self.address} ended the watch")
         if ready not in done:
+            problem = await self._why()
             await self.close()
-            raise errors.Unreachable(
+            raise problem or errors.Unreachable(
                 f"no coordinator answers at {self.address} within {timeout_s:g} s; "
                 "start one with `outrider up`, or give its address (OUTRIDER_COORDINATOR, --coordinator)"
             )
         self.start(self.submissions.run())
+
+    async def _why(self) -> errors.OutriderError | None:
+        """What is wrong with the TLS of what answers, None for anything else: a call that waits is not told."""
+        try:
+            await self.tasks.List(task_service_pb2.ListRequest(page_size=1), timeout=_WHY_S)
+        except grpc.aio.AioRpcError as error:
+            problem = status.from_rpc_error(error, self.address)
+            return problem if isinstance(problem, errors.Untrusted) else None
+        return None
 
     async def close(self, flush_s: float = 0.0) -> None:
         """Wait up to ``flush_s`` for submissions under way, then end everything; open tickets fail."""

@@ -13,8 +13,7 @@ from outrider.v1 import schedule_service_pb2_grpc
 async def create(connection: Connection, spec: pb.ScheduleSpec, *, replace: bool) -> Schedule:
     """Make a schedule; the same one again is found."""
     request = pb.CreateScheduleRequest(namespace=connection.namespace, spec=spec, replace=replace)
-    if connection.signer is not None:
-        sign(request.spec, connection.signer, connection.namespace)
+    sign(request.spec, connection.signer, connection.namespace)
     return Schedule.read((await connection.call(_stub(connection).CreateSchedule, request)).schedule)
 
 

@@ -139,6 +139,40 @@ class OutboxRange(_message.Message):
 Global___OutboxRange: _TypeAlias = OutboxRange  # noqa: Y015
 
 @_typing.final
+class SecretOffer(_message.Message):
+    """A secret that an agent can hand to tasks: what it is called and for what work it is, never where it comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique on the agent: `^[a-z0-9][a-z0-9._-]{0,62}$`."""
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Namespaces whose tasks may have it; empty means all."""
+
+    @_builtins.property
+    def work(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Functions (`module:name`) and programs (`argv[0]`) that may have it; empty means all."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        work: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespaces", b"namespaces", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretOffer: _TypeAlias = SecretOffer  # noqa: Y015
+
+@_typing.final
 class Hello(_message.Message):
     """First frame of a session."""
 
@@ -204,6 +238,7 @@ class Hello(_message.Message):
     RUNNERS_FIELD_NUMBER: _builtins.int
     PREVIOUS_INSTANCE_ID_FIELD_NUMBER: _builtins.int
     BOOTTIME_NS_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Name of the agent, unique in the fleet: `^[a-z0-9][a-z0-9._-]{0,62}$`."""
     machine_id: _builtins.str
@@ -258,6 +293,10 @@ class Hello(_message.Message):
     def runners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runners it offers by name."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretOffer]:
+        """Secrets that it hands to tasks; at most 1,000."""
+
     def __init__(
         self,
         *,
@@ -281,10 +320,11 @@ class Hello(_message.Message):
         runners: _abc.Iterable[_builtins.str] | None = ...,
         previous_instance_id: _builtins.str = ...,
         boottime_ns: _builtins.int = ...,
+        secrets: _abc.Iterable[Global___SecretOffer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "boottime_ns", b"boottime_ns", "coordinator_epoch", b"coordinator_epoch", "held", b"held", "host", b"host", "instance_id", b"instance_id", "instance_start_ms", b"instance_start_ms", "labels", b"labels", "machine_id", b"machine_id", "outboxes", b"outboxes", "parked_max", b"parked_max", "prefetch_credit", b"prefetch_credit", "previous_instance_id", b"previous_instance_id", "resources", b"resources", "runners", b"runners", "slots", b"slots", "store_id", b"store_id", "task_types", b"task_types", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boot_id", b"boot_id", "boottime_ns", b"boottime_ns", "coordinator_epoch", b"coordinator_epoch", "held", b"held", "host", b"host", "instance_id", b"instance_id", "instance_start_ms", b"instance_start_ms", "labels", b"labels", "machine_id", b"machine_id", "outboxes", b"outboxes", "parked_max", b"parked_max", "prefetch_credit", b"prefetch_credit", "previous_instance_id", b"previous_instance_id", "resources", b"resources", "runners", b"runners", "secrets", b"secrets", "slots", b"slots", "store_id", b"store_id", "task_types", b"task_types", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

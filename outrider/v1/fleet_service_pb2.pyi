@@ -204,6 +204,7 @@ class Agent(_message.Message):
     RUNNERS_FIELD_NUMBER: _builtins.int
     TYPE_BREAKERS_FIELD_NUMBER: _builtins.int
     BREAKER_RESET_TIME_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique name."""
     connectivity: Global___AgentConnectivity.ValueType
@@ -280,6 +281,10 @@ class Agent(_message.Message):
     def breaker_reset_time(self) -> _timestamp_pb2.Timestamp:
         """When an OPEN breaker lets a probe through; absent otherwise."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the secrets that it hands to tasks."""
+
     def __init__(
         self,
         *,
@@ -311,10 +316,11 @@ class Agent(_message.Message):
         runners: _abc.Iterable[_builtins.str] | None = ...,
         type_breakers: _abc.Iterable[Global___TypeBreaker] | None = ...,
         breaker_reset_time: _timestamp_pb2.Timestamp | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["breaker_reset_time", b"breaker_reset_time", "last_heard_time", b"last_heard_time", "session_start_time", b"session_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "breaker", b"breaker", "breaker_reset_time", b"breaker_reset_time", "connectivity", b"connectivity", "cpu_fraction", b"cpu_fraction", "failed_count", b"failed_count", "host", b"host", "id", b"id", "labels", b"labels", "last_heard_time", b"last_heard_time", "load_average", b"load_average", "memory_fraction", b"memory_fraction", "no_work_reason", b"no_work_reason", "outbox_pending", b"outbox_pending", "parked", b"parked", "prefetched", b"prefetched", "resources", b"resources", "resources_used", b"resources_used", "runners", b"runners", "session_start_time", b"session_start_time", "slots", b"slots", "slots_used", b"slots_used", "status", b"status", "succeeded_count", b"succeeded_count", "task_types", b"task_types", "type_breakers", b"type_breakers", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "breaker", b"breaker", "breaker_reset_time", b"breaker_reset_time", "connectivity", b"connectivity", "cpu_fraction", b"cpu_fraction", "failed_count", b"failed_count", "host", b"host", "id", b"id", "labels", b"labels", "last_heard_time", b"last_heard_time", "load_average", b"load_average", "memory_fraction", b"memory_fraction", "no_work_reason", b"no_work_reason", "outbox_pending", b"outbox_pending", "parked", b"parked", "prefetched", b"prefetched", "resources", b"resources", "resources_used", b"resources_used", "runners", b"runners", "secrets", b"secrets", "session_start_time", b"session_start_time", "slots", b"slots", "slots_used", b"slots_used", "status", b"status", "succeeded_count", b"succeeded_count", "task_types", b"task_types", "type_breakers", b"type_breakers", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

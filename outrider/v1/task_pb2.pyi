@@ -93,6 +93,34 @@ WAIT_EXPIRY_MOVE_OR_KEEP: WaitExpiry.ValueType  # 4
 """As MOVE while it can move, then as KEEP."""
 Global___WaitExpiry: _TypeAlias = WaitExpiry  # noqa: Y015
 
+class _SecretDelivery:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SecretDeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SecretDelivery.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SECRET_DELIVERY_UNSPECIFIED: _SecretDelivery.ValueType  # 0
+    """As ENVIRONMENT."""
+    SECRET_DELIVERY_ENVIRONMENT: _SecretDelivery.ValueType  # 1
+    """The environment variable holds the value."""
+    SECRET_DELIVERY_DESCRIPTOR: _SecretDelivery.ValueType  # 2
+    """The environment variable holds the path of an open descriptor, /dev/fd/N, from which the value can be read as often
+    as one likes; only the program itself inherits it, not what it starts.
+    """
+
+class SecretDelivery(_SecretDelivery, metaclass=_SecretDeliveryEnumTypeWrapper):
+    """How a secret is handed to a task."""
+
+SECRET_DELIVERY_UNSPECIFIED: SecretDelivery.ValueType  # 0
+"""As ENVIRONMENT."""
+SECRET_DELIVERY_ENVIRONMENT: SecretDelivery.ValueType  # 1
+"""The environment variable holds the value."""
+SECRET_DELIVERY_DESCRIPTOR: SecretDelivery.ValueType  # 2
+"""The environment variable holds the path of an open descriptor, /dev/fd/N, from which the value can be read as often
+as one likes; only the program itself inherits it, not what it starts.
+"""
+Global___SecretDelivery: _TypeAlias = SecretDelivery  # noqa: Y015
+
 class _DependencyCondition:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -243,6 +271,8 @@ class _TaskReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskReason
     """The lease of an `exclusive` attempt ran out."""
     TASK_REASON_WAIT_REFUSED: _TaskReason.ValueType  # 25
     """Somebody refused what a wait asked for."""
+    TASK_REASON_SECRET_UNAVAILABLE: _TaskReason.ValueType  # 26
+    """The agent could not come by a secret that the task asks for, or does not give it to such work: nothing was started."""
     TASK_REASON_REFUSED_BY_POLICY: _TaskReason.ValueType  # 27
     """Agents' own policies refuse it (see the rule in the message), or it went beyond what one allows while it ran. Not
     held against the agent; the task goes to agents that have not refused it, as long as one is connected.
@@ -303,6 +333,8 @@ TASK_REASON_LEASE_EXPIRED: TaskReason.ValueType  # 24
 """The lease of an `exclusive` attempt ran out."""
 TASK_REASON_WAIT_REFUSED: TaskReason.ValueType  # 25
 """Somebody refused what a wait asked for."""
+TASK_REASON_SECRET_UNAVAILABLE: TaskReason.ValueType  # 26
+"""The agent could not come by a secret that the task asks for, or does not give it to such work: nothing was started."""
 TASK_REASON_REFUSED_BY_POLICY: TaskReason.ValueType  # 27
 """Agents' own policies refuse it (see the rule in the message), or it went beyond what one allows while it ran. Not
 held against the agent; the task goes to agents that have not refused it, as long as one is connected.
@@ -779,6 +811,40 @@ class WaitPolicies(_message.Message):
 Global___WaitPolicies: _TypeAlias = WaitPolicies  # noqa: Y015
 
 @_typing.final
+class SecretUse(_message.Message):
+    """A secret that an attempt is given, by reference: its value is known to the agent that runs the attempt, and to nobody
+    else.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIABLE_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    variable: _builtins.str
+    """Environment variable: letters, digits and _, no digit first, not OUTRIDER_*. The command's own environment must not
+    set it.
+    """
+    secret: _builtins.str
+    """Name under which agents define the secret: `^[a-z0-9][a-z0-9._-]{0,62}$`."""
+    delivery: Global___SecretDelivery.ValueType
+    """By value or by descriptor."""
+    def __init__(
+        self,
+        *,
+        variable: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        delivery: Global___SecretDelivery.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "secret", b"secret", "variable", b"variable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecretUse: _TypeAlias = SecretUse  # noqa: Y015
+
+@_typing.final
 class RetryPolicy(_message.Message):
     """How failed attempts are tried again. Only counted attempts use up `max_attempts`."""
 
@@ -945,6 +1011,7 @@ class TaskSpec(_message.Message):
     AT_MOST_ONCE_FIELD_NUMBER: _builtins.int
     PREEMPTIBLE_FIELD_NUMBER: _builtins.int
     WAIT_POLICIES_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """One line for people; empty means a title made from the work itself."""
     description: _builtins.str
@@ -1043,6 +1110,10 @@ class TaskSpec(_message.Message):
     def wait_policies(self) -> Global___WaitPolicies:
         """How its waits are handled."""
 
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecretUse]:
+        """Secrets it is given; it runs only where all of them are to be had for such work. At most 32, each variable once."""
+
     def __init__(
         self,
         *,
@@ -1073,10 +1144,11 @@ class TaskSpec(_message.Message):
         at_most_once: _builtins.bool = ...,
         preemptible: _builtins.bool = ...,
         wait_policies: Global___WaitPolicies | None = ...,
+        secrets: _abc.Iterable[Global___SecretUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "command", b"command", "deadline_duration", b"deadline_duration", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "function", b"function", "not_before", b"not_before", "placement", b"placement", "priority", b"priority", "queue_timeout", b"queue_timeout", "retry", b"retry", "signed", b"signed", "stall_timeout", b"stall_timeout", "timeout", b"timeout", "wait_policies", b"wait_policies", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "at_most_once", b"at_most_once", "command", b"command", "constraints", b"constraints", "deadline_duration", b"deadline_duration", "description", b"description", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "exclusive", b"exclusive", "function", b"function", "limits", b"limits", "not_before", b"not_before", "placement", b"placement", "preemptible", b"preemptible", "priority", b"priority", "queue_timeout", b"queue_timeout", "resources", b"resources", "retry", b"retry", "signed", b"signed", "stall_timeout", b"stall_timeout", "systems", b"systems", "tags", b"tags", "timeout", b"timeout", "title", b"title", "type", b"type", "wait_policies", b"wait_policies", "weight", b"weight", "work", b"work", "write_scopes", b"write_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "at_most_once", b"at_most_once", "command", b"command", "constraints", b"constraints", "deadline_duration", b"deadline_duration", "description", b"description", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "exclusive", b"exclusive", "function", b"function", "limits", b"limits", "not_before", b"not_before", "placement", b"placement", "preemptible", b"preemptible", "priority", b"priority", "queue_timeout", b"queue_timeout", "resources", b"resources", "retry", b"retry", "secrets", b"secrets", "signed", b"signed", "stall_timeout", b"stall_timeout", "systems", b"systems", "tags", b"tags", "timeout", b"timeout", "title", b"title", "type", b"type", "wait_policies", b"wait_policies", "weight", b"weight", "work", b"work", "write_scopes", b"write_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015

@@ -79,6 +79,11 @@ class Active:
         """Its variables, with its own span as the parent of what is started in it."""
         return self.run.environment if self.span is None else self.span.environment
 
+    @property
+    def is_secretive(self) -> bool:
+        """Whether it has secrets."""
+        return bool(self.run.secrets)
+
     def begin(self) -> None:
         """It starts now."""
         if self.run.traceparent:

@@ -8,8 +8,12 @@ import socket
 import struct
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from outrider.worker.messages import LEASE_OFFSET, RUNNING_PAGE_BYTES, FromWorker, encode
+
+if TYPE_CHECKING:
+    from outrider.worker.redaction import Redactor
 
 _NUMBER = struct.Struct("<Q")
 
@@ -28,10 +32,14 @@ class KeeperChannel:
         self._held: list[FromWorker] = []
         #: Key of the attempt that runs, 0 for none.
         self.running = 0
+        #: Takes the values of secrets out of what is said; None while there are none.
+        self.redactor: Redactor | None = None
         self._page = mmap.mmap(running_fd, RUNNING_PAGE_BYTES)
 
     def send(self, *messages: FromWorker) -> None:
         """Send messages as one frame. A keeper that is gone ends the process elsewhere; it is no error here."""
+        if self.redactor is not None:
+            messages = tuple(map(self.redactor.of_message, messages))
         with self._lock:
             if self._held:
                 messages = (*self._held, *messages)
@@ -41,6 +49,8 @@ class KeeperChannel:
 
     def hold(self, *messages: FromWorker) -> None:
         """Send messages in one frame with those that follow at once: a frame costs more than what is in it."""
+        if self.redactor is not None:
+            messages = tuple(map(self.redactor.of_message, messages))
         with self._lock:
             self._held += messages
 

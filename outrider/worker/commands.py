@@ -18,6 +18,7 @@ import msgspec
 from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.endings import INVALID_WORK, TASK_ERROR, AttemptFailed
 from outrider.worker.messages import CommandWork, Started
+from outrider.worker.secret_handing import Handed
 from outrider.worker.task_server import TaskServer
 
 if TYPE_CHECKING:
@@ -30,15 +31,16 @@ LINGER_S = 0.2
 _ALLOWED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SHELL", "TERM")
 
 
-def run_command(active: Active, work: CommandWork, channel: KeeperChannel) -> bytes:
-    """Run the command of the active attempt; its result as JSON. Raises `AttemptFailed`.
+def run_command(active: Active, work: CommandWork, channel: KeeperChannel, secrets: Handed) -> bytes:
+    """Run the command of the active attempt with these secrets; its result as JSON. Raises `AttemptFailed`.
 
     The scratch directory is made before and removed after; everything left in the program's process group is killed.
     """
     scratch = Path(active.run.scratch_directory)
     try:
         with contextlib.ExitStack() as stack:
-            return _Command(active, work, channel).execute(_prepare(active, scratch, stack))
+            extra = _prepare(active, scratch, stack)
+            return _Command(active, work, channel, secrets).execute(extra)
     finally:
         active.signal_group(signal.SIGKILL)
         active.group = 0
@@ -60,11 +62,12 @@ def _prepare(active: Active, scratch: Path, stack: contextlib.ExitStack) -> dict
 class _Command:
     """One program of one attempt."""
 
-    def __init__(self, active: Active, work: CommandWork, channel: KeeperChannel) -> None:
+    def __init__(self, active: Active, work: CommandWork, channel: KeeperChannel, secrets: Handed) -> None:
         self._active = active
         self._run = active.run
         self._work = work
         self._channel = channel
+        self._secrets = secrets
         self._tail = bytearray()
         self._error_tail = bytearray()
 
@@ -85,7 +88,7 @@ class _Command:
 
     def _start(self, extra: dict[str, str]) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if _is_allowed(name)}
-        environment |= {**self._work.environment, **self._active.environment, **extra}
+        environment |= {**self._work.environment, **self._active.environment, **extra, **self._secrets.variables}
         folder = self._work.working_directory or self._run.scratch_directory
         program = shutil.which(self._work.argv[0], path=environment.get("PATH")) or self._work.argv[0]
         return subprocess.Popen(
@@ -97,6 +100,7 @@ class _Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=self._secrets.descriptors,
         )
 
     def _cannot_start(self, error: Exception) -> str:
@@ -135,15 +139,20 @@ class _Command:
                         selector.unregister(key.fileobj)
                         streams -= 1
         os.close(exited)
+        for stream in (1, 2):
+            self._keep(stream, self._active.output.end(stream))
 
     def _pass_on(self, key: Any) -> bool:
         data = os.read(key.fd, CHUNK_BYTES)
         if data:
-            self._active.output.send(key.data, data)
-            tail = self._tail if key.data == 1 else self._error_tail
-            tail += data
-            del tail[:-RESULT_OUTPUT_BYTES]
+            self._keep(key.data, self._active.output.send(key.data, data))
         return bool(data)
+
+    def _keep(self, stream: int, data: bytes) -> None:
+        """Keep the end of a stream for the result."""
+        tail = self._tail if stream == 1 else self._error_tail
+        tail += data
+        del tail[:-RESULT_OUTPUT_BYTES]
 
     def _result(self, code: int) -> bytes:
         if code == 0:

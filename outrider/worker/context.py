@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ class Attempt:
     def __init__(self, run: Run, channel: KeeperChannel) -> None:
         self._run = run
         self._channel = channel
+        self._redactor = channel.redactor
         #: Whether somebody wants this attempt to stop.
         self.is_cancelled = False
         self.waits = Waits(run.key, channel, self._check_cancelled, run.earlier)
@@ -65,23 +67,23 @@ class Attempt:
 
     def progress(self, completed: float, total: float = 0, status: str = "") -> None:
         """Say how far it is: ``completed`` of ``total`` units (0: not known), and what it is doing."""
-        self._channel.send(Progress(self._run.key, now_ns(), float(completed), float(total), told(status)))
+        self._channel.send(Progress(self._run.key, now_ns(), float(completed), float(total), self._told(status)))
 
     def log(self, text: str) -> None:
         """Write a line to the task's log."""
-        data = (str(text).removesuffix("\n") + "\n").encode(errors="replace")
+        data = (self._clean(str(text)).removesuffix("\n") + "\n").encode(errors="replace")
         for start in range(0, len(data), LOG_CHUNK_BYTES):
             chunk = data[start : start + LOG_CHUNK_BYTES]
             self._channel.send(LogOutput(self._run.key, now_ns(), STREAM_LOG, chunk))
 
     def summary(self, text: str) -> None:
         """One line for people, kept with the result."""
-        self.summary_text = told(text)
+        self.summary_text = self._told(text)
 
     def remaining(self, issue: str) -> None:
         """Something left to do, kept with the result; the first `ISSUES_MAX` count."""
         if len(self.remaining_issues) < ISSUES_MAX:
-            self.remaining_issues.append(told(issue))
+            self.remaining_issues.append(self._told(issue))
 
     def ask(
         self,
@@ -104,16 +106,16 @@ class Attempt:
         self, question: str, options: Iterable[str] = (), *, key: str | None = None, context: str = ""
     ) -> Blocked:
         """The wait that `ask` opens."""
-        question = told(question)
+        question = self._told(question)
         wait_key = key or "ask-" + hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
         return Blocked(
             self._run.key,
             now_ns(),
-            told(wait_key),
+            self._told(wait_key),
             "clarification",
-            told(context),
+            self._told(context),
             question=question,
-            options=[told(option) for option in options],
+            options=[self._told(option) for option in options],
         )
 
     def wait_for(self, task_id: str, timeout: float | None = None) -> Any:
@@ -122,7 +124,9 @@ class Attempt:
         Raises DependencyFailed when it does not succeed, Deadlock when it waits for this one in turn, BlockedTimeout
         after ``timeout`` seconds.
         """
-        blocked = Blocked(self._run.key, now_ns(), f"task-{task_id}", "dependency", required_task_id=told(task_id))
+        blocked = Blocked(
+            self._run.key, now_ns(), f"task-{self._told(task_id)}", "dependency", required_task_id=self._told(task_id)
+        )
         resolution = self.waits.wait(blocked, timeout)
         if resolution.dependency_state != SUCCEEDED:
             raise DependencyFailed(task_id, resolution.dependency_state)
@@ -136,13 +140,14 @@ class Attempt:
         task; BlockedTimeout after ``timeout`` seconds.
         """
         claim = Claim.parse(limit) if isinstance(limit, str) else limit.checked()
-        wait_key = f"limit-{claim.key}-{self.attempt}-{next(self._waits_made)}"
+        key = self._told(claim.key)
+        wait_key = f"limit-{key}-{self.attempt}-{next(self._waits_made)}"
         blocked = Blocked(
             self._run.key,
             now_ns(),
             wait_key,
             "dependency",
-            resource=claim.key,
+            resource=key,
             resource_shared=claim.shared,
             resource_units=claim.units,
         )
@@ -162,7 +167,7 @@ class Attempt:
         WaitRefused when somebody says that it will not come back, BlockedTimeout after ``timeout`` seconds.
         """
         at_s = retry_at.timestamp() if isinstance(retry_at, dt.datetime) else retry_at or 0.0
-        system = told(system)
+        system = self._told(system)
         which = f"{at_s:.0f}" if at_s else f"{self.attempt}-{next(self._waits_made)}"
         wait_key = f"external-{system}-{which}"
         blocked = Blocked(
@@ -171,7 +176,7 @@ class Attempt:
             wait_key,
             "external",
             system=system,
-            issue=told(issue),
+            issue=self._told(issue),
             retry_time_ns=int(at_s * 1e9),
         )
         self.waits.wait(blocked, timeout)
@@ -189,7 +194,7 @@ class Attempt:
             wait_key,
             "complexity",
             additional_s=float(seconds),
-            suggested_split=told(suggested_split),
+            suggested_split=self._told(suggested_split),
         )
         try:
             resolution = self.waits.wait(blocked, timeout)
@@ -203,7 +208,25 @@ class Attempt:
         Nothing happens when that task does not wait for it.
         """
         data = msgspec.json.encode(value)
-        self._channel.send(AnswerGiven(self._run.key, now_ns(), told(task_id), told(key), data))
+        self._channel.send(AnswerGiven(self._run.key, now_ns(), self._told(task_id), self._told(key), data))
+
+    def secret(self, variable: str) -> str:
+        """The value of the secret that the task asked for under this variable. Raises KeyError for any other.
+
+        What is no UTF-8 in it comes as `os.environ` has it.
+        """
+        for secret in self._run.secrets:
+            if secret.variable == variable:
+                return os.fsdecode(secret.value)
+        names = ", ".join(secret.variable for secret in self._run.secrets) or "none"
+        raise KeyError(f"this task asked for no secret as {variable}; it has {names}")
+
+    def _told(self, text: object) -> str:
+        return told(self._clean(str(text)))
+
+    def _clean(self, text: str) -> str:
+        """The text without the values of secrets: before it is cut, or made into a key."""
+        return text if self._redactor is None else self._redactor.of_text(text)
 
     def _check_cancelled(self) -> None:
         if self.is_cancelled:

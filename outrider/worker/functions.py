@@ -29,7 +29,6 @@ from outrider.worker.endings import (
 from outrider.worker.messages import FunctionWork, Input
 
 RESULT_BYTES_MAX = 1024 * 1024
-TRACEBACK_CHARS_MAX = 16 * 1024
 
 
 class Arguments(msgspec.Struct, forbid_unknown_fields=True):
@@ -140,7 +139,7 @@ def _failure(error: BaseException) -> AttemptFailed:
     else:
         message = _said(error)
     user_frames = error.__traceback__.tb_next if error.__traceback__ else None
-    text = "".join(traceback.format_exception(type(error), error, user_frames))[-TRACEBACK_CHARS_MAX:]
+    text = "".join(traceback.format_exception(type(error), error, user_frames))
     return AttemptFailed(TASK_ERROR, message, recoverable=True, exception_type=kind, traceback=text)
 
 
@@ -152,7 +151,7 @@ def class_name(error: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     try:
-        return (str(error) or type(error).__qualname__)[:4096]
+        return str(error) or type(error).__qualname__
     except Exception:  # the __str__ of somebody else's exception may itself raise
         return type(error).__qualname__
 

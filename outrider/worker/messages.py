@@ -61,6 +61,22 @@ class Input(msgspec.Struct, frozen=True, array_like=True):
     content_type: str
 
 
+class Secret(msgspec.Struct, frozen=True, array_like=True):
+    """A secret of one attempt: its value for the environment variable ``variable``, or a descriptor's path there.
+
+    ``name`` is what the agent calls it. Unless ``is_plain`` the value is kept out of everything that the attempt says.
+    """
+
+    variable: str
+    name: str
+    value: bytes
+    by_descriptor: bool = False
+    is_plain: bool = False
+
+    def __repr__(self) -> str:
+        return f"Secret({self.variable!r}, {self.name!r})"  # whatever writes it down must not write the value
+
+
 # --- keeper to worker ------------------------------------------------------------------------------------------
 
 
@@ -69,6 +85,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
 
     ``earlier`` are the answers that attempts before it were given, ``expired_waits`` the keys of their waits whose
     time ran out. With ``is_exclusive`` it neither begins nor goes on once the lease is over that the page shows.
+    A worker that is given ``secrets`` for a function gets nothing else to run.
     """
 
     key: int
@@ -83,6 +100,7 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
     earlier: list[Resolve] = []
     expired_waits: list[str] = []
     is_exclusive: bool = False
+    secrets: list[Secret] = []
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):

@@ -22,16 +22,37 @@ STDOUT, STDERR, AGENT = 1, 2, 4
 
 
 class AttemptOutput:
-    """Sends one attempt's output up to `ATTEMPT_BYTES_MAX`, then says so once and counts what it drops."""
+    """Sends one attempt's output up to `ATTEMPT_BYTES_MAX`, then says so once and counts what it drops.
+
+    The values of secrets that the channel knows when this is made are taken out first.
+    """
 
     def __init__(self, channel: KeeperChannel, key: int) -> None:
         self._channel = channel
         self._key = key
         self._left_bytes = ATTEMPT_BYTES_MAX
         self.dropped_bytes = 0
+        redactor = channel.redactor
+        self._clean = {stream: redactor.stream() for stream in (STDOUT, STDERR)} if redactor is not None else {}
 
-    def send(self, stream: int, data: bytes) -> None:
-        """Send at most `CHUNK_BYTES` bytes of a stream."""
+    def send(self, stream: int, data: bytes) -> bytes:
+        """Send at most `CHUNK_BYTES` bytes of a stream; returns what may be known of them, and of what came before."""
+        if self._clean:
+            data = self._clean[stream].feed(data)
+        self._send(stream, data)
+        return data
+
+    def end(self, stream: int) -> bytes:
+        """Nothing follows in this stream: send what was kept back, as it might have become a secret, and return it."""
+        data = self._clean[stream].end() if self._clean else b""
+        self._send(stream, data)
+        return data
+
+    def _send(self, stream: int, data: bytes) -> None:
+        for start in range(0, len(data), CHUNK_BYTES):
+            self._send_chunk(stream, data[start : start + CHUNK_BYTES])
+
+    def _send_chunk(self, stream: int, data: bytes) -> None:
         kept = data[: self._left_bytes]
         self._left_bytes -= len(kept)
         if kept:
@@ -50,13 +71,22 @@ class Printing(Protocol):
     def output(self) -> AttemptOutput:
         """The same one every time."""
 
+    @property
+    def is_secretive(self) -> bool:
+        """Whether it has secrets, so that its output may be kept back."""
+
 
 class Capture:
-    """Takes over descriptors 1 and 2 of this process. What is printed between attempts goes to the old stderr."""
+    """Takes over descriptors 1 and 2 of this process. What is printed between attempts goes to the old stderr.
+
+    Not so behind an attempt with secrets, with which such a worker ends.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active: Printing | None = None
+        #: Once an attempt had secrets: what it has left behind may print them, and is not heard any more.
+        self.is_closed = False
         self._old_stderr = os.dup(2)
         self._streams = {_replace(1): STDOUT, _replace(2): STDERR}
         self._poll = select.poll()
@@ -84,6 +114,10 @@ class Capture:
         for descriptor, _ in self._poll.poll(0):
             self._read(descriptor)  # once: a pipe holds no more than one read takes
         with self._lock:
+            if self._active is not None and self._active.is_secretive:
+                self.is_closed = True
+                for stream in (STDOUT, STDERR):
+                    self._active.output.end(stream)
             self._active = None
 
     def _follow(self) -> None:
@@ -97,7 +131,7 @@ class Capture:
             data = os.read(descriptor, CHUNK_BYTES)
             if self._active is not None:
                 self._active.output.send(self._streams[descriptor], data)
-            else:
+            elif not self.is_closed:
                 os.write(self._old_stderr, data)
 
 

@@ -20,7 +20,7 @@ from outrider.worker.channel import KeeperChannel, now_ns
 from outrider.worker.context import printable
 from outrider.worker.endings import INVALID_WORK, TASK_ERROR, AttemptFailed, TaskCancelled
 from outrider.worker.environment import AttemptEnvironment
-from outrider.worker.functions import TRACEBACK_CHARS_MAX, Functions, cancelled
+from outrider.worker.functions import Functions, cancelled
 from outrider.worker.import_watch import UserSpans
 from outrider.worker.inbox import Inbox
 from outrider.worker.lease_watch import LeaseWatch, kill_started
@@ -40,9 +40,12 @@ from outrider.worker.messages import (
     ToWorker,
 )
 from outrider.worker.output import Capture
+from outrider.worker.secret_handing import SecretHanding
 
 #: How long the end of the socket waits for a command that is being started, so that it can end that too.
 STARTING_S = 1.0
+#: What is kept of an exception: the beginning of what it says, and the end of where it came from.
+MESSAGE_CHARS_MAX, TRACEBACK_CHARS_MAX = 4096, 16 * 1024
 
 
 class Runner:
@@ -55,6 +58,7 @@ class Runner:
         self._capture = Capture()
         self._user_spans = UserSpans(self._channel.send)
         self._environment = AttemptEnvironment()
+        self._secrets = SecretHanding(self._channel)
         self._lease_watch = LeaseWatch(self._channel.lease_end_us, self._lease_over)
         #: What has arrived and neither begun nor been given back; leaving it decides which of the two.
         self._waiting: dict[int, Active] = {}
@@ -140,9 +144,13 @@ class Runner:
         if active.run.is_exclusive:
             self._lease_watch.finish()
         self._capture.drain()
+        if active.run.secrets:
+            self._secrets.leave()
         self._user_spans.end()
         current.bind(None)
         self._say_last(active, last)
+        if active.run.secrets:
+            self._secrets.forget()
         self._active = None
         self._channel.publish_running(0)
         self._inbox.glance(last.time_ns)
@@ -169,14 +177,16 @@ class Runner:
             failure.exit_code = failed.exit_code
         except Exception as error:  # a fault of ours, or of the machine: it must cost this attempt and no other
             failure = _fault(error)
+        redactor = self._channel.redactor
+        clean = redactor.of_text if redactor is not None else str
         return Failed(
             active.key,
             now_ns(),
             failure.reason,
-            printable(failure.message),
+            printable(clean(failure.message)[:MESSAGE_CHARS_MAX]),
             failure.recoverable,
-            printable(failure.exception_type),
-            printable(failure.traceback),
+            printable(clean(failure.exception_type)),
+            printable(clean(failure.traceback)[-TRACEBACK_CHARS_MAX:]),
             failure.exit_code,
         )
 
@@ -185,6 +195,8 @@ class Runner:
         if run.is_exclusive:
             self._lease_watch.begin(active)
         active.begin()
+        if run.secrets:
+            self._secrets.enter(run.secrets, in_process=isinstance(run.work, FunctionWork))
         current.bind(active)
         if not isinstance(run.work, FunctionWork):
             self._channel.release()
@@ -192,7 +204,7 @@ class Runner:
                 raise AttemptFailed(INVALID_WORK, "the command is empty; argv needs at least the program")
             from outrider.worker.commands import run_command
 
-            data = run_command(active, run.work, self._channel)
+            data = run_command(active, run.work, self._channel, self._secrets.handed)
             return _completed(active, data)
         self._environment.enter(active.environment)
         if active.span is not None:
@@ -213,7 +225,7 @@ def _fault(error: Exception) -> AttemptFailed:
     import traceback
 
     message = f"the worker could not run this attempt: {type(error).__qualname__}: {error}; see the traceback"
-    text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS_MAX:]
+    text = "".join(traceback.format_exception(error))
     return AttemptFailed(TASK_ERROR, message, recoverable=True, exception_type=type(error).__qualname__, traceback=text)
 
 

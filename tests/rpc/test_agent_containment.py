@@ -1,7 +1,7 @@
 """A taken-over agent against a real coordinator: what it says of anything but its own session's attempts is nothing.
 
-Two agents have joined over mutual TLS. One is honest; the other has everything an attacker could learn, the fences of the
-honest one too.
+Two agents have joined over mutual TLS. One is honest; the other has everything an attacker could learn, the fences of
+the honest one too.
 """
 
 from __future__ import annotations

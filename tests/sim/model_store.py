@@ -19,6 +19,7 @@ OPEN_MAX = 6
 #: Attempts that a start reads: OFFERED, ACCEPTED, STARTED, BLOCKED, LOST.
 _OPEN_ATTEMPTS = frozenset((1, 2, 3, 4, 8))
 _BLAME_TASK = 1
+_OFFERED = 1
 _FIXED = len(records.InsertTask._fields) - len(records.UpdateTask._fields) + 1
 
 #: How many of its first fields name a record that is put, where a record that deletes it does not say so.
@@ -193,6 +194,8 @@ class ModelStore:
         #: "" or what happens to the next commit: "unapplied" or "applied", both told as an error.
         self.next_error = ""
         self.backup: Tables | None = None
+        #: Called when the next attempt is offered, durably: a moment at which a backup knows least of what follows.
+        self.on_offer: Callable[[], None] | None = None
         self._kernel = kernel
         self._random = kernel.stream("store")
         self._on_durable = on_durable
@@ -246,6 +249,13 @@ class ModelStore:
     def _make_durable(self, batch: Any) -> None:
         self._on_durable(batch)
         self.tables.apply(batch.rows)
+        if self.on_offer is not None and any(_is_offer(row) for row in batch.rows):
+            on_offer, self.on_offer = self.on_offer, None
+            on_offer()
+
+
+def _is_offer(row: Any) -> bool:
+    return isinstance(row, records.PutAttempt) and row.state == _OFFERED
 
 
 def _is_refusal(row: records.PutAttempt) -> bool:

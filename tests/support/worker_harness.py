@@ -20,7 +20,7 @@ class Worker:
     """One worker; close it in the end. ``module`` is what runs: the worker itself, or a test's way into it."""
 
     def __init__(self, directory: Path, module: str = "outrider.worker") -> None:
-        self._directory = directory
+        self.directory = directory
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(20)
         page_fd = os.memfd_create("running")
@@ -68,7 +68,7 @@ class Worker:
         traceparent: str = "",
     ) -> None:
         """Send an attempt."""
-        scratch = str(self._directory / f"scratch-{key}")
+        scratch = str(self.directory / f"scratch-{key}")
         environment = {"OUTRIDER_TASK_ID": f"task-{key}", "OUTRIDER_RUN_ID": "run-1"}
         self.send(messages.Run(key, work, f"task-{key}", 1, inputs or [], environment, scratch, traceparent))
 

@@ -51,6 +51,21 @@ def test_starts_are_first_in_first_out() -> None:
     board.check()
 
 
+def test_a_worker_that_leaves_is_sent_nothing_ahead() -> None:
+    """It ends what it has; what waits is for others, also while there are none."""
+    board = board_of(slots=1, credit=8)
+    board.admit(attempt(1))
+    assert board.plan(0).start == [(1, [1])]
+    board.worker_leaves(1)
+    board.admit(attempt(2, short=True))
+    assert board.plan(0).start == []
+    board.worker_ready(2)
+    assert board.plan(0).start == []
+    board.closed(1, 10)
+    assert board.plan(10).start == [(2, [2])]
+    board.check()
+
+
 def test_short_functions_are_sent_ahead_in_equal_shares() -> None:
     """Functions beyond the slots are queued inside workers, evenly and in order."""
     board = board_of(slots=2, credit=8)

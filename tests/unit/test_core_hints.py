@@ -95,6 +95,7 @@ def test_each_obstacle_has_its_remedy(
 
 
 IN, NOT_IN, EXISTS, ABSENT = Operator.IN, Operator.NOT_IN, Operator.EXISTS, Operator.NOT_EXISTS
+ADMITS = Operator.ADMITS
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,18 @@ IN, NOT_IN, EXISTS, ABSENT = Operator.IN, Operator.NOT_IN, Operator.EXISTS, Oper
         ),
         ({}, [("b", EXISTS, ()), ("a", IN, ("1",))], "label a=1 and b=yes on agent {}"),
         ({"zone": "x"}, [("zone", IN, ("x", "y")), ("zone", NOT_IN, ("x",))], "label zone=y on agent {}"),
+        ({}, [("secret:s", ADMITS, ("*/*", "n/*"))], "[agent.secrets.s] in the settings of agent {}"),
+        ({"secret:s": "m/*"}, [("secret:s", ADMITS, ("*/*", "n/*"))], "[agent.secrets.s] in the settings of agent {}"),
+        (
+            {"secret:s": "n/*"},
+            [("secret:t", ADMITS, ("*/*",)), ("secret:s", ADMITS, ("*/*", "n/*")), ("secret:r", ADMITS, ("*/*",))],
+            "[agent.secrets.r] and [agent.secrets.t] in the settings of agent {}",
+        ),
+        (
+            {},
+            [("zone", EXISTS, ()), ("secret:s", ADMITS, ("*/*",))],
+            "label zone=yes on agent {} and [agent.secrets.s] in the settings of agent {}",
+        ),
     ],
 )
 def test_labels_are_changed_as_little_as_possible(labels: dict[str, str], constraints: list[Any], text: str) -> None:

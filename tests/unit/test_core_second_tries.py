@@ -72,6 +72,7 @@ def test_others_wait_for_an_answer(policy: str) -> None:
         (Reason.AGENT_STOPPED, False, 0),
         (Reason.LEASE_EXPIRED, True, 1),
         (Reason.LEASE_EXPIRED, False, 0),
+        (Reason.SECRET_UNAVAILABLE, False, 1),
     ],
 )
 def test_what_counts_as_a_try(reason: Reason, is_started: bool, counted: int) -> None:  # a table

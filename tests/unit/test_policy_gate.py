@@ -27,7 +27,7 @@ def gate_of(tmp_path: Path) -> Callable[..., Judge]:
 
     def made(**settings: Any) -> Judge:
         gate = Gate(PolicySettings(**settings), tmp_path)
-        return lambda assignment, held=False: gate.judge(assignment, lambda ref: held)
+        return lambda assignment, held=False: gate.judge(assignment, lambda *ref: held or None)
 
     return made
 
@@ -48,9 +48,9 @@ def plain(*argv: str) -> wire.Assignment:
 def test_without_a_policy_everything_passes_as_it_is() -> None:
     """Also what is signed, whoever signed it: what runs is what was signed."""
     gate = open_gate()
-    assert gate.judge(plain(), lambda ref: False) == ""
+    assert gate.judge(plain(), lambda *ref: None) == ""
     assignment = assigned(signed_by(BOB))
-    assert gate.judge(assignment, lambda ref: False) == ""
+    assert gate.judge(assignment, lambda *ref: None) == ""
     assert list(assignment.spec.command.argv) == ["echo", "signed"]
     assert gate.labels == {}
     assert gate.bounds is None

@@ -247,7 +247,7 @@ class Board:
         self.workers[worker_id] = Worker(worker_id)
 
     def worker_leaves(self, worker_id: int) -> None:
-        """Give an idle worker no more work."""
+        """Give a worker no more work than it has."""
         self.workers[worker_id].is_leaving = True
 
     def recalling(self, worker_id: int) -> None:
@@ -346,7 +346,12 @@ class Board:
                 plan.start.append((worker.worker_id, keys))
 
     def _takes_ahead(self, worker: Worker, now_us: int) -> bool:
-        if not worker.queue or worker.recalls or len(worker.queue) * 2 > self.limits.worker_queue_max:
+        if (
+            not worker.queue
+            or worker.is_leaving
+            or worker.recalls
+            or len(worker.queue) * 2 > self.limits.worker_queue_max
+        ):
             return False
         return not self.attempts[worker.queue[0]].is_command and not self._is_slow(worker, now_us)
 

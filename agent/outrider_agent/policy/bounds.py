@@ -38,7 +38,7 @@ def cut(dossier: Dossier, output: messages.LogOutput) -> messages.LogOutput | No
     """What of some output is kept; the first piece that is cut says so instead, later ones are dropped."""
     before, dossier.output_bytes = dossier.output_bytes, dossier.output_bytes + len(output.data)
     limit = dossier.output_max_bytes
-    if dossier.output_bytes <= limit:
+    if not limit or dossier.output_bytes <= limit:
         return output
     if before > limit:
         return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from outrider import signing
 from outrider.errors import InvalidRequest
 from outrider.v1 import agent_service_pb2, task_pb2
+from outrider_agent.assignment import Dossier
 from outrider_agent.policy.bounds import Bounds
 from outrider_agent.policy.keys import TrustedKeys
 from outrider_agent.policy.rules import Rules, read
@@ -49,28 +50,29 @@ class Gate:
         """What a coordinator should know of it."""
         return {SIGNED_LABEL: SIGNED_VALUE} if self._requires_signature else {}
 
-    def judge(
-        self, assignment: agent_service_pb2.Assignment, is_held: Callable[[agent_service_pb2.AttemptRef], bool]
-    ) -> str:
+    def judge(self, assignment: agent_service_pb2.Assignment, find: Callable[[str, int, int], object | None]) -> str:
         """Why this agent will never run it; empty when it may, and then its spec is what it may run.
 
-        An attempt that ``is_held`` already is not counted as another start.
+        An attempt that ``find`` has, by task, number and fence, is held already, and not counted as another start.
         """
         if self._is_open and assignment.spec.WhichOneof("work") != "signed":
             return ""
-        refusal = self._judged(assignment, is_held)
+        refusal = self._judged(assignment, find)
         if refusal:
             _logger.warning("refused task %s: %s", assignment.ref.task_id, refusal)
         return refusal
+
+    def bind(self, dossier: Dossier) -> None:
+        """Bound an attempt that has passed and is taken."""
+        if self.bounds is not None:
+            self.bounds.put_on(dossier)
 
     def close(self) -> None:
         """Nothing more is judged."""
         if self._statements is not None:
             self._statements.close()
 
-    def _judged(
-        self, assignment: agent_service_pb2.Assignment, is_held: Callable[[agent_service_pb2.AttemptRef], bool]
-    ) -> str:
+    def _judged(self, assignment: agent_service_pb2.Assignment, find: Callable[[str, int, int], object | None]) -> str:
         spec, namespace = assignment.spec, assignment.namespace or "default"
         statement: task_pb2.Statement | None = None
         if spec.WhichOneof("work") == "signed":
@@ -88,8 +90,8 @@ class Gate:
             return "policy.require_signature: this agent runs signed tasks only, and this one is not signed"
         elif spec.WhichOneof("work") is None:
             return ""  # a kind of work that this version does not know, which is said elsewhere
-        refusal = self._rules.refusal(spec, namespace)
-        if refusal or statement is None or self._statements is None or is_held(assignment.ref):
+        refusal, ref = self._rules.refusal(spec, namespace), assignment.ref
+        if refusal or statement is None or self._statements is None or find(ref.task_id, ref.attempt, ref.fence):
             return refusal
         return self._begin(self._statements, statement)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 
-from outrider_coordinator.core.agents import drain
+from outrider_coordinator.core.agents import drain, lease
 from outrider_coordinator.core.agents.sessions import suspect
 from outrider_coordinator.core.attempts import deadlines, outcome, refusals
 from outrider_coordinator.core.effects import Effects
@@ -102,8 +102,10 @@ def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
     if is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
-        if not task.is_plain:
-            return  # it decides nothing any more
+        if not task.is_plain:  # it decides nothing any more, but may run on until its lease is over
+            if task.spec.exclusive and task.state is TaskState.PENDING and task.ready_us > attempt.ended_us:
+                task.ready_us = max(task.ready_us, lease.over_since_start_us(state))
+            return
         task.strays = (*task.strays, attempt)
         return
     agent = state.agents[attempt.agent_id]  # one that is removed takes its attempts along

@@ -9,13 +9,21 @@ from typing import NamedTuple
 SECOND_US = 1_000_000
 
 
+#: Labels of an agent whose names begin so are no labels of its own: each is a secret that it hands to tasks.
+SECRET_PREFIX = "secret:"
+
+
 class Operator(IntEnum):
-    """How a label constraint compares."""
+    """How a label constraint compares.
+
+    ADMITS is for secrets alone, and never on the wire: the label is a list of words, and one of the values is in it.
+    """
 
     IN = 1
     NOT_IN = 2
     EXISTS = 3
     NOT_EXISTS = 4
+    ADMITS = 5
 
 
 class Constraint(NamedTuple):

@@ -56,6 +56,7 @@ class Reason(IntEnum):
     DEADLOCK = 23
     LEASE_EXPIRED = 24
     WAIT_REFUSED = 25
+    SECRET_UNAVAILABLE = 26
     REFUSED_BY_POLICY = 27
 
 

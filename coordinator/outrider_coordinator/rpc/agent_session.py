@@ -26,7 +26,7 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.engine import Engine
-from outrider_coordinator.rpc import agent_facts, frames
+from outrider_coordinator.rpc import agent_facts, frames, secrets
 from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming, unreadable
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.telemetry import DispatchTracer
@@ -240,7 +240,7 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         instance_start_ms=hello.instance_start_ms,
         version=hello.version,
         host=hello.host,
-        labels=dict(hello.labels),
+        labels=secrets.with_offers(hello.labels, hello.secrets),
         slots=hello.slots,
         prefetch_credit=hello.prefetch_credit,
         parked_max=hello.parked_max,

@@ -22,6 +22,7 @@ from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import BreakerState, TaskState
 from outrider_coordinator.core.trust import blame, systems
+from outrider_coordinator.rpc import secrets
 from outrider_coordinator.store.reader import RunRecord, TaskRecord
 
 _FAIL_FAST, _CONTINUE = (
@@ -178,11 +179,12 @@ def agent(record: Agent, *, with_workers: bool = False) -> fleet_service_pb2.Age
         admin=fleet_service_pb2.AgentAdmin.ValueType(record.admin),
         breaker=_breaker_state(record.breaker),
         status=reasons.status_word(record),
-        labels=record.labels,
+        labels=secrets.own_labels(record.labels),
         resources=record.resources,
         resources_used=record.resources_used,
         task_types=record.task_types,
         runners=record.runners,
+        secrets=secrets.names(record.labels),
         slots=record.slots,
         slots_used=record.slots_used,
         parked=record.parked,

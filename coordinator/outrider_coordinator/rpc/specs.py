@@ -22,6 +22,7 @@ from outrider.v1 import run_service_pb2, task_pb2
 from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.core.spec import (
     SECOND_US,
+    SECRET_PREFIX,
     Claim,
     Constraint,
     Demands,
@@ -32,6 +33,7 @@ from outrider_coordinator.core.spec import (
     WaitPolicies,
     WaitPolicy,
 )
+from outrider_coordinator.rpc import secrets
 from outrider_coordinator.rpc.fields import amount, at_most, duration_us, invalid, positive_us, time_us, word
 
 PRIORITY_DEFAULT = 5
@@ -48,10 +50,10 @@ class SpecReader:
     payload_bytes_max: int
 
     def read(self, spec: task_pb2.TaskSpec, path: str, namespace: str) -> Spec:
-        """The scheduling facts of a TaskSpec. Raises InvalidRequest or TooLarge with the field's path."""
+        """The scheduling facts of a task of ``namespace``. Raises InvalidRequest or TooLarge with the field's path."""
         inside = _signed(spec, path, namespace) if spec.HasField("signed") else spec
         work = self._checked_work(inside, path)
-        return _facts(spec, inside, work, spec.SerializeToString(deterministic=True), path)
+        return _facts(spec, inside, work, spec.SerializeToString(deterministic=True), path, namespace)
 
     def _checked_work(self, spec: task_pb2.TaskSpec, path: str) -> str:
         """The function's name or the program."""
@@ -96,7 +98,7 @@ def stored_spec(row: InsertTask) -> Spec:
     spec = task_pb2.TaskSpec.FromString(row.body)
     inside = signing.signed_spec(spec)
     work = inside.function.function if inside.HasField("function") else inside.command.argv[0]
-    return _facts(spec, inside, work, row.body, "spec")
+    return _facts(spec, inside, work, row.body, "spec", row.namespace)
 
 
 def identity(body: bytes) -> bytes:
@@ -150,7 +152,9 @@ def claim(message: task_pb2.LimitClaim, path: str) -> Claim:
     return Claim(word(message.key, f"{path}.key", CLAIM_KEY_CHARACTERS_MAX), message.shared, message.units or 1)
 
 
-def _facts(spec: task_pb2.TaskSpec, inside: task_pb2.TaskSpec, work: str, body: bytes, path: str) -> Spec:
+def _facts(
+    spec: task_pb2.TaskSpec, inside: task_pb2.TaskSpec, work: str, body: bytes, path: str, namespace: str
+) -> Spec:
     """The scheduling facts of a TaskSpec; ``body`` is the spec, serialized, ``inside`` the one with the work."""
     is_function = inside.HasField("function")
     facts = Spec(body, spec.type or work, is_function, spec.title or (_short(work) if is_function else _title(inside)))
@@ -163,6 +167,10 @@ def _facts(spec: task_pb2.TaskSpec, inside: task_pb2.TaskSpec, work: str, body: 
             _READS[name](facts, value, f"{path}.{name}")
         elif name in _DEMANDS:
             demands |= _DEMANDS[name](value, f"{path}.{name}")
+        elif name == "secrets":
+            secrets.check(spec, f"{path}.secrets")
+            asked = demands.get("constraints", ()) + secrets.constraints(value, namespace, work)
+            demands["constraints"] = asked
     if demands:
         facts.demands = Demands(**demands)
     if facts.at_most_once and facts.max_attempts > 1:
@@ -295,8 +303,10 @@ def _constraints(constraints: Sequence[task_pb2.LabelConstraint], path: str) -> 
 
 def _constraint(constraint: task_pb2.LabelConstraint, path: str) -> Constraint:
     word(constraint.key, f"{path}.key", 63)
+    if constraint.key.startswith(SECRET_PREFIX):
+        raise invalid(f"{path}.key", "is no label; ask for a secret with `secrets`")
     operator = int(constraint.operator)
-    if operator not in tuple(Operator):
+    if operator not in (Operator.IN, Operator.NOT_IN, Operator.EXISTS, Operator.NOT_EXISTS):
         raise invalid(f"{path}.operator", "must be IN, NOT_IN, EXISTS or NOT_EXISTS")
     takes_values = operator in (Operator.IN, Operator.NOT_IN)
     if takes_values != bool(constraint.values) or len(constraint.values) > 64:

@@ -16,9 +16,10 @@ from outrider_coordinator.core.trust import blame
 from outrider_coordinator.core.waits import blockage, budgets
 
 #: Failures that are not the task's own: tried again even without a retry policy.
-INFRASTRUCTURE = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED, Reason.LEASE_EXPIRED))
+_LOST = frozenset((Reason.AGENT_LOST, Reason.WORKER_DIED, Reason.AGENT_STOPPED, Reason.LEASE_EXPIRED))
+INFRASTRUCTURE = _LOST | {Reason.SECRET_UNAVAILABLE}
 #: Of these, those that say nothing of an attempt that had not started.
-_GONE = INFRASTRUCTURE - {Reason.WORKER_DIED}
+_GONE = _LOST - {Reason.WORKER_DIED}
 #: After these nobody knows how far an attempt came.
 _UNCLEAR = frozenset((Reason.AGENT_LOST, Reason.LEASE_EXPIRED, Reason.PREEMPTED, Reason.MOVED))
 
@@ -156,7 +157,7 @@ def struck_by_machine(state: State, effects: Effects, agent: Agent, *, is_dead: 
         task.worker_deaths += 1
         effects.tasks[task.id] = task
         if task.worker_deaths >= state.settings.poison_limit:
-            _poisoned(state, effects, task, task.attempt, f"agent {agent.id} died while it ran")
+            _poisoned(state, effects, task, None, f"agent {agent.id} died while it ran")
 
 
 def attempts_max(state: State, spec: Spec, reason: Reason) -> int:
@@ -263,7 +264,7 @@ def _decide(
             state, effects, task, TaskState.FAILED, reason=Reason.FAILS_EVERYWHERE, error=at_fault, attempt=attempt
         )
         return
-    again_at_once = reason in INFRASTRUCTURE and task.worker_deaths == 0
+    again_at_once = reason in _LOST and task.worker_deaths == 0
     wait_us = 0 if again_at_once else backoff_us(task.spec, task.attempts_counted)
     task.ready_us = max(state.now_us + wait_us, task.ready_us)
     if reason is Reason.AGENT_LOST:

@@ -39,7 +39,7 @@ class Explanation:
     """
 
     state: TaskState
-    summary: str
+    summary: str = ""
     agents: list[tuple[str, bool, str, str]] = field(default_factory=list)
     ahead: int = 0
     waiting_for: list[str] = field(default_factory=list)
@@ -144,7 +144,7 @@ def _dependency(state: State, dependency_id: str, condition: Condition) -> str:
 
 
 def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Explanation]:
-    explanation = Explanation(task.state, "")
+    explanation = Explanation(task.state)
     able: list[Agent] = []
     rules: list[str] = []
     for number, agent_id in enumerate(sorted(state.agents)):
@@ -194,6 +194,8 @@ def _queued_summary(explanation: Explanation, rules: list[str], never: Rule | No
         return "no agent has ever registered; start one with `outrider agent run`"
     if all(rule == "LABELS" for rule in rules):
         return f"no agent has the labels it asks for ({len(rules)} known)"
+    if all(rule == "SECRET" for rule in rules):
+        return f"no agent has the secrets it asks for ({len(rules)} known)"
     if all(rule in _UNFIT for rule in rules):
         return f"no agent has what it asks for ({len(rules)} known): " + ", ".join(sorted(set(rules)))
     if explanation.held_back:
@@ -220,7 +222,8 @@ def _suggestions(
     one_more = whatif.one_more_agent(task)
     if start_us:
         with_it = yield from foresight.start_in_us(state, [*able, whatif.agent_for(task)], before)
-        earlier_s = (start_us - (start_us if with_it is None else with_it)) / SECOND_US
+        assert with_it is not None, "an agent made for the task has a free slot"
+        earlier_s = (start_us - with_it) / SECOND_US
         one_more += f": would start about {earlier_s:.0f} s earlier" if earlier_s >= 1 else ""
     suggestions = [one_more]
     changes = yield from whatif.agent_changes(state, task)
@@ -283,5 +286,5 @@ def _span(us: int) -> str:
 
 
 #: Rules by which an agent as it is could never take a task, and those by which it cannot now.
-_UNFIT = frozenset(("LABELS", "RUNNER", "TASK_TYPE", "UNSIGNED", "REFUSED", "RESOURCES"))
+_UNFIT = frozenset(("LABELS", "SECRET", "RUNNER", "TASK_TYPE", "UNSIGNED", "REFUSED", "RESOURCES"))
 _BUSY = frozenset(("NO_FREE_SLOT", "RESOURCES_IN_USE"))

@@ -14,7 +14,7 @@ from outrider_coordinator.core.explain import position
 from outrider_coordinator.core.model import Agent, Breaker, Task
 from outrider_coordinator.core.placement.eligibility import SIGNED_LABEL, describe, mismatch, refusal
 from outrider_coordinator.core.rules import Rule
-from outrider_coordinator.core.spec import Constraint, Demands, Operator
+from outrider_coordinator.core.spec import SECRET_PREFIX, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
 from outrider_coordinator.core.states import Admin, Connectivity
 from outrider_coordinator.core.trust import systems
@@ -23,6 +23,8 @@ from outrider_coordinator.core.trust import systems
 AGENTS_MAX, CHANGES_MAX, NAMED_MAX = 200, 3, 3
 PRIORITY_MAX = 10
 _SLICE = 20
+#: With these a label has one of the values that they name.
+_NAMED = (Operator.IN, Operator.ADMITS)
 
 Changed = tuple[str, Agent]
 
@@ -97,9 +99,8 @@ def better_priority(
 
 def changes_of_what_holds(state: State, task: Task) -> list[str]:
     """What would have to change of limits and outside systems that hold the task up, whatever the agent."""
-    held = systems.held_back(state, task.spec.demands)
     texts = _limit_changes(state, task)
-    for name in task.spec.demands.systems if held is not None else ():
+    for name in task.spec.demands.systems:
         alone = task.spec.demands._replace(systems=(name,))
         if systems.held_back(state, alone) is not None:
             texts.append(f"outrider system reset {name}")
@@ -163,11 +164,10 @@ def _mended(agent: Agent, rule: Rule, task: Task | None) -> Changed | None:
 def _fitted(agent: Agent, rule: Rule, task: Task) -> Changed | None:
     """The agent with what this rule says that the task needs."""
     demands = task.spec.demands
-    if rule.name == "LABELS":
+    if rule.name in ("LABELS", "SECRET"):
         return _labelled(agent, task)
     if rule.name == "TYPE_BREAKER_OPEN":
-        others = {kind: known for kind, known in agent.type_breakers.items() if kind != task.spec.kind}
-        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers=others)
+        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers={})
     if rule.name == "RUNNER":
         return f"runner {demands.runner} on agent {{}}", replace(agent, runners=(*agent.runners, demands.runner))
     if rule.name == "TASK_TYPE":
@@ -192,9 +192,13 @@ def _labelled(agent: Agent, task: Task) -> Changed | None:
     labels = {key: value for key, value in agent.labels.items() if key not in {one.key for one in constraints}}
     kept = {key: value for key, value in agent.labels.items() if key not in labels}
     wanted = _labels(constraints, kept)
-    changed = sorted(f"{key}={wanted[key]}" for key in wanted if agent.labels.get(key) != wanted[key])
-    dropped = sorted(f"no {key}" for key in kept if key not in wanted)
-    return f"label {' and '.join(changed + dropped)} on agent {{}}", replace(agent, labels=labels | wanted)
+    changed = sorted(key for key in wanted if agent.labels.get(key) != wanted[key])
+    parts = [f"{key}={wanted[key]}" for key in changed if not key.startswith(SECRET_PREFIX)]
+    parts += sorted(f"no {key}" for key in kept if key not in wanted)
+    texts = [f"label {' and '.join(parts)} on agent {{}}"] if parts else []
+    secrets = [f"[agent.secrets.{key.removeprefix(SECRET_PREFIX)}]" for key in changed if key.startswith(SECRET_PREFIX)]
+    texts += [f"{' and '.join(secrets)} in the settings of agent {{}}"] if secrets else []
+    return " and ".join(texts), replace(agent, labels=labels | wanted)
 
 
 def _labels(constraints: Sequence[Constraint], there: dict[str, str] | None = None) -> dict[str, str]:
@@ -202,7 +206,7 @@ def _labels(constraints: Sequence[Constraint], there: dict[str, str] | None = No
     labels = dict(there or {})
     for key in sorted({constraint.key for constraint in constraints}):
         of_key = tuple(constraint for constraint in constraints if constraint.key == key)
-        values = [value for one in of_key if one.operator is Operator.IN for value in one.values]
+        values = [value for one in of_key if one.operator in _NAMED for value in one.values]
         now = labels.pop(key, None)
         for value in (now, *values, None, "yes", "other"):
             label = {} if value is None else {key: value}

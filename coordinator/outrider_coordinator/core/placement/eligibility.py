@@ -9,7 +9,7 @@ from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.placement import resources
 from outrider_coordinator.core.placement.fleet import Hard, demands_of, hard_of
 from outrider_coordinator.core.rules import Rule
-from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
+from outrider_coordinator.core.spec import NO_DEMANDS, SECRET_PREFIX, Constraint, Demands, Operator
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity
 from outrider_coordinator.core.trust import breaker
 
@@ -98,6 +98,8 @@ def refusal(agent: Agent, task: Task) -> Rule | None:
 
 def describe(constraint: Constraint) -> str:
     """A label constraint as people write it."""
+    if constraint.operator is Operator.ADMITS:
+        return f"secret {_secret(constraint)}"
     values = ", ".join(constraint.values)
     return {
         Operator.IN: f"{constraint.key} in ({values})" if len(constraint.values) > 1 else f"{constraint.key}={values}",
@@ -111,12 +113,25 @@ def _label_rule(agent: Agent, constraints: tuple[Constraint, ...]) -> Rule | Non
     for constraint in constraints:
         value = agent.labels.get(constraint.key)
         if not _holds(constraint, value):
+            if constraint.operator is Operator.ADMITS:
+                return _secret_rule(constraint, value)
             there = f"no label {constraint.key}" if value is None else f"{constraint.key}={value}"
             return Rule("LABELS", f"{describe(constraint)} does not hold; it has {there}")
     return None
 
 
+def _secret_rule(constraint: Constraint, value: str | None) -> Rule:
+    name = _secret(constraint)
+    return Rule("SECRET", f"it has no secret {name}" if value is None else f"its secret {name} is not for such work")
+
+
+def _secret(constraint: Constraint) -> str:
+    return constraint.key.removeprefix(SECRET_PREFIX)
+
+
 def _holds(constraint: Constraint, value: str | None) -> bool:
+    if constraint.operator is Operator.ADMITS:
+        return value is not None and not set(value.split()).isdisjoint(constraint.values)
     if constraint.operator is Operator.IN:
         return value in constraint.values
     if constraint.operator is Operator.NOT_IN:

@@ -24,6 +24,8 @@ from outrider_coordinator.core.states import TaskState
 
 #: Empty classes, and idle lanes of one parent, are kept up to so many: most come back.
 CLASSES_KEPT, LANES_KEPT = 256, 256
+#: Entries of tasks that are gone are kept up to so many beside twice those of tasks that wait.
+GONE_KEPT = 10_000
 
 _QUEUED = TaskState.QUEUED
 
@@ -177,7 +179,7 @@ class ReadyQueue:
         if need.waiting == 0 and need.is_awake:
             self.active -= 1
         self.removed += 1
-        if self.removed > 2 * self.waiting + 10_000:
+        if self.removed > 2 * self.waiting + GONE_KEPT:
             self._sweep()
 
     def begin(self, now_us: int) -> None:
@@ -208,9 +210,9 @@ class ReadyQueue:
         strand.lane.charge(self.served)
 
     def sleep(self, need: Need) -> None:
-        """Nobody can take a task of this need now."""
+        """Nobody can take a task of this need, which has one, now."""
         need.is_awake = False
-        self.active -= need.waiting > 0
+        self.active -= 1
 
     def wake(self, need: Need) -> None:
         """Somebody may be able to take a task of this need, which sleeps."""
@@ -330,9 +332,7 @@ class ReadyQueue:
         strand.lane.strands -= 1
         if group.strands:
             return
-        del self.classes[group.key]
-        self.held.pop(group.key, None)
-        self.to_ask.pop(group.key, None)
+        del self.classes[group.key]  # not held: its strands were looked at, or listed again
         need = group.need
         need.classes -= 1
         if need.classes == 0:

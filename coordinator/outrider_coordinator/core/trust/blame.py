@@ -26,7 +26,16 @@ from outrider_coordinator.core.trust import breaker, systems
 from outrider_coordinator.core.trust.samples import Tally, Window, rate_bounds
 
 #: Failures of a task that its agent may have caused, or not.
-SUSPICIOUS = frozenset((Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.STALLED, Reason.WORKER_DIED, Reason.INVALID_WORK))
+SUSPICIOUS = frozenset(
+    (
+        Reason.TASK_ERROR,
+        Reason.TIMED_OUT,
+        Reason.STALLED,
+        Reason.WORKER_DIED,
+        Reason.INVALID_WORK,
+        Reason.SECRET_UNAVAILABLE,
+    )
+)
 #: Failures of a probe that show that the agent itself does its work.
 RAN = frozenset((Reason.TASK_ERROR, Reason.INVALID_WORK, Reason.RESULT_TOO_LARGE, Reason.RESULT_NOT_SERIALIZABLE))
 #: Counts of one kind of work on one agent that are kept at once, over all kinds and agents.
@@ -130,7 +139,7 @@ def forget(state: State, effects: Effects, agent: Agent) -> None:
     """An agent is removed from the fleet."""
     for tally in state.tallies.values():
         tally.agents.pop(agent.id, None)
-    for key in [key for key in effects.breakers if key[0] == agent.id and not key[2]]:
+    for key in [key for key in effects.breakers if key[0] == agent.id]:
         del effects.breakers[key]
 
 
@@ -171,7 +180,7 @@ def _charge(
     if at_once and was_closed:
         breaker.trip(state, effects, known, reason, culprit=culprit)
     else:
-        breaker.failed(state, effects, known, reason, culprit=culprit)
+        breaker.failed(state, effects, known, reason)
     if was_closed and known.state is not _CLOSED and known is not agent.breaker:
         breaker.failed(state, effects, agent.breaker, reason)
 
