@@ -20,6 +20,7 @@ import grpc
 
 from outrider import errors, status
 from outrider.channel import TlsFiles, connect_aio
+from outrider.signing import Signer
 from outrider.transport.backoff import CAP_S, FINAL, Backoff
 from outrider.transport.encoding import RequestEncoder
 from outrider.transport.follow import frames
@@ -56,10 +57,18 @@ Response = TypeVar("Response")
 class Connection:
     """A connection to the coordinator at ``address`` for one namespace. Use `open` first and `close` last."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, namespace: str, submitter: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: TlsFiles | None,
+        namespace: str,
+        submitter: str = "",
+        signer: Signer | None = None,
+    ) -> None:
         self.address = address
         self.namespace = namespace
         self.submitter = submitter
+        self.signer = signer
         began_ms = time.time_ns() // 1_000_000
         #: Names this client for the shared watch; new for every connection.
         self.client_id = f"{began_ms:011x}{secrets.token_hex(5)}"
@@ -162,6 +171,8 @@ class Connection:
         span = self._tracer.begin(title, trace)
         if span is not None:
             ticket.when_accepted(functools.partial(self._end_span, span, ticket))
+        if self.signer is not None:
+            spec = self.signer.signed(spec, self.namespace)
         data = self._encoder.encode(request_id, spec, dependency_ids, trace)
         self.submissions.put(Submission(request_id, data, ticket))
         return ticket
@@ -201,6 +212,9 @@ class Connection:
         """Accept a graph; its tasks' tickets in the order of the request."""
         request.client_id, request.namespace = self.client_id, self.namespace
         request.submitter = self.submitter
+        if self.signer is not None:
+            for task in request.run.tasks:
+                self.signer.sign(task.spec, self.namespace)
         span = self._tracer.begin(request.run.title, request.trace)
         self._runs_under_way += 1
         try:

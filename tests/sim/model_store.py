@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.states import Reason, TaskState
+from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from sim.kernel import Kernel
 
 OPEN_MAX = 6
@@ -118,9 +118,10 @@ class Tables:
         return iter(sorted((row for row in self.tasks.values() if row.state <= OPEN_MAX), key=lambda row: row.order))
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
-        """Live attempts and strays of open tasks, by task and number as the database's index has them."""
+        """Live attempts, strays and refusals by policy of open tasks, by task and number as the database has them."""
         for row in sorted(self.put["Attempt"].values(), key=lambda row: (self.tasks[row[0]].order, row.number)):
-            if (row.state in _OPEN_ATTEMPTS or row.blame == _BLAME_TASK) and self.tasks[row.task_id].state <= OPEN_MAX:
+            matters = row.state in _OPEN_ATTEMPTS or row.blame == _BLAME_TASK or _is_refusal(row)
+            if matters and self.tasks[row.task_id].state <= OPEN_MAX:
                 yield row
 
     def open_waits(self) -> Iterator[records.PutWait]:
@@ -255,3 +256,7 @@ class ModelStore:
 
 def _is_offer(row: Any) -> bool:
     return isinstance(row, records.PutAttempt) and row.state == _OFFERED
+
+
+def _is_refusal(row: records.PutAttempt) -> bool:
+    return row.state == AttemptState.REJECTED and row.reason == Reason.REFUSED_BY_POLICY

@@ -7,6 +7,7 @@ the records' fields. A step is judged as a whole: rows in it are snapshots of it
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,10 +35,11 @@ class TaskView:
     """A task as committed: its spec as submitted, its attempts by number."""
 
     __slots__ = ("attempts", "body", "cancel_is_promised", "counted", "created_us", "edges", "error", "id", "outcome")
-    __slots__ += ("reason", "run_id", "skips", "spec", "state", "waits", "was_over")
+    __slots__ += ("reason", "run_id", "skips", "spec", "state", "submitter", "waits", "was_over")
 
     def __init__(self, row: records.InsertTask) -> None:
         self.id, self.run_id, self.created_us = row.id, row.run_id, row.created_us
+        self.submitter = row.submitter
         self.spec = pb.TaskSpec.FromString(row.body)
         conditions = row.dependency_conditions or (SUCCESS,) * len(row.dependency_ids)
         self.edges = tuple(map(Edge, row.dependency_ids, conditions))
@@ -79,6 +81,7 @@ class RecordJudge:
         self.evidence: set[tuple[str, str, int]] = set()
         self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
         self.open_count = 0
+        self.open_of: Counter[str] = Counter()
         self.limits = LimitJudge(marks)
         self.runs = RunJudge(marks, self.tasks)
         self.schedules = ScheduleJudge(marks, self, has_room=settings.queue_depth_max >= AMPLE)
@@ -155,8 +158,13 @@ class RecordJudge:
             self._requested(row)
             view = self.tasks[row.id] = TaskView(row)
             self.open_count += row.state not in TERMINAL
+            self.open_of[row.submitter] += row.state not in TERMINAL
             full = self.open_count > self._settings.queue_depth_max
             self.marks.demand("I16", not full, "task {} is accepted as one of {}", row.id, self.open_count)
+            if row.submitter:
+                count = self.open_of[row.submitter]
+                fits = count <= self._settings.submitter_open_max
+                self.marks.demand("I16", fits, "task {} is one of {} of {}", row.id, count, row.submitter)
             return view
         was = view.state
         if was in TERMINAL:
@@ -164,6 +172,7 @@ class RecordJudge:
             self.marks.demand("I1", same, "task {} changes from {} to {}", row.id, was, row.state)
         else:
             self.open_count -= row.state in TERMINAL
+            self.open_of[view.submitter] -= row.state in TERMINAL
         if was == CANCELLING:
             kept = row.state in (CANCELLING, CANCELLED)
             self.marks.demand("I14", kept, "task {} goes from CANCELLING to {}", row.id, row.state)

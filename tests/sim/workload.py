@@ -76,6 +76,7 @@ FEATURES = (
     "few_retries",
     "fat_results",
     "many_waits",
+    "submitters",
 )
 
 
@@ -254,6 +255,8 @@ class _Maker:
         task: Task = {"number": self._made, "spec": {}, "scripts": [self._script() for _ in range(3)]}
         if self._chance("commands"):
             task["command"] = True
+        if self._on("submitters"):
+            task["submitter"] = dice.choice(("", "ann", "bob"))
         if self._chance("dependencies") and self._made > 1:
             chosen = sorted(dice.sample(range(1, self._made), min(self._made - 1, dice.randrange(1, 3))))
             self._later.append(self._made)

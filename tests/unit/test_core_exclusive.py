@@ -191,3 +191,35 @@ def test_a_clone_of_the_disk_is_not_believed(is_here: bool, boot_id: str, waits:
     assert bool(agent.held or other.held) is not waits
     world.wait(10)
     assert agent.held or other.held
+
+
+def removed(world: World) -> str:
+    """An exclusive task whose agent was removed while it ran, so that it waits for the lease to be over."""
+    gone = world.connect("a")
+    (task,) = world.submit(exclusive=True)
+    world.start(gone, world.ref(gone, task))
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    gone.held.clear()
+    world.wait(3)
+    assert world.state_of(task) is TaskState.PENDING
+    return task
+
+
+def test_after_a_start_the_lease_counts_anew() -> None:
+    """Nobody knows then how the clock was set meanwhile: another one starts a lease and a tenth after the start."""
+    world = World()
+    task = removed(world)
+    restart(world)
+    assert world.state.tasks[task].ready_us == world.now_us + 33 * SECOND_US // 2
+
+
+def test_a_lease_that_was_over_before_a_start_is_over() -> None:
+    """A task that was queued again is offered as soon as somebody is there."""
+    world = World()
+    task = removed(world)
+    world.wait(20)
+    assert world.state_of(task) is TaskState.QUEUED
+    before_us = world.state.tasks[task].ready_us
+    restart(world)
+    assert world.state.tasks[task].ready_us == before_us
+    assert world.ref(world.connect("b"), task).attempt == 2

@@ -53,6 +53,32 @@ def test_an_agent_that_closed_and_came_back_as_it_was_stands_there_once() -> Non
     assert ranking.first(agents) is a
 
 
+def test_an_agent_that_is_as_it_was_before_it_got_better_stands_there_once() -> None:
+    """The entry of before is dead, and as good as the one that counts."""
+    agents = {"a": Agent("a", "m", slots=4, slots_used=1)}
+    ranking = Ranking(lambda agent: (agent.slots_used, agent.id))
+    for slots_used in (1, 0):
+        agents["a"].slots_used = slots_used
+        ranking.note(agents["a"])
+    agents["a"].slots_used = 1
+    assert ranking.best(agents, 3) == [agents["a"]]
+
+
+def test_a_ranking_keeps_few_entries_that_are_dead() -> None:
+    """However often an agent gets better: twice the agents there are, and some."""
+    agents = {f"a{number:02}": Agent(f"a{number:02}", "m", slots_used=number * 1000) for number in range(100)}
+    ranking = Ranking(lambda agent: (agent.slots_used, agent.id))
+    for agent in agents.values():
+        ranking.note(agent)
+    assert ranking.best(agents, 100) == list(agents.values())
+    last = agents["a99"]
+    for _ in range(500):
+        last.slots_used -= 1
+        ranking.note(last)
+        assert len(ranking.heap) + len(ranking.fresh) <= 2 * len(agents) + 64
+    assert ranking.best(agents, 100)[-1] is last
+
+
 def test_nothing_in_the_fleet_remembers_an_agent_that_left() -> None:
     """No reach, no line, no change that somebody has to look at."""
     fleet, agent = Fleet(), Agent("a", "m", connectivity=Connectivity.ONLINE, slots=1)
@@ -165,6 +191,27 @@ def test_one_that_stood_in_line_and_started_holds_a_slot() -> None:
     agent.ahead[second.key] = second
     slots.started(world.state, agent, second)
     assert (agent.ahead, agent.slots_used, second.holds_slot) == ({}, 2, True)
+
+
+def test_one_that_was_sent_ahead_and_waits_now_stands_in_no_line() -> None:
+    """It is parked as others are, whoever is in line, and its end frees no slot."""
+    world = World()
+    world.state.durations_us["m:f"] = 1000.0
+    agent = world.connect("a", 1, prefetch_credit=9)
+    first, second, third = world.submit(3)
+    begin_only = world.ref(agent, first)
+    world.start(agent, begin_only)
+    world.complete(agent, begin_only)
+    ref = world.ref(agent, second)
+    assert attempt_of(world, second).prefetched
+    world.start(agent, ref)
+    world.block(agent, ref, "k")
+    known = world.state.agents["a"]
+    assert (known.parked, known.slots_used, list(known.ahead)) == (1, 1, [])
+    world.submit()
+    world.fail(agent, ref)
+    assert (known.parked, known.slots_used, len(known.ahead)) == (0, 1, 1)
+    assert attempt_of(world, third).holds_slot
 
 
 def test_the_end_of_one_that_runs_leaves_the_line_as_it_is() -> None:

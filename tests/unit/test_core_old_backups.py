@@ -5,6 +5,8 @@ The store's forgetting is played by agents that hold, or have reported, what the
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from outrider_coordinator.core.effects import PushCancel
@@ -209,7 +211,7 @@ def test_only_what_began_in_a_forgotten_time_began_without_a_word(gap: int, list
 
 
 @pytest.mark.parametrize("spec", [{}, {"at_most_once": True}])
-def test_an_end_in_the_replay_counts_though_its_begin_is_forgotten(spec: dict[str, bool]) -> None:
+def test_an_end_in_the_replay_counts_though_its_begin_is_forgotten(spec: dict[str, Any]) -> None:
     """Not listed as it is over: of a task that runs at most once the word that it was taken is what was forgotten."""
     world = World()
     agent = world.connect("a")

@@ -7,7 +7,7 @@ from itertools import repeat
 
 from outrider_coordinator.core.agents import drain, lease
 from outrider_coordinator.core.agents.sessions import suspect
-from outrider_coordinator.core.attempts import deadlines, outcome
+from outrider_coordinator.core.attempts import deadlines, outcome, refusals
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limits import caps
 from outrider_coordinator.core.limits import holdings as named_limits
@@ -48,7 +48,8 @@ def restore(
     ended: Callable[[list[str]], Ends] = _nothing_ended_badly,
     schedules: Iterable[Schedule] = (),
 ) -> Effects:
-    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
+    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK,
+    or were REJECTED by policy.
 
     ``runs`` come with `runs.lifecycle.enter` done for all their members; ``ended`` is asked once how tasks that are not
     open ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
@@ -92,6 +93,9 @@ def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
     task = state.tasks[attempt.task_id]
     if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
         task.failed_on = tuple(sorted((*task.failed_on, attempt.agent_id)))
+    if attempt.state is AttemptState.REJECTED:
+        refusals.remember(task, attempt)
+        return
     if attempt.state is AttemptState.CLOSED:
         return
     attempt.resources = task.spec.demands.resources

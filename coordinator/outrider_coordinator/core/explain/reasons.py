@@ -16,6 +16,7 @@ from outrider_coordinator.core.explain import foresight, position, whatif
 from outrider_coordinator.core.limits import caps, lines
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.placement.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
+from outrider_coordinator.core.placement.fleet import demands_of
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import SECOND_US, Condition
 from outrider_coordinator.core.state import State
@@ -179,7 +180,7 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
 def could_take(agent: Agent, task: Task) -> bool:
     """Whether an agent could take the task were it idle."""
     return (
-        mismatch(agent, task.spec.demands) is None
+        mismatch(agent, demands_of(task)) is None
         and closed_to_work(agent) is None
         and closed_to_kind(agent, task.spec.kind) is None
     )
@@ -285,5 +286,5 @@ def _span(us: int) -> str:
 
 
 #: Rules by which an agent as it is could never take a task, and those by which it cannot now.
-_UNFIT = frozenset(("LABELS", "SECRET", "RUNNER", "TASK_TYPE", "RESOURCES"))
+_UNFIT = frozenset(("LABELS", "SECRET", "RUNNER", "TASK_TYPE", "UNSIGNED", "REFUSED", "RESOURCES"))
 _BUSY = frozenset(("NO_FREE_SLOT", "RESOURCES_IN_USE"))

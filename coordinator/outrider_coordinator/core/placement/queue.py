@@ -17,7 +17,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Cap, Task
-from outrider_coordinator.core.placement.fleet import Index, Reach
+from outrider_coordinator.core.placement.fleet import Index, Reach, demands_of
 from outrider_coordinator.core.placement.order import PRIORITIES, Entry, Lane, Line, Strand, entry_of
 from outrider_coordinator.core.spec import SECOND_US, Demands
 from outrider_coordinator.core.states import TaskState
@@ -84,9 +84,11 @@ class TaskClass:
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands = _elsewhere(task) if task.waits or task.failed_on else spec.demands
+    demands = _elsewhere(task) if task.waits or task.failed_on or task.refusals else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    if demands.is_signed or demands.refused_by:
+        is_plain = False  # lines are for what any agent takes
     if task.caps:
         # In a line an attempt would count against its caps without need.
         return ClassKey(demands, spec.kind, False, task.namespace if is_limited else "", task.caps)
@@ -98,7 +100,7 @@ def _elsewhere(task: Task) -> Demands:
     expired = (agent_id for wait in task.waits for agent_id in (wait.expired_on, *wait.moved_from))
     avoided = {*task.failed_on, *expired} - {""}
     left = tuple((agent_id, -100) for agent_id in sorted(avoided))
-    demands = task.spec.demands
+    demands = demands_of(task)
     return demands._replace(affinities=demands.affinities + left) if left else demands
 
 
