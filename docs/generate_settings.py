@@ -16,6 +16,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 
+from outrider_agent.policy.settings import PolicySettings
 from outrider_agent.secret_settings import SecretSettings
 from outrider_agent.settings import AgentSettings
 from outrider_coordinator.settings import CoordinatorSettings
@@ -24,16 +25,17 @@ SECTIONS: tuple[tuple[str, type[msgspec.Struct], str], ...] = (
     ("coordinator", CoordinatorSettings, "`outrider-coordinator`, `outrider coordinator run`"),
     ("agent", AgentSettings, "`outrider-agent`, `outrider agent run`"),
     ("agent.secrets.NAME", SecretSettings, "the agent: one table for each secret ([security.md](security.md#secrets))"),
+    ("policy", PolicySettings, "agents: what of their coordinator's orders they obey ([security](security.md))"),
 )
 
 INTRODUCTION = """# Settings
 
 Generated from the code by `make docs`; do not edit.
 
-One TOML file holds a table per daemon. Later sources win: defaults, preset, file (`--config`, or the path in
-`OUTRIDER_CONFIG`), environment (`OUTRIDER_<SECTION>_<NAME>`), flags. A list or a table in the environment is written as
-in TOML: `OUTRIDER_AGENT_LABELS='{gpu = "yes"}'`. An unknown key, a wrong type or a value out of bounds stops the daemon
-with one line that names the source and the setting.
+One TOML file holds a table per daemon, and one for the policy of agents. Later sources win: defaults, preset, file
+(`--config`, or the path in `OUTRIDER_CONFIG`), environment (`OUTRIDER_<SECTION>_<NAME>`), flags. A list or a table in
+the environment is written as in TOML: `OUTRIDER_AGENT_LABELS='{gpu = "yes"}'`. An unknown key, a wrong type or a value
+out of bounds stops the daemon with one line that names the source and the setting.
 """
 
 
@@ -88,7 +90,9 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value == "":
+    if value is None:
+        return "left out"
+    if value == "":
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

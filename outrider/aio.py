@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from outrider import discovery, identity, views
+from outrider import discovery, identity, signing, views
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError
 from outrider.graph import GraphBuilder
 from outrider.schedule_client import AsyncSchedules
+from outrider.signing import Signer
 from outrider.transport import operations, runs
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
@@ -286,6 +288,8 @@ class Client(Submitter):
     ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
     `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). ``submitter`` is on whose
     behalf tasks are submitted, for fair shares (default: ``OUTRIDER_SUBMITTER``, else the user's name).
+    ``signing_key`` is the key file, or an `outrider.signing.Signer`, that every task is signed with (default: the file
+    in ``OUTRIDER_SIGNING_KEY``; without it nothing is signed).
     """
 
     def __init__(
@@ -296,9 +300,11 @@ class Client(Submitter):
         tls: TlsFiles | None = None,
         connect_timeout: float = CONNECT_TIMEOUT_S,
         submitter: str | None = None,
+        signing_key: str | os.PathLike[str] | Signer | None = None,
     ) -> None:
         super().__init__(None, Options())
-        self._settings = (discovery.coordinator_address(address), tls, namespace, identity.submitter(submitter))
+        who, signer = identity.submitter(submitter), signing.chosen(signing_key)
+        self._settings = (discovery.coordinator_address(address), tls, namespace, who, signer)
         self._connect_timeout_s = connect_timeout
 
     async def __aenter__(self) -> Client:

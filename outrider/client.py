@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import os
 import queue
 import threading
 import time
@@ -20,12 +21,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from outrider import discovery, identity, views
+from outrider import discovery, identity, signing, views
 from outrider.aio import CONNECT_TIMEOUT_S, FLUSH_TIMEOUT_S, chunks
 from outrider.channel import TlsFiles
 from outrider.errors import OutriderError, Unreachable
 from outrider.graph import GraphBuilder
 from outrider.schedule_client import Schedules
+from outrider.signing import Signer
 from outrider.transport import operations, runs
 from outrider.transport.connection import Connection
 from outrider.transport.encoding import CallEncoder
@@ -45,13 +47,13 @@ Value = TypeVar("Value")
 class _Link:
     """What a client and its handles share: the connection, its loop, and the thread for callbacks."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, namespace: str, timeout_s: float, submitter: str) -> None:
+    def __init__(self, connect: Callable[[], Connection], timeout_s: float) -> None:
         self.thread = LoopThread()
         self.callbacks = ThreadPoolExecutor(1, "outrider-callbacks")
         # Reentrant, because a signal handler may close what its thread is closing.
         self._closing = threading.RLock()
         try:
-            self.connection = self.thread.run(_opened(address, tls, namespace, timeout_s, submitter))
+            self.connection = self.thread.run(_opened(connect, timeout_s))
         except BaseException:
             self.thread.stop()
             raise
@@ -76,8 +78,8 @@ class _Link:
                 _guarded(callback, value)
 
 
-async def _opened(address: str, tls: TlsFiles | None, namespace: str, timeout_s: float, submitter: str) -> Connection:
-    connection = Connection(address, tls, namespace, submitter)
+async def _opened(connect: Callable[[], Connection], timeout_s: float) -> Connection:
+    connection = connect()
     await connection.open(timeout_s)
     return connection
 
@@ -350,6 +352,8 @@ class Client(Submitter):
     ``address`` is HOST:PORT or unix:/PATH; without it the one in ``OUTRIDER_COORDINATOR``, or the cluster that
     `outrider up` started. ``tls`` names certificate files (default: ``OUTRIDER_TLS_*``). ``submitter`` is on whose
     behalf tasks are submitted, for fair shares (default: ``OUTRIDER_SUBMITTER``, else the user's name).
+    ``signing_key`` is the key file, or an `outrider.signing.Signer`, that every task is signed with (default: the file
+    in ``OUTRIDER_SIGNING_KEY``; without it nothing is signed).
 
     Raises `Unreachable` when nobody answers within ``connect_timeout`` seconds. Later breaks of the connection only
     delay: submits and results wait for the coordinator to come back; other calls wait for 30 s and raise `Unreachable`
@@ -364,9 +368,11 @@ class Client(Submitter):
         tls: TlsFiles | None = None,
         connect_timeout: float = CONNECT_TIMEOUT_S,
         submitter: str | None = None,
+        signing_key: str | os.PathLike[str] | Signer | None = None,
     ) -> None:
-        who = identity.submitter(submitter)
-        link = _Link(discovery.coordinator_address(address), tls, namespace, connect_timeout, who)
+        who, signer = identity.submitter(submitter), signing.chosen(signing_key)
+        address = discovery.coordinator_address(address)
+        link = _Link(functools.partial(Connection, address, tls, namespace, who, signer), connect_timeout)
         super().__init__(link, Options())
         atexit.register(self.close)
 

@@ -159,6 +159,12 @@ class Unreachable(OutriderError):
     reason, code, retry_after_s = "UNREACHABLE", "UNAVAILABLE", 1.0
 
 
+class Untrusted(Unreachable):
+    """What answers at the address shows no certificate, or not the right one; the message says what to do."""
+
+    reason = "UNTRUSTED"
+
+
 class Unauthenticated(OutriderError):
     """The coordinator does not know who calls."""
 

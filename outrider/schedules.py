@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from outrider.errors import InvalidRequest
+from outrider.signing import Signer
 from outrider.v1 import schedule_service_pb2 as pb
 from outrider.work import Seconds, seconds
 
@@ -136,3 +137,13 @@ def _word(kind: type[Word], word: str, name: str) -> Word:
         return kind(word)
     except ValueError:
         raise InvalidRequest(f"{name} is {word!r}; use one of {', '.join(kind)}") from None
+
+
+def sign(spec: pb.ScheduleSpec, signer: Signer | None, namespace: str) -> None:
+    """Sign what a schedule submits: once, for every time until the signature ends; nobody signs nothing."""
+    if signer is None:
+        return
+    if spec.HasField("task"):
+        signer.sign(spec.task, namespace, by_the_clock=True)
+    for task in spec.run.tasks:
+        signer.sign(task.spec, namespace, by_the_clock=True)

@@ -68,8 +68,29 @@ def from_rpc_error(error: grpc.RpcError, address: str = "") -> OutriderError:
     return _without_reason(code, message, address)
 
 
+#: What gRPC writes of a TLS handshake that failed, and what it means to who called.
+_TLS_TROUBLE = {
+    "Hostname Verification Check failed": (
+        "shows a certificate for another name: call it by the name it was made for, or have one made for this name "
+        "with `outrider coordinator init --host` there"
+    ),
+    "CERTIFICATE_VERIFY_FAILED": (
+        "shows a certificate (CERTIFICATE_VERIFY_FAILED) that the authority known here did not sign, or not for now: "
+        "log in again with `outrider login`, or set OUTRIDER_TLS_CA (--tls-ca) to the file of its authority; "
+        "if both are right, compare the clocks"
+    ),
+    "WRONG_VERSION_NUMBER": (
+        "speaks no TLS: it is a coordinator for its own machine only, or another program; leave the certificates out "
+        "or correct the address"
+    ),
+}
+
+
 def _without_reason(code: grpc.StatusCode, message: str, address: str) -> OutriderError:
     at = f" at {address}" if address else ""
+    for sign, advice in _TLS_TROUBLE.items():
+        if code is grpc.StatusCode.UNAVAILABLE and sign in message:
+            return errors.Untrusted(f"what answers{at} {advice}")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return errors.Unreachable(f"no coordinator answers{at}: {message}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

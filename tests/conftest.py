@@ -1,7 +1,8 @@
 """What all tests share: a clean environment, and tests that need something the machine may not have.
 
-A test marked ``@pytest.mark.needs("node")`` runs where that command is found. Elsewhere it is left out and the summary
-says ``not run: needs node``; continuous integration installs everything, so there nothing is left out.
+A test marked ``@pytest.mark.needs("node")`` runs where that command is found, one that needs "root" as that user.
+Elsewhere it is left out and the summary says ``not run: needs node``; continuous integration installs everything and
+runs as root, so there nothing is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Forget what the caller's shell says about Outrider and telemetry: tests say it themselves."""
-    config.addinivalue_line("markers", "needs(command): runs only where this command is installed")
+    config.addinivalue_line("markers", "needs(command): runs only where this command is installed, or as root")
     config.stash[LEFT_OUT] = Counter()
     for name in [name for name in os.environ if name.startswith(("OUTRIDER_", "OTEL_")) or name == "TRACEPARENT"]:
         del os.environ[name]
@@ -68,4 +69,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 def _missing(item: pytest.Item) -> list[str]:
     needed = {str(command) for marker in item.iter_markers("needs") for command in marker.args}
-    return sorted(command for command in needed if shutil.which(command) is None)
+    return sorted(need for need in needed if not (os.geteuid() == 0 if need == "root" else shutil.which(need)))

@@ -12,14 +12,15 @@ from outrider import settings_file
 from outrider.errors import OutriderError
 from outrider.presets import PRESETS, preset
 from outrider_agent.daemon import EXIT_CANNOT_START, run
+from outrider_agent.policy import settings as policy
 from outrider_agent.settings import load
 
 #: Flags that are no settings of that name.
 _OTHER = ("config", "preset", "label", "resource", "drain_timeout")
 _EPILOG = """\
 Every flag is also a setting: a key of [agent] in the --config file, or OUTRIDER_AGENT_<NAME> in the environment; flags
-win over the environment, which wins over the file. Without --coordinator the agent looks at OUTRIDER_COORDINATOR and
-then for a cluster started by `outrider up`.
+win over the environment, which wins over the file. [policy] in the same file says what may run here at all. Without
+--coordinator the agent looks at OUTRIDER_COORDINATOR and then for a cluster started by `outrider up`.
 
 SIGTERM or Ctrl-C: running attempts may finish (agent.drain_timeout_s), everything else is handed back. A second one
 stops them at once. Exit codes: 0 drained, 1 cannot start or refused by the coordinator, 70 the disk failed.
@@ -108,11 +109,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "outrider-agent") -> int
     arguments = parser(prog).parse_args(argv)
     try:
         named = preset(arguments.preset, "agent")
-        settings = load(path=arguments.config or settings_file.found(), preset=named, flags=flags_of(arguments))
+        path = arguments.config or settings_file.found()
+        settings = load(path=path, preset=named, flags=flags_of(arguments))
+        own_policy = policy.load(path=path)
     except (OutriderError, ValueError) as error:
         print(f"outrider-agent: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
-    return run(settings)
+    return run(settings, own_policy)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ class Dossier(msgspec.Struct, eq=False):
     stop: tuple[int, str] | None = None
     #: Fenced: nobody wants to hear of it.
     is_silent: bool = False
+    #: What this agent's own policy bounds, 0 for nothing, and the output that came.
+    timeout_max_us: int = 0
+    output_max_bytes: int = 0
+    output_bytes: int = 0
     #: Secrets that it asks for; it starts when they are in ``run``.
     uses: tuple[SecretUse, ...] = ()
 
@@ -96,6 +100,8 @@ class Dossier(msgspec.Struct, eq=False):
         # A coordinator that does not say how much grants what was asked for.
         agreed_s = asked_s if resolve.data.strip().lower() in _AGREES and not resolve.error_reason else 0.0
         more_us = int((resolve.granted_s or agreed_s) * 1e6)
+        if self.timeout_max_us:
+            more_us = min(more_us, self.timeout_max_us - self.timeout_us)
         self.timeout_us += more_us
         return more_us
 

@@ -75,7 +75,7 @@ class Conversation:
         self._runner: Runner
         #: Attempts that were taken together, and when to say so of those that have reported nothing; oldest first.
         self._accepts: deque[tuple[int, Sequence[Attempt]]] = deque()
-        self._rejects: dict[str, list[Ref]] = {}
+        self._rejects: dict[tuple[str, bool], list[Ref]] = {}
         self._revokes: list[Ref] = []
         self._spans: list[messages.Span] = []
         self._workers_shown: list[wire.WorkerInfo] = []
@@ -104,9 +104,9 @@ class Conversation:
         if attempts:
             self._accepts.append((clock.boot_us() + ACCEPT_DELAY_US, attempts))
 
-    def rejected(self, attempt: Ref, message: str) -> None:
+    def rejected(self, attempt: Ref, message: str, *, by_policy: bool = False) -> None:
         """Say so with the next frames."""
-        self._rejects.setdefault(message, []).append(attempt)
+        self._rejects.setdefault((message, by_policy), []).append(attempt)
 
     def revoked(self, attempt: Attempt) -> None:
         """Say so with the next frames."""
@@ -182,8 +182,8 @@ class Conversation:
         if self._revokes:
             self._link.send(Kind.DATA, frames.revoked(epoch, self._revokes))
             self._revokes = []
-        for text, refs in self._rejects.items():
-            self._link.send(Kind.DATA, frames.rejected(epoch, refs, text))
+        for (text, by_policy), refs in self._rejects.items():
+            self._link.send(Kind.DATA, frames.rejected(epoch, refs, text, by_policy=by_policy))
         self._rejects.clear()
 
     def _accept(self, attempts: Iterable[Attempt]) -> None:

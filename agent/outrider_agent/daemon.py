@@ -16,13 +16,15 @@ from outrider.errors import InvalidRequest, OutriderError
 from outrider_agent import log_lines
 from outrider_agent.identity import Cluster, IdentityFolder
 from outrider_agent.link_frames import Target
+from outrider_agent.policy.policy import Policy
+from outrider_agent.policy.settings import PolicySettings
 from outrider_agent.settings import AgentSettings, resolved
 from outrider_agent.state_directory import StateDirectory
 
 EXIT_CANNOT_START = 1
 
 
-def run(settings: AgentSettings) -> int:
+def run(settings: AgentSettings, own_policy: PolicySettings) -> int:
     """Serve until stopped: 0 after a drain, 1 when it cannot start or is refused, 70 when the disk fails."""
     try:
         settings = resolved(settings, os.environ)
@@ -30,6 +32,7 @@ def run(settings: AgentSettings) -> int:
         targets = coordinator_targets(settings)
         instance_id = secrets.token_hex(8)
         state = StateDirectory(Path(settings.state_directory), instance_id)
+        policy = Policy(own_policy, settings.working_directory, state)
     except OutriderError as error:
         print(f"outrider-agent: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
@@ -38,7 +41,7 @@ def run(settings: AgentSettings) -> int:
 
     from outrider_agent.keeper import serve
 
-    return uvloop.run(serve(settings, state, instance_id, targets))
+    return uvloop.run(serve(settings, state, instance_id, targets, policy))
 
 
 def coordinator_targets(settings: AgentSettings) -> list[Target]:

@@ -18,6 +18,8 @@ def expiry(dossier: Dossier, bound: Bound) -> tuple[int, str]:
     """Reason and message of an attempt that has reached a bound."""
     if bound is Bound.TIMEOUT:
         text = f"the attempt ran longer than its timeout of {dossier.timeout_us / 1e6:g} s"
+        if dossier.timeout_us == dossier.timeout_max_us:
+            text += ", which is all that this agent's own policy gives (policy.time_max_s)"
         return task_pb2.TASK_REASON_TIMED_OUT, text
     if bound is Bound.STALL:
         text = f"the attempt reported nothing for {dossier.silence_us / 1e6:g} s; output and progress count as reports"

@@ -88,9 +88,11 @@ def accepted(epoch: int, refs: Iterable[Ref]) -> bytes:
     return wire.SessionRequest(session_epoch=epoch, accepted=frame).SerializeToString()
 
 
-def rejected(epoch: int, refs: Iterable[Ref], message: str) -> bytes:
-    """These will not be run."""
+def rejected(epoch: int, refs: Iterable[Ref], message: str, *, by_policy: bool = False) -> bytes:
+    """These will not be run, ``by_policy`` never."""
     frame = wire.Rejected(refs=map(to_ref, refs), message=message)
+    if by_policy:
+        frame.reason = task_pb2.TASK_REASON_REFUSED_BY_POLICY
     return wire.SessionRequest(session_epoch=epoch, rejected=frame).SerializeToString()
 
 

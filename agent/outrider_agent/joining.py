@@ -109,7 +109,7 @@ def _call(endpoint: Endpoint, roots: bytes, call: Callable[[join_service_pb2_grp
 def _explained(error: grpc.RpcError, endpoint: Endpoint) -> OutriderError:
     """The coordinator's error, or what is wrong with the connection, in words."""
     found = from_rpc_error(error, endpoint.target)
-    text = str(found)
+    text = error.details() or ""
     if not isinstance(found, Unreachable):
         return found
     if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text or "Peer name" in text:

@@ -25,6 +25,7 @@ from outrider_agent.frames import Identity
 from outrider_agent.link_frames import Target
 from outrider_agent.link_process import LinkProcess
 from outrider_agent.outboxes import open_outboxes
+from outrider_agent.policy.policy import Policy
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.renewal import Renewal
 from outrider_agent.reporter import Reporter
@@ -52,9 +53,16 @@ class Keeper:
     """One agent process. `run` returns the exit code."""
 
     def __init__(
-        self, settings: AgentSettings, state: StateDirectory, identity: Identity, targets: list[Target], vault: Vault
+        self,
+        settings: AgentSettings,
+        state: StateDirectory,
+        identity: Identity,
+        targets: list[Target],
+        policy: Policy,
+        vault: Vault,
     ) -> None:
         self._settings = settings
+        self._policy = policy
         self._vault = vault
         self._state = state
         self._loop = asyncio.get_running_loop()
@@ -107,14 +115,25 @@ class Keeper:
         )
         reporter = Reporter(self._outboxes, self._loop.call_later, self._wake)
         self._runner = Runner(
-            limits, origin, self._conversation, reporter, self._wake, settings.kill_grace_s, self._vault
+            limits,
+            origin,
+            self._conversation,
+            reporter,
+            self._wake,
+            settings.kill_grace_s,
+            self._policy.gate,
+            self._vault,
         )
         self._runner.tasks_max = settings.worker_tasks_max
         environment = {**os.environ, sweep.KEEPER_VARIABLE: identity.instance_id}
         if exports_spans:
             environment["OUTRIDER_TRACE_USER"] = "1"
         self._pool = Pool(
-            self._loop, self._runner, working_directory=settings.working_directory, environment=environment
+            self._loop,
+            self._runner,
+            working_directory=settings.working_directory,
+            environment=environment | self._policy.confinement.environment,
+            module=self._policy.confinement.module,
         )
         self._link = LinkProcess(self._loop, self._conversation, identity.instance_id, os.environ)
         self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid} | self._vault.pids)
@@ -327,10 +346,13 @@ class Keeper:
         await asyncio.to_thread(sweep.kill_all, self._markers, HANG_UP_S)
         await asyncio.to_thread(self._link.wait, HANG_UP_S)
         self._outboxes.close()
+        self._policy.gate.close()
         self._state.close()
 
 
-async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str, targets: list[Target]) -> int:
+async def serve(
+    settings: AgentSettings, state: StateDirectory, instance_id: str, targets: list[Target], policy: Policy
+) -> int:
     """Run one keeper on an open state directory; returns the exit code."""
     marks = {sweep.KEEPER_VARIABLE: instance_id}
     vault = Vault(settings.secrets, Sources(settings.secrets, os.environ, marks))
@@ -346,10 +368,10 @@ async def serve(settings: AgentSettings, state: StateDirectory, instance_id: str
         slots=settings.slots,
         prefetch_credit=settings.prefetch_credit,
         parked_max=settings.parked_max,
-        labels=dict(settings.labels),
+        labels=settings.labels | policy.gate.labels,
         resources=host.resources() | settings.resources,
         task_types=tuple(sorted(settings.task_types)),
         runners=tuple(sorted(settings.runners)),
         secrets=vault.offers,
     )
-    return await Keeper(settings, state, identity, targets, vault).run()
+    return await Keeper(settings, state, identity, targets, policy, vault).run()

@@ -17,8 +17,8 @@ class Outlet(Protocol):
     def accepted(self, attempts: Sequence[Attempt]) -> None:
         """The agent will start them, or has."""
 
-    def rejected(self, attempt: Ref, message: str) -> None:
-        """The agent will not take it; nothing was started."""
+    def rejected(self, attempt: Ref, message: str, *, by_policy: bool = False) -> None:
+        """The agent will not take it, ``by_policy`` never; nothing was started."""
 
     def revoked(self, attempt: Attempt) -> None:
         """It goes back unstarted."""

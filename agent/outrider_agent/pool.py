@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -95,12 +95,14 @@ class Pool:
         *,
         working_directory: str,
         environment: Mapping[str, str],
+        module: Sequence[str] = ("-m", "outrider.worker"),
     ) -> None:
         self.workers: dict[int, WorkerProcess] = {}
         self._loop = loop
         self._listener = listener
         self._working_directory = working_directory
         self._environment = {name: value for name, value in environment.items() if name not in _PRIVATE}
+        self._module = tuple(module)
         self._last_id = 0
         self._failures = 0
         self._not_before_us = 0
@@ -173,7 +175,7 @@ class Pool:
         page = mmap.mmap(page_fd, messages.RUNNING_PAGE_BYTES)
         descriptors = (theirs.fileno(), page_fd)
         process = subprocess.Popen(
-            [sys.executable, "-m", "outrider.worker", "--fd", str(descriptors[0]), "--running-fd", str(page_fd)],
+            [sys.executable, *self._module, "--fd", str(descriptors[0]), "--running-fd", str(page_fd)],
             stdin=subprocess.DEVNULL,
             cwd=self._working_directory,
             env=self._environment,

@@ -25,6 +25,8 @@ from outrider_agent.core.budgets import Budgets
 from outrider_agent.core.lease import Lease
 from outrider_agent.executioner import Executioner
 from outrider_agent.outlet import Outlet, Ref
+from outrider_agent.policy.bounds import cut
+from outrider_agent.policy.gate import Gate
 from outrider_agent.pool import Pool, WorkerProcess
 from outrider_agent.preparation import Preparation
 from outrider_agent.reporter import Reporter
@@ -48,9 +50,11 @@ class Runner:
         reporter: Reporter,
         wake: Callable[[], None],
         grace_s: float,
+        gate: Gate,
         vault: Vault | None = None,
     ) -> None:
         self.board = Board(limits)
+        self._gate = gate
         self.dossiers: dict[int, Dossier] = {}
         self.tasks_max = 0
         self._pool: Pool
@@ -95,6 +99,9 @@ class Runner:
         accepted = []
         for assignment in assignments:
             self._last_key += 1
+            if refusal := self._gate.judge(assignment, self.board.find):
+                self._refuse(assignment, refusal, by_policy=True)
+                continue
             dossier = open_dossier(self._last_key, assignment, self._origin, now_ns)
             if dossier is None:
                 self._refuse(assignment, "unknown kind of work; this agent is older than the coordinator")
@@ -123,6 +130,7 @@ class Runner:
         """Look after an attempt from now on."""
         key = dossier.attempt.key
         self.dossiers[key] = dossier
+        self._gate.bind(dossier)
         if dossier.remaining_us:
             self._budgets.assigned(key, dossier.remaining_us, clock.boot_us())
         if dossier.is_exclusive:
@@ -130,9 +138,9 @@ class Runner:
         if dossier.must_prepare:
             self._preparation.begin(dossier)
 
-    def _refuse(self, assignment: agent_service_pb2.Assignment, message: str) -> None:
+    def _refuse(self, assignment: agent_service_pb2.Assignment, message: str, *, by_policy: bool = False) -> None:
         ref = assignment.ref
-        self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message)
+        self._outlet.rejected((ref.task_id, ref.attempt, ref.fence), message, by_policy=by_policy)
 
     def revoke(self, refs: Iterable[Ref]) -> None:
         """Give back what has not started."""
@@ -261,7 +269,9 @@ class Runner:
         self._reporter.hold_progress(dossier, message)
 
     def _logged(self, worker: WorkerProcess, dossier: Dossier, message: messages.LogOutput, now_us: int) -> None:
-        self._reporter.report(dossier, message)
+        kept = cut(dossier, message)
+        if kept is not None:
+            self._reporter.report(dossier, kept)
 
     def _blocked(self, worker: WorkerProcess, dossier: Dossier, message: messages.Blocked, now_us: int) -> None:
         if message.kind == "complexity":

@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ def findings(config: Path | None, *, with_security: bool) -> list[Finding]:
     """Everything about this machine; the settings file is None when there is none."""
     found, document = _settings(config)
     found += _machine()
-    for section, look in (("coordinator", _coordinator), ("agent", _agent)):
-        if section in document:
-            found += _guarded(section, lambda look=look, section=section: look(document[section], with_security))  # type: ignore[misc]  # bound now
+    if "coordinator" in document:
+        found += _guarded("coordinator", lambda: _coordinator(document["coordinator"], with_security))
+    if "agent" in document or "policy" in document:
+        found += _guarded("agent", lambda: _agent(document.get("agent", {}), document.get("policy", {}), with_security))
     return found
 
 
@@ -52,10 +53,9 @@ def _settings(config: Path | None) -> tuple[list[Finding], dict[str, Any]]:
         return [Finding(Mark.WRONG, "settings", f"{config} cannot be read: {error}", "mend it, or move it away")], {}
     found = [Finding(Mark.FINE, "settings", f"{config} has {', '.join(f'[{name}]' for name in document) or 'nothing'}")]
     for section in document:
-        if section not in ("coordinator", "agent"):
-            found.append(
-                Finding(Mark.WARNING, "settings", f"[{section}] is read by nobody", "tables are [coordinator], [agent]")
-            )
+        if section not in ("coordinator", "agent", "policy"):
+            remedy = "tables are [coordinator], [agent] and [policy]"
+            found.append(Finding(Mark.WARNING, "settings", f"[{section}] is read by nobody", remedy))
     if config.stat().st_mode & 0o022:
         remedy = f"chmod go-w {config}"
         found.append(Finding(Mark.WRONG, "settings", f"others can write {config}, and so run commands", remedy))
@@ -102,12 +102,12 @@ def _loaded(kind: Any, section: str, values: dict[str, Any]) -> Any:
     return load(kind, section, environment={}, flags=values)
 
 
-def _state(daemon: str, folder: Path) -> Iterator[Finding]:
+def _state(daemon: str, folder: Path, allowed: int = 0o700) -> Iterator[Finding]:
     if not folder.exists():
         yield Finding(Mark.WARNING, daemon, f"{folder} is not there yet", "it is made when the daemon starts first")
         return
-    if folder.stat().st_mode & 0o077:
-        yield Finding(Mark.WRONG, daemon, f"others can look into {folder}", f"chmod 700 {folder}")
+    if folder.stat().st_mode & 0o777 & ~allowed:
+        yield Finding(Mark.WRONG, daemon, f"others can look into {folder}", f"chmod {allowed:o} {folder}")
     free = shutil.disk_usage(folder).free
     if free < DISK_LOW_BYTES:
         text = f"only {free >> 20} MiB are free in {folder}"
@@ -211,23 +211,43 @@ def _log(path: Path) -> Iterator[Finding]:
         yield Finding(Mark.WRONG, "audit log", f"{path}: line {flaw.line} {flaw.problem}", remedy)
 
 
-def _agent(values: dict[str, Any], with_security: bool) -> list[Finding]:
+def _agent(values: dict[str, Any], rules: dict[str, Any], with_security: bool) -> list[Finding]:
     from outrider_agent.identity import IdentityFolder
+    from outrider_agent.policy.gate import check
+    from outrider_agent.policy.settings import SECTION, PolicySettings
     from outrider_agent.settings import AgentSettings, resolved
 
     settings = resolved(_loaded(AgentSettings, "agent", values), os.environ)
+    policy = _loaded(PolicySettings, SECTION, rules)
+    check(policy)
     folder = Path(settings.state_directory)
-    found = [*_state("agent", folder)]
+    found = [*_state("agent", folder, 0o711 if policy.user else 0o700)]
     identity = IdentityFolder(folder)
     cluster = identity.cluster()
     if cluster is not None:
         found += _private("agent", identity.path)
         found += _identity(cluster, settings.name)
     found += secret_findings(settings.secrets, os.environ)
-    if with_security and os.geteuid() == 0:
+    if with_security and os.geteuid() == 0 and not policy.user:
         text = "this command runs as root; an agent that does runs every task as root"
-        found.append(Finding(Mark.WARNING, "agent", text, "run the agent as a user that owns nothing else"))
+        remedy = "run the agent as a user that owns nothing else, or set policy.user"
+        found.append(Finding(Mark.WARNING, "agent", text, remedy))
+    if with_security:
+        found += _policy(policy, (cluster.addresses if cluster else ()) or settings.addresses)
     return found
+
+
+def _policy(policy: Any, addresses: Iterable[str]) -> Iterator[Finding]:
+    """What a coordinator on another machine could have run here."""
+    from outrider.endpoint import Endpoint
+
+    remote = next((address for address in addresses if not Endpoint.parse(address).is_local), None)
+    if policy.require_signature:
+        yield Finding(Mark.FINE, "agent", f"runs what one of {len(policy.trusted_keys)} keys has signed, nothing else")
+    elif remote is not None and policy.commands is None and policy.functions is None:
+        text = f"whoever takes over the coordinator at {remote} can run anything here as the agent's user"
+        remedy = "[policy] in the settings file: require_signature and trusted_keys, or commands and functions"
+        yield Finding(Mark.WARNING, "agent", text, remedy)
 
 
 def _identity(cluster: Any, name: str) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from outrider.cli import (
     doctor,
     inbox,
     joining,
+    key,
     limit,
     login,
     map_lines,
@@ -71,6 +72,7 @@ app.add_typer(user.app, name="user", rich_help_panel=_ACCESS)
 app.command("login", rich_help_panel=_ACCESS, examples=login.LOGIN_EXAMPLES, notes=login.LOGIN_NOTES)(login.login)
 app.command("logout", rich_help_panel=_ACCESS, examples=login.LOGOUT_EXAMPLES)(login.logout)
 app.command("whoami", rich_help_panel=_ACCESS, examples=login.WHOAMI_EXAMPLES)(login.whoami)
+app.add_typer(key.app, name="key", rich_help_panel=_ACCESS)
 app.add_typer(audit.app, name="audit", rich_help_panel=_ACCESS)
 
 

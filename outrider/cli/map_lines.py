@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from outrider.cli import output
+from outrider.cli.key import Sign, SignFor, signer
 from outrider.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, JsonFlag, session_of
 from outrider.cli.placing import Secret, SecretFd
 from outrider.cli.submit import Attempts, Duration, Label, Priority
@@ -47,6 +48,8 @@ def map_lines(
     attempts: Attempts = None,
     secret: Secret = [],
     secret_fd: SecretFd = [],
+    sign: Sign = "",
+    sign_for: SignFor = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Run a command once per line of standard input, all over the fleet."""
@@ -54,7 +57,7 @@ def map_lines(
         raise InvalidRequest("give a command after --, or a function with --python; see outrider map --help")
     if sys.stdin.isatty():
         output.say("reading lines from the terminal; end with Ctrl-D")
-    with session_of(context).client() as client:
+    with session_of(context).client(signer(sign, sign_for)) as client:
         submitter = client.with_options(
             priority=priority or None,
             labels=pairs(label, "--label"),

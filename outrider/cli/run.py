@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from outrider.cli import follow, output, run_watch
 from outrider.cli.help import Commands, epilog
+from outrider.cli.key import Sign, SignFor, signer
 from outrider.cli.options import (
     EXIT_CODES,
     JsonFlag,
@@ -20,6 +22,9 @@ from outrider.cli.options import (
 )
 from outrider.cli.session import Session
 from outrider.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from outrider.signing import Signer
 
 RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="TOML, or JSON when it ends in .json.")]
 RequestId = Annotated[str, typer.Option(metavar="TEXT", help="Doing it again under the same id changes nothing.")]
@@ -132,6 +137,8 @@ def submit(
     file: RunFile,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Watch it until its end.")] = False,
     request_id: RequestId = "",
+    sign: Sign = "",
+    sign_for: SignFor = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Submit the run that a TOML or JSON file describes, all or nothing; prints its id."""
@@ -140,6 +147,7 @@ def submit(
     from outrider.v1 import run_service_pb2
 
     session, spec = session_of(context), read(file).spec
+    _sign(spec.tasks, session.namespace, signer(sign, sign_for))
     request = run_service_pb2.SubmitRunRequest(
         namespace=session.namespace, run=spec, request_id=request_id or _request_id()
     )
@@ -152,12 +160,20 @@ def submit(
     raise typer.Exit(run_watch.watch(session, run.id, as_json=as_json))
 
 
+def _sign(tasks: Iterable[Any], namespace: str, signed_by: Signer | None) -> None:
+    if signed_by is not None:
+        for task in tasks:
+            signed_by.sign(task.spec, namespace)
+
+
 @app.command(examples=["outrider run add 01a1fd16 more.toml"])
 def add(
     context: typer.Context,
     run_id: Annotated[str, typer.Argument(metavar="ID", help="Run id, or the beginning of it.")],
     file: RunFile,
     request_id: RequestId = "",
+    sign: Sign = "",
+    sign_for: SignFor = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Add the tasks of a file to a run that is not over; they may come after any that are there."""
@@ -169,6 +185,7 @@ def add(
     session, spec = session_of(context), read(file).spec
     if spec.failure_policy or spec.max_parallel or spec.sequential:
         raise InvalidRequest(f"{file}: how a run goes is decided with its submit; leave fail_fast and the like out")
+    _sign(spec.tasks, session.namespace, signer(sign, sign_for))
     full_id = _run(session, run_id, False).id
     is_member = os.environ.get("OUTRIDER_RUN_ID", "") == full_id
     request = run_service_pb2.AddTasksRequest(

@@ -10,6 +10,7 @@ import typer
 
 from outrider.cli import output
 from outrider.cli.help import Commands, epilog
+from outrider.cli.key import Sign, SignFor, signer
 from outrider.cli.options import JsonFlag, session_of
 from outrider.cli.placing import Secret, SecretFd
 from outrider.cli.submit import (
@@ -92,10 +93,12 @@ def create(
     secret_fd: SecretFd = [],
     env: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Environment variable; repeatable.")] = [],
     cwd: Annotated[str, typer.Option(metavar="DIR", help="Working directory on the agent.")] = "",
+    signing_key: Sign = "",
+    sign_for: SignFor = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Submit a command or a Python function at a time, at an interval, or by a cron line."""
-    from outrider.schedules import schedule_spec
+    from outrider.schedules import schedule_spec, sign
     from outrider.v1 import schedule_service_pb2
     from outrider.work import Options, command_spec, function_spec
 
@@ -116,15 +119,14 @@ def create(
         secret_fds=pairs(secret_fd, "--secret-fd"),
     )
     if bool(argv) == bool(python):
-        raise InvalidRequest(
-            "give a command after --, or a function with --python; see outrider schedule create --help"
-        )
+        raise InvalidRequest("give a command after --, or a function with --python; see schedule create --help")
     if python:
         spec.task.CopyFrom(function_spec(python, *call_arguments(args, kwargs), options))
     else:
         folder = str(Path(cwd).absolute()) if cwd else ""
         spec.task.CopyFrom(command_spec(argv or [], options, env=pairs(env, "--env"), cwd=folder))
     session = session_of(context)
+    sign(spec, signer(signing_key, sign_for), session.namespace)
     request = schedule_service_pb2.CreateScheduleRequest(namespace=session.namespace, spec=spec, replace=replace)
     _tell(session.call(session.schedules.CreateSchedule, request).schedule, as_json)
 
@@ -258,7 +260,10 @@ def _next(schedule: Any) -> str:
 def _work(spec: Any) -> str:
     if spec.HasField("run"):
         return f"a run of {len(spec.run.tasks)} tasks"
-    return str(spec.task.title or spec.task.function.function or " ".join(spec.task.command.argv))
+    from outrider.signing import signed_spec
+
+    task = signed_spec(spec.task)
+    return str(task.title or task.function.function or " ".join(task.command.argv))
 
 
 def _word(spec: Any, field: str, default: str) -> str:

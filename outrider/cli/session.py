@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from outrider.channel import TlsFiles
     from outrider.client import Client
+    from outrider.signing import Signer
 
 CALL_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
@@ -92,11 +93,17 @@ class Session:
 
         return AccessServiceStub(self.channel)
 
-    def client(self) -> Client:
-        """A client of the SDK, for commands that submit."""
+    def client(self, signer: Signer | None = None) -> Client:
+        """A client of the SDK, for commands that submit; it signs if somebody is to."""
         from outrider.client import Client
 
-        return Client(self.address, namespace=self.namespace, tls=self.tls, connect_timeout=CONNECT_TIMEOUT_S)
+        return Client(
+            self.address,
+            namespace=self.namespace,
+            tls=self.tls,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            signing_key=signer or "",
+        )
 
     def call(self, method: Callable[..., Any], request: Any) -> Any:
         """A unary call; raises the coordinator's error."""
@@ -124,7 +131,7 @@ class Session:
             call.cancel()
 
     def _explained(self, error: errors.OutriderError) -> errors.OutriderError:
-        if isinstance(error, errors.Unreachable):
+        if isinstance(error, errors.Unreachable) and not isinstance(error, errors.Untrusted):
             return errors.Unreachable(
                 f"no coordinator answers at {self.address}; is it running? Start one here with `outrider up`, "
                 "or give its address with --coordinator or OUTRIDER_COORDINATOR"

@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from outrider.cli import follow, output
+from outrider.cli.key import Sign, SignFor, signer
 from outrider.cli.options import EXIT_CODES, EXIT_INTERRUPTED, EXIT_OK, JsonFlag, session_of
 from outrider.cli.placing import (
     Affinity,
@@ -31,6 +32,9 @@ from outrider.cli.placing import (
 from outrider.cli.session import Session
 from outrider.cli.values import duration_s, pairs
 from outrider.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from outrider.signing import Signer
 
 EXAMPLES = (
     "outrider submit --wait --cwd . -- pytest -q",
@@ -125,6 +129,8 @@ def submit(
     cancel_on_interrupt: CancelOnInterrupt = False,
     shell: Annotated[bool, typer.Option("--shell", help="Run the words as one line of sh.")] = False,
     request_id: RequestId = "",
+    sign: Sign = "",
+    sign_for: SignFor = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Submit a command or a Python function as a task; prints its id."""
@@ -140,7 +146,7 @@ def submit(
         words = ["sh", "-c", " ".join(argv or [])] if shell else argv or []
         folder = str(Path(cwd).absolute()) if cwd else ""
         spec = command_spec(words, options, env=pairs(env, "--env"), cwd=folder, stdin=_stdin(stdin))
-    task_id = _accept(session, spec, _full_ids(session, after), request_id)
+    task_id = _accept(session, spec, _full_ids(session, after), request_id, signer(sign, sign_for))
     if not wait:
         print(json.dumps({"task_id": task_id}) if as_json else task_id)
         return
@@ -175,7 +181,7 @@ def _chosen(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: str) -> str:
+def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: str, signed_by: Signer | None) -> str:
     import secrets
 
     from outrider.identity import submitter
@@ -183,6 +189,9 @@ def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: 
     from outrider.transport.submit_spans import SubmitTracer
     from outrider.v1 import task_service_pb2
 
+    name = spec.title or spec.function.function or spec.command.argv[0]
+    if signed_by is not None:
+        signed_by.sign(spec, session.namespace)
     request = task_service_pb2.SubmitRequest(
         namespace=session.namespace,
         request_id=request_id or f"cli-{secrets.token_hex(12)}",
@@ -192,7 +201,7 @@ def _accept(session: Session, spec: Any, dependency_ids: list[str], request_id: 
     )
     request.trace.traceparent = current_traceparent()
     tracer = SubmitTracer()
-    span = tracer.begin(spec.title or spec.function.function or spec.command.argv[0], request.trace)
+    span = tracer.begin(name, request.trace)
     task_id: str = session.call(session.tasks.Submit, request).task_id
     if span is not None:
         tracer.end(span)

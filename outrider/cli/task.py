@@ -121,6 +121,7 @@ def _show(task: task_pb2.Task) -> None:
             ("reason", reason),
             ("work", _work(task)),
             ("secrets", " ".join(f"{one.variable}={one.secret}" for one in task.spec.secrets)),
+            ("signed with", task.spec.signed.key_id),
             ("priority", str(task.spec.priority) if task.spec.HasField("priority") else ""),
             ("run", f"{output.short(task.run_id)} ({task.run_key})" if task.run_id else ""),
             ("retry of", output.short(task.retry_of_task_id)),
@@ -144,10 +145,13 @@ def _show(task: task_pb2.Task) -> None:
 
 
 def _work(task: task_pb2.Task) -> str:
-    if task.spec.HasField("command"):
-        return " ".join(task.spec.command.argv)
-    arguments = task.spec.function.arguments.data.decode(errors="replace")
-    return f"{task.spec.function.function} {arguments[:200]}".rstrip()
+    from outrider.signing import signed_spec
+
+    spec = signed_spec(task.spec)
+    if spec.HasField("command"):
+        return " ".join(spec.command.argv)
+    arguments = spec.function.arguments.data.decode(errors="replace")
+    return f"{spec.function.function} {arguments[:200]}".rstrip()
 
 
 def _attempt(attempt: task_pb2.Attempt) -> str:
@@ -257,7 +261,9 @@ def result(
 
 
 def _print_result(task: task_pb2.Task, *, as_json: bool) -> None:
-    if task.spec.HasField("command") and not as_json:
+    from outrider.signing import signed_spec
+
+    if signed_spec(task.spec).HasField("command") and not as_json:
         output.raw(json.loads(task.result.data)["output"].encode())
     else:
         print(task.result.data.decode(errors="replace"))

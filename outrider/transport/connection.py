@@ -20,6 +20,7 @@ import grpc
 
 from outrider import errors, status
 from outrider.channel import TlsFiles, connect_aio
+from outrider.signing import Signer
 from outrider.transport.backoff import CAP_S, FINAL, Backoff
 from outrider.transport.encoding import RequestEncoder
 from outrider.transport.follow import frames
@@ -38,6 +39,7 @@ from outrider.v1 import (
 )
 
 CALL_TIMEOUT_S = 30.0
+_WHY_S = 1.0
 #: What a coordinator that restarts looks like; every call of ours may be repeated.
 AWAY = (errors.Draining, errors.Unreachable)
 #: How long closing waits for the trace collector.
@@ -55,10 +57,18 @@ Response = TypeVar("Response")
 class Connection:
     """A connection to the coordinator at ``address`` for one namespace. Use `open` first and `close` last."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, namespace: str, submitter: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: TlsFiles | None,
+        namespace: str,
+        submitter: str = "",
+        signer: Signer | None = None,
+    ) -> None:
         self.address = address
         self.namespace = namespace
         self.submitter = submitter
+        self.signer = signer
         began_ms = time.time_ns() // 1_000_000
         #: Names this client for the shared watch; new for every connection.
         self.client_id = f"{began_ms:011x}{secrets.token_hex(5)}"
@@ -98,12 +108,22 @@ class Connection:
             await self.close()
             raise problem or errors.Unreachable(f"the coordinator at {self.address} ended the watch")
         if ready not in done:
+            problem = await self._why()
             await self.close()
-            raise errors.Unreachable(
+            raise problem or errors.Unreachable(
                 f"no coordinator answers at {self.address} within {timeout_s:g} s; "
                 "start one with `outrider up`, or give its address (OUTRIDER_COORDINATOR, --coordinator)"
             )
         self.start(self.submissions.run())
+
+    async def _why(self) -> errors.OutriderError | None:
+        """What is wrong with the TLS of what answers, None for anything else: a call that waits is not told."""
+        try:
+            await self.tasks.List(task_service_pb2.ListRequest(page_size=1), timeout=_WHY_S)
+        except grpc.aio.AioRpcError as error:
+            problem = status.from_rpc_error(error, self.address)
+            return problem if isinstance(problem, errors.Untrusted) else None
+        return None
 
     async def close(self, flush_s: float = 0.0) -> None:
         """Wait up to ``flush_s`` for submissions under way, then end everything; open tickets fail."""
@@ -151,6 +171,8 @@ class Connection:
         span = self._tracer.begin(title, trace)
         if span is not None:
             ticket.when_accepted(functools.partial(self._end_span, span, ticket))
+        if self.signer is not None:
+            spec = self.signer.signed(spec, self.namespace)
         data = self._encoder.encode(request_id, spec, dependency_ids, trace)
         self.submissions.put(Submission(request_id, data, ticket))
         return ticket
@@ -190,6 +212,9 @@ class Connection:
         """Accept a graph; its tasks' tickets in the order of the request."""
         request.client_id, request.namespace = self.client_id, self.namespace
         request.submitter = self.submitter
+        if self.signer is not None:
+            for task in request.run.tasks:
+                self.signer.sign(task.spec, self.namespace)
         span = self._tracer.begin(request.run.title, request.trace)
         self._runs_under_way += 1
         try:

@@ -52,6 +52,9 @@ async def add(
         tasks=tasks,
         parent_task_id=os.environ.get("OUTRIDER_TASK_ID", "") if is_member else "",
     )
+    if connection.signer is not None:
+        for task in request.tasks:
+            connection.signer.sign(task.spec, connection.namespace)
     response: run_service_pb2.AddTasksResponse = await connection.call(connection.runs.AddTasks, request)
     added = [(member.key, Ticket(connection.lock)) for member in response.task_ids]
     for (_, ticket), member in zip(added, response.task_ids, strict=True):

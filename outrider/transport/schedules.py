@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from outrider.schedules import Schedule
+from outrider.schedules import Schedule, sign
 from outrider.transport.connection import Connection
 from outrider.v1 import schedule_service_pb2 as pb
 from outrider.v1 import schedule_service_pb2_grpc
@@ -13,6 +13,7 @@ from outrider.v1 import schedule_service_pb2_grpc
 async def create(connection: Connection, spec: pb.ScheduleSpec, *, replace: bool) -> Schedule:
     """Make a schedule; the same one again is found."""
     request = pb.CreateScheduleRequest(namespace=connection.namespace, spec=spec, replace=replace)
+    sign(request.spec, connection.signer, connection.namespace)
     return Schedule.read((await connection.call(_stub(connection).CreateSchedule, request)).schedule)
 
 

@@ -27,7 +27,7 @@ from outrider.v1 import task_pb2 as outrider_dot_v1_dot_task__pb2
 from outrider.v1 import worker_message_pb2 as outrider_dot_v1_dot_worker__message__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1foutrider/v1/agent_service.proto\x12\x0boutrider.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16outrider/v1/task.proto\x1a outrider/v1/worker_message.proto\"=\n\nAttemptRef\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05\x66\x65nce\x18\x03 \x01(\x04\"]\n\x0bHeldAttempt\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.outrider.v1.AttemptState\"E\n\x0bOutboxRange\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\x10\n\x08last_seq\x18\x03 \x01(\x04\"=\n\x0bSecretOffer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnamespaces\x18\x02 \x03(\t\x12\x0c\n\x04work\x18\x03 \x03(\t\"\x94\x05\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\nmachine_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x19\n\x11instance_start_ms\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\t\x12.\n\x06labels\x18\x07 \x03(\x0b\x32\x1e.outrider.v1.Hello.LabelsEntry\x12\r\n\x05slots\x18\x08 \x01(\r\x12\x17\n\x0fprefetch_credit\x18\t \x01(\r\x12&\n\x04held\x18\n \x03(\x0b\x32\x18.outrider.v1.HeldAttempt\x12*\n\x08outboxes\x18\x0b \x03(\x0b\x32\x18.outrider.v1.OutboxRange\x12\x10\n\x08store_id\x18\x0c \x01(\t\x12\x19\n\x11\x63oordinator_epoch\x18\r \x01(\x04\x12\x12\n\nparked_max\x18\x0e \x01(\r\x12\x0c\n\x04host\x18\x0f \x01(\t\x12\x34\n\tresources\x18\x10 \x03(\x0b\x32!.outrider.v1.Hello.ResourcesEntry\x12\x12\n\ntask_types\x18\x11 \x03(\t\x12\x0f\n\x07runners\x18\x12 \x03(\t\x12\x1c\n\x14previous_instance_id\x18\x13 \x01(\t\x12\x13\n\x0b\x62oottime_ns\x18\x14 \x01(\x04\x12)\n\x07secrets\x18\x15 \x03(\x0b\x32\x18.outrider.v1.SecretOffer\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"t\n\nWorkerInfo\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x12\n\ntasks_done\x18\x04 \x01(\x04\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x11\n\trss_bytes\x18\x06 \x01(\x04\"\xcc\x01\n\tHeartbeat\x12\x13\n\x0b\x62oottime_ns\x18\x01 \x01(\x04\x12\x12\n\nfree_slots\x18\x02 \x01(\r\x12\x14\n\x0cload_average\x18\x03 \x01(\x01\x12\x14\n\x0c\x63pu_fraction\x18\x04 \x01(\x01\x12\x17\n\x0fmemory_fraction\x18\x05 \x01(\x01\x12(\n\x07workers\x18\x06 \x03(\x0b\x32\x17.outrider.v1.WorkerInfo\x12\x16\n\x0eoutbox_pending\x18\x07 \x01(\x04\x12\x0f\n\x07leaving\x18\x08 \x01(\x08\"1\n\x08\x41\x63\x63\x65pted\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\"B\n\x08Rejected\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\x12\x0f\n\x07message\x18\x02 \x01(\t\"0\n\x07Revoked\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\"]\n\x07Reports\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.outrider.v1.WorkerMessage\"\x1a\n\x07Goodbye\x12\x0f\n\x07message\x18\x01 \x01(\t\"\xd3\x02\n\x0eSessionRequest\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12#\n\x05hello\x18\x02 \x01(\x0b\x32\x12.outrider.v1.HelloH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.outrider.v1.HeartbeatH\x00\x12)\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\x15.outrider.v1.AcceptedH\x00\x12)\n\x08rejected\x18\x05 \x01(\x0b\x32\x15.outrider.v1.RejectedH\x00\x12\'\n\x07revoked\x18\x06 \x01(\x0b\x32\x14.outrider.v1.RevokedH\x00\x12\'\n\x07reports\x18\x07 \x01(\x0b\x32\x14.outrider.v1.ReportsH\x00\x12\'\n\x07goodbye\x18\x08 \x01(\x0b\x32\x14.outrider.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"Z\n\x0bHeldVerdict\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.outrider.v1.Verdict\"7\n\rOutboxApplied\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\"\xa0\x02\n\x07Welcome\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\x19\n\x11\x63oordinator_epoch\x18\x02 \x01(\x04\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12+\n\x07\x61pplied\x18\x04 \x03(\x0b\x32\x1a.outrider.v1.OutboxApplied\x12*\n\x08verdicts\x18\x05 \x03(\x0b\x32\x18.outrider.v1.HeldVerdict\x12\x35\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x31\n\x0elease_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\tTaskInput\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12$\n\x06result\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Payload\"\xfc\x02\n\nAssignment\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12&\n\x06inputs\x18\x03 \x03(\x0b\x32\x16.outrider.v1.TaskInput\x12(\n\x05trace\x18\x04 \x01(\x0b\x32\x19.outrider.v1.TraceContext\x12\x12\n\nprefetched\x18\x05 \x01(\x08\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x35\n\x12remaining_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0f\x65\x61rlier_answers\x18\t \x03(\x0b\x32\x17.outrider.v1.Resolution\x12\x31\n\rexpired_waits\x18\n \x03(\x0b\x32\x1a.outrider.v1.BlockedReason\"6\n\x06\x41ssign\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.outrider.v1.Assignment\"/\n\x06Revoke\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\"\xa3\x01\n\x06\x43\x61ncel\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x04 \x01(\x08\x12\'\n\x06reason\x18\x05 \x01(\x0e\x32\x17.outrider.v1.TaskReason\"[\n\x06\x41nswer\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12+\n\nresolution\x18\x02 \x01(\x0b\x32\x17.outrider.v1.Resolution\"2\n\x03\x41\x63k\x12+\n\x07\x61pplied\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.OutboxApplied\"O\n\x05Lease\x12\x13\n\x0b\x62oottime_ns\x18\x01 \x01(\x04\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x07\n\x05Pause\"\x08\n\x06Resume\"3\n\x05\x44rain\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10RenewCertificate\"\xe9\x03\n\x0fSessionResponse\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\'\n\x07welcome\x18\x02 \x01(\x0b\x32\x14.outrider.v1.WelcomeH\x00\x12%\n\x06\x61ssign\x18\x03 \x01(\x0b\x32\x13.outrider.v1.AssignH\x00\x12%\n\x06revoke\x18\x04 \x01(\x0b\x32\x13.outrider.v1.RevokeH\x00\x12%\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x13.outrider.v1.CancelH\x00\x12%\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x13.outrider.v1.AnswerH\x00\x12\x1f\n\x03\x61\x63k\x18\x07 \x01(\x0b\x32\x10.outrider.v1.AckH\x00\x12#\n\x05lease\x18\x08 \x01(\x0b\x32\x12.outrider.v1.LeaseH\x00\x12#\n\x05pause\x18\t \x01(\x0b\x32\x12.outrider.v1.PauseH\x00\x12%\n\x06resume\x18\n \x01(\x0b\x32\x13.outrider.v1.ResumeH\x00\x12#\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x12.outrider.v1.DrainH\x00\x12:\n\x11renew_certificate\x18\x0c \x01(\x0b\x32\x1d.outrider.v1.RenewCertificateH\x00\x42\x07\n\x05\x66rame*\\\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eVERDICT_RESUME\x10\x01\x12\x11\n\rVERDICT_FENCE\x10\x02\x12\x11\n\rVERDICT_CLOSE\x10\x03\x32X\n\x0c\x41gentService\x12H\n\x07Session\x12\x1b.outrider.v1.SessionRequest\x1a\x1c.outrider.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1foutrider/v1/agent_service.proto\x12\x0boutrider.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16outrider/v1/task.proto\x1a outrider/v1/worker_message.proto\"=\n\nAttemptRef\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05\x66\x65nce\x18\x03 \x01(\x04\"]\n\x0bHeldAttempt\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.outrider.v1.AttemptState\"E\n\x0bOutboxRange\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12\x10\n\x08last_seq\x18\x03 \x01(\x04\"=\n\x0bSecretOffer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nnamespaces\x18\x02 \x03(\t\x12\x0c\n\x04work\x18\x03 \x03(\t\"\x94\x05\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x12\n\nmachine_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\t\x12\x19\n\x11instance_start_ms\x18\x05 \x01(\x04\x12\x0f\n\x07version\x18\x06 \x01(\t\x12.\n\x06labels\x18\x07 \x03(\x0b\x32\x1e.outrider.v1.Hello.LabelsEntry\x12\r\n\x05slots\x18\x08 \x01(\r\x12\x17\n\x0fprefetch_credit\x18\t \x01(\r\x12&\n\x04held\x18\n \x03(\x0b\x32\x18.outrider.v1.HeldAttempt\x12*\n\x08outboxes\x18\x0b \x03(\x0b\x32\x18.outrider.v1.OutboxRange\x12\x10\n\x08store_id\x18\x0c \x01(\t\x12\x19\n\x11\x63oordinator_epoch\x18\r \x01(\x04\x12\x12\n\nparked_max\x18\x0e \x01(\r\x12\x0c\n\x04host\x18\x0f \x01(\t\x12\x34\n\tresources\x18\x10 \x03(\x0b\x32!.outrider.v1.Hello.ResourcesEntry\x12\x12\n\ntask_types\x18\x11 \x03(\t\x12\x0f\n\x07runners\x18\x12 \x03(\t\x12\x1c\n\x14previous_instance_id\x18\x13 \x01(\t\x12\x13\n\x0b\x62oottime_ns\x18\x14 \x01(\x04\x12)\n\x07secrets\x18\x15 \x03(\x0b\x32\x18.outrider.v1.SecretOffer\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"t\n\nWorkerInfo\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x12\n\ntasks_done\x18\x04 \x01(\x04\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12\x11\n\trss_bytes\x18\x06 \x01(\x04\"\xcc\x01\n\tHeartbeat\x12\x13\n\x0b\x62oottime_ns\x18\x01 \x01(\x04\x12\x12\n\nfree_slots\x18\x02 \x01(\r\x12\x14\n\x0cload_average\x18\x03 \x01(\x01\x12\x14\n\x0c\x63pu_fraction\x18\x04 \x01(\x01\x12\x17\n\x0fmemory_fraction\x18\x05 \x01(\x01\x12(\n\x07workers\x18\x06 \x03(\x0b\x32\x17.outrider.v1.WorkerInfo\x12\x16\n\x0eoutbox_pending\x18\x07 \x01(\x04\x12\x0f\n\x07leaving\x18\x08 \x01(\x08\"1\n\x08\x41\x63\x63\x65pted\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\"k\n\x08Rejected\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x06reason\x18\x03 \x01(\x0e\x32\x17.outrider.v1.TaskReason\"0\n\x07Revoked\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\"]\n\x07Reports\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x11\n\tfirst_seq\x18\x02 \x01(\x04\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.outrider.v1.WorkerMessage\"\x1a\n\x07Goodbye\x12\x0f\n\x07message\x18\x01 \x01(\t\"\xd3\x02\n\x0eSessionRequest\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12#\n\x05hello\x18\x02 \x01(\x0b\x32\x12.outrider.v1.HelloH\x00\x12+\n\theartbeat\x18\x03 \x01(\x0b\x32\x16.outrider.v1.HeartbeatH\x00\x12)\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\x15.outrider.v1.AcceptedH\x00\x12)\n\x08rejected\x18\x05 \x01(\x0b\x32\x15.outrider.v1.RejectedH\x00\x12\'\n\x07revoked\x18\x06 \x01(\x0b\x32\x14.outrider.v1.RevokedH\x00\x12\'\n\x07reports\x18\x07 \x01(\x0b\x32\x14.outrider.v1.ReportsH\x00\x12\'\n\x07goodbye\x18\x08 \x01(\x0b\x32\x14.outrider.v1.GoodbyeH\x00\x42\x07\n\x05\x66rame\"Z\n\x0bHeldVerdict\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.outrider.v1.Verdict\"7\n\rOutboxApplied\x12\x11\n\toutbox_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\"\xa0\x02\n\x07Welcome\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\x19\n\x11\x63oordinator_epoch\x18\x02 \x01(\x04\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12+\n\x07\x61pplied\x18\x04 \x03(\x0b\x32\x1a.outrider.v1.OutboxApplied\x12*\n\x08verdicts\x18\x05 \x03(\x0b\x32\x18.outrider.v1.HeldVerdict\x12\x35\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x31\n\x0elease_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\tTaskInput\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12$\n\x06result\x18\x03 \x01(\x0b\x32\x14.outrider.v1.Payload\"\xfc\x02\n\nAssignment\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.outrider.v1.TaskSpec\x12&\n\x06inputs\x18\x03 \x03(\x0b\x32\x16.outrider.v1.TaskInput\x12(\n\x05trace\x18\x04 \x01(\x0b\x32\x19.outrider.v1.TraceContext\x12\x12\n\nprefetched\x18\x05 \x01(\x08\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x0e\n\x06run_id\x18\x07 \x01(\t\x12\x35\n\x12remaining_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0f\x65\x61rlier_answers\x18\t \x03(\x0b\x32\x17.outrider.v1.Resolution\x12\x31\n\rexpired_waits\x18\n \x03(\x0b\x32\x1a.outrider.v1.BlockedReason\"6\n\x06\x41ssign\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.outrider.v1.Assignment\"/\n\x06Revoke\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\"\xa3\x01\n\x06\x43\x61ncel\x12%\n\x04refs\x18\x01 \x03(\x0b\x32\x17.outrider.v1.AttemptRef\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x04 \x01(\x08\x12\'\n\x06reason\x18\x05 \x01(\x0e\x32\x17.outrider.v1.TaskReason\"[\n\x06\x41nswer\x12$\n\x03ref\x18\x01 \x01(\x0b\x32\x17.outrider.v1.AttemptRef\x12+\n\nresolution\x18\x02 \x01(\x0b\x32\x17.outrider.v1.Resolution\"2\n\x03\x41\x63k\x12+\n\x07\x61pplied\x18\x01 \x03(\x0b\x32\x1a.outrider.v1.OutboxApplied\"O\n\x05Lease\x12\x13\n\x0b\x62oottime_ns\x18\x01 \x01(\x04\x12\x31\n\x0elease_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x07\n\x05Pause\"\x08\n\x06Resume\"3\n\x05\x44rain\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10RenewCertificate\"\xe9\x03\n\x0fSessionResponse\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\'\n\x07welcome\x18\x02 \x01(\x0b\x32\x14.outrider.v1.WelcomeH\x00\x12%\n\x06\x61ssign\x18\x03 \x01(\x0b\x32\x13.outrider.v1.AssignH\x00\x12%\n\x06revoke\x18\x04 \x01(\x0b\x32\x13.outrider.v1.RevokeH\x00\x12%\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32\x13.outrider.v1.CancelH\x00\x12%\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x13.outrider.v1.AnswerH\x00\x12\x1f\n\x03\x61\x63k\x18\x07 \x01(\x0b\x32\x10.outrider.v1.AckH\x00\x12#\n\x05lease\x18\x08 \x01(\x0b\x32\x12.outrider.v1.LeaseH\x00\x12#\n\x05pause\x18\t \x01(\x0b\x32\x12.outrider.v1.PauseH\x00\x12%\n\x06resume\x18\n \x01(\x0b\x32\x13.outrider.v1.ResumeH\x00\x12#\n\x05\x64rain\x18\x0b \x01(\x0b\x32\x12.outrider.v1.DrainH\x00\x12:\n\x11renew_certificate\x18\x0c \x01(\x0b\x32\x1d.outrider.v1.RenewCertificateH\x00\x42\x07\n\x05\x66rame*\\\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eVERDICT_RESUME\x10\x01\x12\x11\n\rVERDICT_FENCE\x10\x02\x12\x11\n\rVERDICT_CLOSE\x10\x03\x32X\n\x0c\x41gentService\x12H\n\x07Session\x12\x1b.outrider.v1.SessionRequest\x1a\x1c.outrider.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_HELLO_RESOURCESENTRY']._loaded_options = None
   _globals['_HELLO_RESOURCESENTRY']._serialized_options = b'8\001'
-  _globals['_VERDICT']._serialized_start=4037
-  _globals['_VERDICT']._serialized_end=4129
+  _globals['_VERDICT']._serialized_start=4078
+  _globals['_VERDICT']._serialized_end=4170
   _globals['_ATTEMPTREF']._serialized_start=138
   _globals['_ATTEMPTREF']._serialized_end=199
   _globals['_HELDATTEMPT']._serialized_start=201
@@ -61,47 +61,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCEPTED']._serialized_start=1418
   _globals['_ACCEPTED']._serialized_end=1467
   _globals['_REJECTED']._serialized_start=1469
-  _globals['_REJECTED']._serialized_end=1535
-  _globals['_REVOKED']._serialized_start=1537
-  _globals['_REVOKED']._serialized_end=1585
-  _globals['_REPORTS']._serialized_start=1587
-  _globals['_REPORTS']._serialized_end=1680
-  _globals['_GOODBYE']._serialized_start=1682
-  _globals['_GOODBYE']._serialized_end=1708
-  _globals['_SESSIONREQUEST']._serialized_start=1711
-  _globals['_SESSIONREQUEST']._serialized_end=2050
-  _globals['_HELDVERDICT']._serialized_start=2052
-  _globals['_HELDVERDICT']._serialized_end=2142
-  _globals['_OUTBOXAPPLIED']._serialized_start=2144
-  _globals['_OUTBOXAPPLIED']._serialized_end=2199
-  _globals['_WELCOME']._serialized_start=2202
-  _globals['_WELCOME']._serialized_end=2490
-  _globals['_TASKINPUT']._serialized_start=2492
-  _globals['_TASKINPUT']._serialized_end=2571
-  _globals['_ASSIGNMENT']._serialized_start=2574
-  _globals['_ASSIGNMENT']._serialized_end=2954
-  _globals['_ASSIGN']._serialized_start=2956
-  _globals['_ASSIGN']._serialized_end=3010
-  _globals['_REVOKE']._serialized_start=3012
-  _globals['_REVOKE']._serialized_end=3059
-  _globals['_CANCEL']._serialized_start=3062
-  _globals['_CANCEL']._serialized_end=3225
-  _globals['_ANSWER']._serialized_start=3227
-  _globals['_ANSWER']._serialized_end=3318
-  _globals['_ACK']._serialized_start=3320
-  _globals['_ACK']._serialized_end=3370
-  _globals['_LEASE']._serialized_start=3372
-  _globals['_LEASE']._serialized_end=3451
-  _globals['_PAUSE']._serialized_start=3453
-  _globals['_PAUSE']._serialized_end=3460
-  _globals['_RESUME']._serialized_start=3462
-  _globals['_RESUME']._serialized_end=3470
-  _globals['_DRAIN']._serialized_start=3472
-  _globals['_DRAIN']._serialized_end=3523
-  _globals['_RENEWCERTIFICATE']._serialized_start=3525
-  _globals['_RENEWCERTIFICATE']._serialized_end=3543
-  _globals['_SESSIONRESPONSE']._serialized_start=3546
-  _globals['_SESSIONRESPONSE']._serialized_end=4035
-  _globals['_AGENTSERVICE']._serialized_start=4131
-  _globals['_AGENTSERVICE']._serialized_end=4219
+  _globals['_REJECTED']._serialized_end=1576
+  _globals['_REVOKED']._serialized_start=1578
+  _globals['_REVOKED']._serialized_end=1626
+  _globals['_REPORTS']._serialized_start=1628
+  _globals['_REPORTS']._serialized_end=1721
+  _globals['_GOODBYE']._serialized_start=1723
+  _globals['_GOODBYE']._serialized_end=1749
+  _globals['_SESSIONREQUEST']._serialized_start=1752
+  _globals['_SESSIONREQUEST']._serialized_end=2091
+  _globals['_HELDVERDICT']._serialized_start=2093
+  _globals['_HELDVERDICT']._serialized_end=2183
+  _globals['_OUTBOXAPPLIED']._serialized_start=2185
+  _globals['_OUTBOXAPPLIED']._serialized_end=2240
+  _globals['_WELCOME']._serialized_start=2243
+  _globals['_WELCOME']._serialized_end=2531
+  _globals['_TASKINPUT']._serialized_start=2533
+  _globals['_TASKINPUT']._serialized_end=2612
+  _globals['_ASSIGNMENT']._serialized_start=2615
+  _globals['_ASSIGNMENT']._serialized_end=2995
+  _globals['_ASSIGN']._serialized_start=2997
+  _globals['_ASSIGN']._serialized_end=3051
+  _globals['_REVOKE']._serialized_start=3053
+  _globals['_REVOKE']._serialized_end=3100
+  _globals['_CANCEL']._serialized_start=3103
+  _globals['_CANCEL']._serialized_end=3266
+  _globals['_ANSWER']._serialized_start=3268
+  _globals['_ANSWER']._serialized_end=3359
+  _globals['_ACK']._serialized_start=3361
+  _globals['_ACK']._serialized_end=3411
+  _globals['_LEASE']._serialized_start=3413
+  _globals['_LEASE']._serialized_end=3492
+  _globals['_PAUSE']._serialized_start=3494
+  _globals['_PAUSE']._serialized_end=3501
+  _globals['_RESUME']._serialized_start=3503
+  _globals['_RESUME']._serialized_end=3511
+  _globals['_DRAIN']._serialized_start=3513
+  _globals['_DRAIN']._serialized_end=3564
+  _globals['_RENEWCERTIFICATE']._serialized_start=3566
+  _globals['_RENEWCERTIFICATE']._serialized_end=3584
+  _globals['_SESSIONRESPONSE']._serialized_start=3587
+  _globals['_SESSIONRESPONSE']._serialized_end=4076
+  _globals['_AGENTSERVICE']._serialized_start=4172
+  _globals['_AGENTSERVICE']._serialized_end=4260
 # @@protoc_insertion_point(module_scope)

@@ -456,8 +456,11 @@ class Rejected(_message.Message):
 
     REFS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """Why, one line: "draining", "no free slot"."""
+    reason: _task_pb2.TaskReason.ValueType
+    """REFUSED_BY_POLICY when this agent will never take the task; unspecified when it would at another time."""
     @_builtins.property
     def refs(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRef]:
         """Attempts as they were assigned; at least one."""
@@ -467,10 +470,11 @@ class Rejected(_message.Message):
         *,
         refs: _abc.Iterable[Global___AttemptRef] | None = ...,
         message: _builtins.str = ...,
+        reason: _task_pb2.TaskReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "refs", b"refs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "refs", b"refs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

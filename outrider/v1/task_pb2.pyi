@@ -273,6 +273,10 @@ class _TaskReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskReason
     """Somebody refused what a wait asked for."""
     TASK_REASON_SECRET_UNAVAILABLE: _TaskReason.ValueType  # 26
     """The agent could not come by a secret that the task asks for, or does not give it to such work: nothing was started."""
+    TASK_REASON_REFUSED_BY_POLICY: _TaskReason.ValueType  # 27
+    """Agents' own policies refuse it (see the rule in the message), or it went beyond what one allows while it ran. Not
+    held against the agent; the task goes to agents that have not refused it, as long as one is connected.
+    """
 
 class TaskReason(_TaskReason, metaclass=_TaskReasonEnumTypeWrapper):
     """Why a task, or one of its attempts, is in the state it is in."""
@@ -331,6 +335,10 @@ TASK_REASON_WAIT_REFUSED: TaskReason.ValueType  # 25
 """Somebody refused what a wait asked for."""
 TASK_REASON_SECRET_UNAVAILABLE: TaskReason.ValueType  # 26
 """The agent could not come by a secret that the task asks for, or does not give it to such work: nothing was started."""
+TASK_REASON_REFUSED_BY_POLICY: TaskReason.ValueType  # 27
+"""Agents' own policies refuse it (see the rule in the message), or it went beyond what one allows while it ran. Not
+held against the agent; the task goes to agents that have not refused it, as long as one is connected.
+"""
 Global___TaskReason: _TypeAlias = TaskReason  # noqa: Y015
 
 class _AttemptState:
@@ -875,6 +883,82 @@ class RetryPolicy(_message.Message):
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
+class SignedWork(_message.Message):
+    """Work that agents verify: what runs is what the statement says, whatever stands beside it. See docs/security.md."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """A serialized Statement, the very bytes that were signed; nobody serializes it again."""
+    signature: _builtins.bytes
+    """Ed25519, 64 bytes, over the 28 bytes `outrider-signed-statement-1:` and then `statement`."""
+    key_id: _builtins.str
+    """Which key that was: the first 32 hexadecimal digits of the SHA-256 of its 32 public bytes."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedWork: _TypeAlias = SignedWork  # noqa: Y015
+
+@_typing.final
+class Statement(_message.Message):
+    """What a submitter signs. Made by clients, opened by agents; the coordinator reads it to show what runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    STARTS_MAX_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace the task is submitted to; agents refuse it in another one."""
+    nonce: _builtins.bytes
+    """Random, 16 bytes: what an agent counts the attempts of this statement by."""
+    starts_max: _builtins.int
+    """Attempts that one agent may start under this statement, whatever task they are of; 0 means no bound but
+    expire_time.
+    """
+    @_builtins.property
+    def spec(self) -> Global___TaskSpec:
+        """Everything that was asked for. Its `work` is a function or a command, never signed work again. An agent obeys this
+        one; the spec around it repeats all but the work, for the coordinator's decisions.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """No attempt may start after this, by the agent's clock; always set."""
+
+    def __init__(
+        self,
+        *,
+        spec: Global___TaskSpec | None = ...,
+        namespace: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        nonce: _builtins.bytes = ...,
+        starts_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "namespace", b"namespace", "nonce", b"nonce", "spec", b"spec", "starts_max", b"starts_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Statement: _TypeAlias = Statement  # noqa: Y015
+
+@_typing.final
 class TaskSpec(_message.Message):
     """What a client asks for; it never changes once the task is accepted."""
 
@@ -909,6 +993,7 @@ class TaskSpec(_message.Message):
     WRITE_SCOPES_FIELD_NUMBER: _builtins.int
     FUNCTION_FIELD_NUMBER: _builtins.int
     COMMAND_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
@@ -964,6 +1049,10 @@ class TaskSpec(_message.Message):
     @_builtins.property
     def command(self) -> Global___Command:
         """A program."""
+
+    @_builtins.property
+    def signed(self) -> Global___SignedWork:
+        """A function or a program, with everything else that says what runs and how, under its submitter's signature."""
 
     @_builtins.property
     def constraints(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelConstraint]:
@@ -1037,6 +1126,7 @@ class TaskSpec(_message.Message):
         write_scopes: _abc.Iterable[_builtins.str] | None = ...,
         function: Global___PythonFunction | None = ...,
         command: Global___Command | None = ...,
+        signed: Global___SignedWork | None = ...,
         priority: _builtins.int | None = ...,
         constraints: _abc.Iterable[Global___LabelConstraint] | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
@@ -1056,13 +1146,13 @@ class TaskSpec(_message.Message):
         wait_policies: Global___WaitPolicies | None = ...,
         secrets: _abc.Iterable[Global___SecretUse] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "command", b"command", "deadline_duration", b"deadline_duration", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "function", b"function", "not_before", b"not_before", "placement", b"placement", "priority", b"priority", "queue_timeout", b"queue_timeout", "retry", b"retry", "stall_timeout", b"stall_timeout", "timeout", b"timeout", "wait_policies", b"wait_policies", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "command", b"command", "deadline_duration", b"deadline_duration", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "function", b"function", "not_before", b"not_before", "placement", b"placement", "priority", b"priority", "queue_timeout", b"queue_timeout", "retry", b"retry", "signed", b"signed", "stall_timeout", b"stall_timeout", "timeout", b"timeout", "wait_policies", b"wait_policies", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "at_most_once", b"at_most_once", "command", b"command", "constraints", b"constraints", "deadline_duration", b"deadline_duration", "description", b"description", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "exclusive", b"exclusive", "function", b"function", "limits", b"limits", "not_before", b"not_before", "placement", b"placement", "preemptible", b"preemptible", "priority", b"priority", "queue_timeout", b"queue_timeout", "resources", b"resources", "retry", b"retry", "secrets", b"secrets", "stall_timeout", b"stall_timeout", "systems", b"systems", "tags", b"tags", "timeout", b"timeout", "title", b"title", "type", b"type", "wait_policies", b"wait_policies", "weight", b"weight", "work", b"work", "write_scopes", b"write_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "at_most_once", b"at_most_once", "command", b"command", "constraints", b"constraints", "deadline_duration", b"deadline_duration", "description", b"description", "disconnect_grace", b"disconnect_grace", "estimated_duration", b"estimated_duration", "exclusive", b"exclusive", "function", b"function", "limits", b"limits", "not_before", b"not_before", "placement", b"placement", "preemptible", b"preemptible", "priority", b"priority", "queue_timeout", b"queue_timeout", "resources", b"resources", "retry", b"retry", "secrets", b"secrets", "signed", b"signed", "stall_timeout", b"stall_timeout", "systems", b"systems", "tags", b"tags", "timeout", b"timeout", "title", b"title", "type", b"type", "wait_policies", b"wait_policies", "weight", b"weight", "work", b"work", "write_scopes", b"write_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
-    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["function", "command"]  # noqa: Y015
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["function", "command", "signed"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...

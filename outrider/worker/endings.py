@@ -11,6 +11,8 @@ from outrider.errors import OutriderError
 TASK_ERROR, RESULT_TOO_LARGE, INVALID_WORK, RESULT_NOT_SERIALIZABLE, CANCEL_REQUESTED = 1, 6, 8, 9, 10
 #: TaskReason number of an exclusive attempt whose lease is over.
 LEASE_EXPIRED = 24
+#: TaskReason number of what the agent's own policy does not let run.
+REFUSED_BY_POLICY = 27
 #: TaskReason numbers with which a wait can end.
 DEADLOCK, WAIT_REFUSED = 23, 25
 #: TaskState number of a dependency that succeeded.

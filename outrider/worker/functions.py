@@ -19,6 +19,7 @@ from outrider.worker.context import decoded
 from outrider.worker.endings import (
     CANCEL_REQUESTED,
     INVALID_WORK,
+    REFUSED_BY_POLICY,
     RESULT_NOT_SERIALIZABLE,
     RESULT_TOO_LARGE,
     TASK_ERROR,
@@ -49,6 +50,8 @@ class Functions:
         function = self._found.get(work.function)
         if function is None:
             function = self._found[work.function] = _find(work.function)
+        if work.must_be_own:
+            _check_own(work.function, function)
         arguments = self._arguments(work, inputs)
         try:
             result = function(*arguments.args, **arguments.kwargs)
@@ -91,6 +94,15 @@ def _find(name: str) -> Callable[..., Any]:
         raise AttemptFailed(INVALID_WORK, f"{name} is not callable, it is a {type(found).__name__}")
     function: Callable[..., Any] = found
     return function
+
+
+def _check_own(name: str, function: Callable[..., Any]) -> None:
+    """Refuse what a module only has from another one: `os.system` is not that of whoever imports os."""
+    module = name.partition(":")[0]
+    if getattr(function, "__module__", None) != module:
+        raise AttemptFailed(
+            REFUSED_BY_POLICY, f"policy.functions: {name} is not defined in {module}, whose own functions run here"
+        )
 
 
 def _import(name: str) -> Any:

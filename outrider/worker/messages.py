@@ -32,11 +32,15 @@ _HEADER = struct.Struct("<I")
 
 
 class FunctionWork(msgspec.Struct, frozen=True, tag="function", array_like=True):
-    """Call ``function`` (``module:qualified.name``) with the JSON ``arguments``: ``{"args": [], "kwargs": {}}``."""
+    """Call ``function`` (``module:qualified.name``) with the JSON ``arguments``: ``{"args": [], "kwargs": {}}``.
+
+    ``must_be_own``: it is refused when it was not defined in that module.
+    """
 
     function: str
     arguments: bytes
     inputs_argument: str = ""
+    must_be_own: bool = False
 
 
 class CommandWork(msgspec.Struct, frozen=True, tag="command", array_like=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from outrider.v1 import (
 )
 from support.certificates import Authority, Identity
 from support.daemons import Daemons, environment_of_tests, function, one_line, refusal
+from support.secured import SecuredCoordinator
 from support.waiting import eventually
 
 TIMEOUT_S = 20
@@ -153,6 +156,27 @@ def test_a_client_of_another_authority_is_refused(secured: Secured, tmp_path: Pa
     assert "CERTIFICATE_VERIFY_FAILED" in one_line(error.message)
     # The stranger knows our authority but was not signed by it: here the server refuses.
     refused_client(secured.address, TlsFiles(secured.client.ca, stranger.certificate, stranger.key))
+
+
+def test_a_certificate_for_another_name_is_said_so(tmp_path: Path) -> None:
+    """SDK, command line and a machine that joins: called by a name that the certificate has not, and what to do."""
+    with SecuredCoordinator(tmp_path, "--listen", "127.0.0.2:0", "--listen-join", "127.0.0.2:0") as coordinator:
+        found = json.loads((coordinator.state / "addresses.json").read_text())
+        ours, join = found["addresses"][-1], found["join"][-1]
+        ca, token = str(coordinator.authority_folder / "trust.pem"), coordinator.token("ann")
+        assert "certificate for another name" in refused_client(ours, TlsFiles(ca=ca))
+        environment = {**os.environ, "OUTRIDER_TLS_CA": ca, "OUTRIDER_TOKEN": token}
+        for words in (["--coordinator", join, "whoami"], ["agent", "join", join, coordinator.join_token().text]):
+            done = subprocess.run(
+                [str(Path(sys.executable).with_name("outrider")), *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+            assert done.returncode == 4, done.stderr
+            assert "outrider coordinator init --host" in done.stderr
 
 
 def test_a_client_in_plain_text_is_refused(secured: Secured) -> None:

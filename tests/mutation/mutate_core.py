@@ -81,19 +81,43 @@ def chosen(names: list[str]) -> list[tuple[Path, str]]:
     ]
 
 
-def explained() -> set[Name]:
+class Row(NamedTuple):
+    """A row of README.md: which survivors it gives a reason for. ``…`` in a line stands for any text."""
+
+    function: str
+    before: str
+    after: str
+
+    def is_about(self, name: Name) -> bool:
+        """Whether it explains this mutant."""
+        function, *lines = name
+        return self.function == function and all(
+            re.fullmatch(".*".join(map(re.escape, pattern.split("…"))), line) is not None
+            for pattern, line in zip(self[1:], lines, strict=True)
+        )
+
+
+def explained() -> list[Row]:
     """Survivors that README.md gives a reason for, in rows of: function, before, after, reason."""
     row = re.compile(r"^\| `([^`]+)` \| `(.*?)` \| `(.*?)` \| .+ \|$")
     found = (row.match(line) for line in README.read_text().splitlines())
-    return {(match[1], match[2].replace("\\|", "|"), match[3].replace("\\|", "|")) for match in found if match}
+    return [Row(match[1], *(match[place].replace("\\|", "|") for place in (2, 3))) for match in found if match]
 
 
-def report(verdicts: list[Verdict], known: set[Name]) -> None:
+def report(verdicts: list[Verdict], rows: list[Row]) -> None:
     """Print the score by module and write down what survived without a reason."""
+    by_function: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_function[row.function].append(row)
+    used: set[Row] = set()
     by_module: dict[str, Counter[str]] = defaultdict(Counter)
     left = []
     for verdict in verdicts:
-        is_explained = verdict.verdict not in GOOD and verdict.name in known
+        about = [
+            row for row in by_function[verdict.name[0]] if verdict.verdict not in GOOD and row.is_about(verdict.name)
+        ]
+        used.update(about)
+        is_explained = bool(about)
         by_module[verdict.module]["explained" if is_explained else verdict.verdict] += 1
         if verdict.verdict not in GOOD and not is_explained:
             left.append(verdict)
@@ -107,9 +131,8 @@ def report(verdicts: list[Verdict], known: set[Name]) -> None:
         )
     (PLACE / "survivors.txt").write_text("".join(f"{_told(verdict)}\n" for verdict in left))
     print(f"survivors without a reason: {len(left)}, in {PLACE / 'survivors.txt'}")
-    stale = known - {verdict.name for verdict in verdicts if verdict.verdict not in GOOD}
     covered = set(by_module)
-    for function, before, after in sorted(stale):
+    for function, before, after in sorted(set(rows) - used):
         if any(function.startswith(f"{module}.") for module in covered):
             print(f"README.md explains what does not survive (any more): {function}: {before} => {after}")
 

@@ -82,6 +82,7 @@ class Trial:
         seen.start()
         for name, item in items.items():
             seen.switch_context(name)
+            self._clear_caches()
             began_s = time.process_time()
             if not _passes(item):
                 pytest.exit(f"{name} fails without any mutant", 3)
@@ -92,6 +93,12 @@ class Trial:
             self.reached[file] = {
                 line: {test for test in tests if test} for line, tests in data.contexts_by_lineno(file).items()
             }
+
+    def _clear_caches(self) -> None:
+        """What is remembered of another test would not be run by this one."""
+        for name, module in list(sys.modules.items()):
+            if name.startswith(self.package):
+                clear_caches(module)
 
     def _tests_of(self, mutant: Mutant) -> list[str]:
         """The tests to run, in their order, as many as there is time for; at least one."""
@@ -166,10 +173,15 @@ def _put_in(mutant: Mutant) -> bool:
     changed = made[mutant.function.rpartition(".")[2]]
     target.__code__ = changed.__code__
     target.__defaults__, target.__kwdefaults__ = changed.__defaults__, changed.__kwdefaults__
+    clear_caches(module)
+    return True
+
+
+def clear_caches(module: ModuleType) -> None:
+    """Forget what functions of a module remember (`functools.lru_cache`)."""
     for value in vars(module).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
-    return True
 
 
 def _function(module: ModuleType, name: str) -> FunctionType:

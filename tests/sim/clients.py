@@ -65,7 +65,9 @@ class Clients:
             edges += [Edge(self.ids[number], how) for number, how in task.get("after_if", ()) if number in self.ids]
             request_id = f"request-{task['number']}"
             self.witness.records.runs.wanted[request_id] = Wanted({"": Node(tuple(edges))})
-            request = task_service_pb2.SubmitRequest(request_id=request_id, spec=task_spec(task))
+            request = task_service_pb2.SubmitRequest(
+                request_id=request_id, spec=task_spec(task), submitter=task.get("submitter", "")
+            )
             for edge in edges:
                 request.dependencies.add(task_id=edge.name, condition=edge.condition)
             requests.append(request)

@@ -20,6 +20,8 @@ def draw(dice: random.Random, features: tuple[str, ...]) -> dict[str, Any]:
     }
     if "small_queue" in features:
         settings["queue_depth_max"] = dice.randrange(8, 30)
+    if "submitters" in features:
+        settings["submitter_open_max"] = dice.choice((6, 15, 1_000_000))
     if "small_index" in features:
         settings["request_ids_max"] = dice.randrange(2, 20)
     if "caps" in features:

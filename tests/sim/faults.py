@@ -55,7 +55,8 @@ def _late(dice: random.Random, agents: list[str]) -> dict[str, Any]:
 
 def _coordinator_step(dice: random.Random, agents: list[str]) -> dict[str, Any]:
     year_s = 365 * 24 * 3600
-    return {"by_us": dice.choice((-20, 20, -3600, 3600, -10 * year_s, 10 * year_s)) * S}
+    far_s = 10 * year_s
+    return {"by_us": dice.choice((-20, 20, -3600, 3600, -far_s, far_s, -far_s, far_s)) * S}
 
 
 #: Kind of fault and how its facts are drawn.
@@ -79,6 +80,7 @@ FAULTS: dict[str, Draw] = {
     "away": _lasting(3, 40, _agent),
     "half_open": _agent,
     "late_frames": _late,
+    "late_hello": _late,
     "duplicates": _lasting(1, 10, _agent),
     "slow_network": _lasting(1, 10, _agent),
     "replies_lost": _lasting(1, 10),
@@ -94,12 +96,19 @@ FAULTS: dict[str, Draw] = {
 }
 
 
+#: The first of these only takes the image that the later ones go back to.
+IMAGES = ("rollback", "old_backup")
+
+
 def draw(kinds: tuple[str, ...], dice: random.Random, agents: list[str], end_us: int, count: int) -> list[Item]:
     """So many faults of these kinds, somewhere before ``end_us``."""
-    items = []
+    items: list[Item] = []
     for _ in range(count):
         kind = dice.choice(kinds)
-        items.append(Item(dice.randrange(S // 2, end_us), kind, FAULTS[kind](dice, agents)))
+        item = Item(dice.randrange(S // 2, end_us), kind, FAULTS[kind](dice, agents))
+        if kind in IMAGES and all(other.kind != kind for other in items):
+            items.append(item._replace(at_us=dice.randrange(S // 2, item.at_us + 1)))
+        items.append(item)
     return items
 
 
@@ -126,7 +135,7 @@ class Faults:
             machine.unborn_chance = 0.0
             if machine.keeper is not None:
                 machine.keeper.pool.unborn_chance = 0.0
-            machine.wire.duplicates = 0.0
+            machine.wire.duplicates, machine.wire.holds_next = 0.0, False
             machine.wire.latency_us = world.latency_us
             for way in (UP, DOWN):
                 machine.wire.set_cut(way, False)
@@ -281,6 +290,20 @@ class Faults:
             connection.lanes[UP].is_held = True
             self._later(for_us, self._lose, connection)
             self._later(for_us + 20 * S, connection.lanes[UP].let_go)
+
+    def _late_hello(self, agent: str, for_us: int) -> None:
+        """The link's next stream is held up from its Hello on and given up; all of that comes behind a newer Hello."""
+        wire = self._world.machines[agent].wire
+        wire.holds_next = True
+        self._later(for_us, self._lose_late, wire)
+        self._reset(agent)
+
+    def _lose_late(self, wire: Any) -> None:
+        wire.holds_next = False
+        for connection in list(wire.connections):
+            if connection.is_late:
+                self._lose(connection)
+                self._later(20 * S, connection.lanes[UP].let_go)
 
     def _lose(self, connection: Any) -> None:
         if connection.lanes[DOWN].is_open:

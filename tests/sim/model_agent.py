@@ -21,6 +21,7 @@ from outrider_agent.frames import Identity
 from outrider_agent.host import Load
 from outrider_agent.link_frames import Closed, Kind, Target
 from outrider_agent.outboxes import Outboxes
+from outrider_agent.policy.gate import open_gate
 from outrider_agent.reporter import Reporter
 from outrider_agent.runner import Runner
 from sim.kernel import Pausable
@@ -180,7 +181,7 @@ class Keeper:
         self.outbox = current
         reporter = Reporter(self.outboxes, self._later, self._wake)
         origin = Origin(plan.name, instance_id, "scratch")
-        self.runner = Runner(limits, origin, self.conversation, reporter, self._wake, KILL_GRACE_S)
+        self.runner = Runner(limits, origin, self.conversation, reporter, self._wake, KILL_GRACE_S, open_gate())
         self.pool = ModelPool(
             machine.kernel,
             machine.witness,

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from outrider_coordinator.core import records
-from outrider_coordinator.core.states import Reason, TaskState
+from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from sim.kernel import Kernel
 
 OPEN_MAX = 6
 #: Attempts that a start reads: OFFERED, ACCEPTED, STARTED, BLOCKED, LOST.
 _OPEN_ATTEMPTS = frozenset((1, 2, 3, 4, 8))
 _BLAME_TASK = 1
+_OFFERED = 1
 _FIXED = len(records.InsertTask._fields) - len(records.UpdateTask._fields) + 1
 
 #: How many of its first fields name a record that is put, where a record that deletes it does not say so.
@@ -117,9 +118,10 @@ class Tables:
         return iter(sorted((row for row in self.tasks.values() if row.state <= OPEN_MAX), key=lambda row: row.order))
 
     def open_attempts(self) -> Iterator[records.PutAttempt]:
-        """Live attempts and strays of open tasks, by task and number as the database's index has them."""
+        """Live attempts, strays and refusals by policy of open tasks, by task and number as the database has them."""
         for row in sorted(self.put["Attempt"].values(), key=lambda row: (self.tasks[row[0]].order, row.number)):
-            if (row.state in _OPEN_ATTEMPTS or row.blame == _BLAME_TASK) and self.tasks[row.task_id].state <= OPEN_MAX:
+            matters = row.state in _OPEN_ATTEMPTS or row.blame == _BLAME_TASK or _is_refusal(row)
+            if matters and self.tasks[row.task_id].state <= OPEN_MAX:
                 yield row
 
     def open_waits(self) -> Iterator[records.PutWait]:
@@ -192,6 +194,8 @@ class ModelStore:
         #: "" or what happens to the next commit: "unapplied" or "applied", both told as an error.
         self.next_error = ""
         self.backup: Tables | None = None
+        #: Called when the next attempt is offered, durably: a moment at which a backup knows least of what follows.
+        self.on_offer: Callable[[], None] | None = None
         self._kernel = kernel
         self._random = kernel.stream("store")
         self._on_durable = on_durable
@@ -245,3 +249,14 @@ class ModelStore:
     def _make_durable(self, batch: Any) -> None:
         self._on_durable(batch)
         self.tables.apply(batch.rows)
+        if self.on_offer is not None and any(_is_offer(row) for row in batch.rows):
+            on_offer, self.on_offer = self.on_offer, None
+            on_offer()
+
+
+def _is_offer(row: Any) -> bool:
+    return isinstance(row, records.PutAttempt) and row.state == _OFFERED
+
+
+def _is_refusal(row: records.PutAttempt) -> bool:
+    return row.state == AttemptState.REJECTED and row.reason == Reason.REFUSED_BY_POLICY

@@ -16,6 +16,8 @@ from sim.kernel import Kernel
 UP, DOWN = "up", "down"
 #: How long after the first frame of a newer connection those come that an older one held up.
 OVERTAKEN_US = (50, 2_000)
+#: The same for a Hello: the newer session has been given work by then, or not yet.
+LATE_HELLO_US = ((50, 2_000), (2_000, 200_000), (200_000, 4_000_000))
 
 
 class Peer(Protocol):
@@ -34,6 +36,8 @@ class Wire:
     def __init__(self, kernel: Kernel, name: str, latency_us: tuple[int, int]) -> None:
         self.cut = {UP: False, DOWN: False}
         self.duplicates = 0.0
+        #: The next connection is held up from its first frame on.
+        self.holds_next = False
         self.latency_us = latency_us
         self.connections: list[Connection] = []
         self.kernel = kernel
@@ -107,6 +111,8 @@ class Connection:
         self.lanes[DOWN].deliver = self._to_link
         self._wire = wire
         self._has_greeted = self._is_heard = False
+        self.is_late = self.lanes[UP].is_held = wire.holds_next
+        wire.holds_next = False
         wire.connections.append(self)
 
     def up(self, frame: bytes) -> None:
@@ -172,7 +178,9 @@ class Connection:
         """This connection is heard for the first time: what an older one still has under way comes soon after."""
         for older in self._wire.connections:
             if older.lanes[UP].is_held and older is not self:
-                self._wire.kernel.after(self._wire.random.randrange(*OVERTAKEN_US), older.lanes[UP].let_go)
+                dice = self._wire.random
+                after_us = dice.choice(LATE_HELLO_US) if older.is_late else OVERTAKEN_US
+                self._wire.kernel.after(dice.randrange(*after_us), older.lanes[UP].let_go)
 
     def _to_link(self, what: str, arguments: tuple[Any, ...]) -> None:
         if what == "frame":

@@ -94,10 +94,17 @@ class Witness:
         self.accepted = {task_id: at_us for task_id, at_us in self.accepted.items() if task_id in self.records.tasks}
         for runs in self._by_task.values():
             for run in runs:
-                run.is_forgotten = not self.records.is_started(run.task_id, run.attempt, run.fence)
+                run.is_forgotten = not self._is_remembered(run)
         self._by_task = {
             task_id: [run for run in runs if not run.is_forgotten] for task_id, runs in self._by_task.items()
         }
+
+    def _is_remembered(self, run: Run) -> bool:
+        """A task that runs at most once and was offered counts as started: its agent says that it lists it no more."""
+        ref = run.task_id, run.attempt, run.fence
+        if self.records.is_known(*ref) and self.records.tasks[run.task_id].spec.at_most_once:
+            return True
+        return self.records.is_started(*ref)
 
     def stepping(self, events: Sequence[Any]) -> None:
         """These go into the next step."""
@@ -146,6 +153,16 @@ class Witness:
         row = view.attempts.get(send.attempt) if view else None
         good = row is not None and (row.fence, row.agent_id) == (send.fence, send.agent_id)
         self.marks.demand("I7", good, "attempt {}/{} is sent before its row is durable", send.task_id, send.attempt)
+
+    def says_hello(self, reply: Callable[[Any], None], boot: str, number: int) -> None:
+        """A Hello has arrived, of the stream with this number of those that a machine opened since it was booted."""
+        self.sessions.says_hello(reply, boot, number)
+
+    def renewed(self, agent_id: str, epoch: int, instance_id: str) -> None:
+        """A heartbeat of this session is answered with a lease; how long to wait for one that is over was settled."""
+        is_current = self.sessions.current.get(agent_id) == epoch
+        self.marks.demand("I13", is_current, "session {} of {} is over and gets a lease", epoch, agent_id)
+        self.leased(instance_id, self.kernel.now_us)
 
     def leased(self, instance_id: str, asked_us: int) -> None:
         """A lease leaves for this keeper, which asked for it then and counts from there."""

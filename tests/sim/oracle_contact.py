@@ -89,15 +89,27 @@ class ContactJudge:
         agent_id = event.agent_id
         for *ref, verdict in answer.verdicts:
             key = ref[0], ref[1]
-            if verdict != sent.VERDICT_RESUME and key not in self._over_us:
+            is_ours = self._records.is_known(*ref)  # and no other of its number, from a time that is forgotten
+            if verdict != sent.VERDICT_RESUME and is_ours and key not in self._over_us:
                 self._over_us[key] = self._lease_over_us(key)
-        if self._instances.get(agent_id, "") in ("", event.instance_id, event.previous_instance_id):
-            listed = self._sessions.listed[agent_id]
-            for task_id, attempts in self._attempts.items():
-                for number, (holder, _) in attempts.items():
-                    if holder == agent_id and (task_id, number) not in listed:
-                        self._gone.add((task_id, number))
+        listed = self._sessions.listed[agent_id]
+        for task_id, attempts in self._attempts.items():
+            for number, (holder, _) in attempts.items():
+                if holder != agent_id or (task_id, number) in listed:
+                    continue
+                if self._can_tell((task_id, number), event):
+                    self._gone.add((task_id, number))
         self._instances[agent_id] = event.instance_id
+
+    def _can_tell(self, key: Key, event: heard.SessionOpened) -> bool:
+        """Whether an attempt that a Hello does not list is not there: a copy of a disk knows nothing of its original.
+
+        A keeper's instance is named for its machine.
+        """
+        offered_to = self._offered_to.get(key, "")
+        if offered_to:
+            return offered_to.rpartition("-")[0] == event.instance_id.rpartition("-")[0]
+        return self._instances.get(event.agent_id, "") in ("", event.instance_id, event.previous_instance_id)
 
     def leased(self, instance_id: str, asked_us: int) -> None:
         """A lease leaves for this keeper, with Welcome or in answer to a heartbeat; it counts from when it asked."""

@@ -7,6 +7,7 @@ the records' fields. A step is judged as a whole: rows in it are snapshots of it
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from outrider.v1 import task_pb2 as pb
 from outrider_coordinator.core import records
 from sim.oracle_limits import LimitJudge
 from sim.oracle_runs import SUCCESS, Edge, RunJudge
-from sim.oracle_schedules import ScheduleJudge
+from sim.oracle_schedules import MARK, ScheduleJudge
 from sim.verdicts import Marks
 
 PENDING, QUEUED, ASSIGNED, RUNNING, BLOCKED, CANCELLING = 1, 2, 3, 4, 5, 6
@@ -25,17 +26,20 @@ LIVE = frozenset((OFFERED, ACCEPTED, STARTED, A_BLOCKED))
 OVER = frozenset((CLOSED, REJECTED, REVOKED, FENCED))
 ONLINE, ACTIVE, BREAKER_OPEN, BREAKER_HALF_OPEN = 1, 1, 2, 3
 OPEN_WAITS_MAX = 256
-_SKIPPED_EVENT, _QUARANTINED_EVENT = 14, 62
+#: A queue of this depth is never full here.
+AMPLE = 10_000
+_SKIPPED_EVENT, _REMOVED_EVENT, _RESUMED_EVENT, QUARANTINED_EVENT = 14, 51, 57, 62
 
 
 class TaskView:
     """A task as committed: its spec as submitted, its attempts by number."""
 
     __slots__ = ("attempts", "body", "cancel_is_promised", "counted", "created_us", "edges", "error", "id", "outcome")
-    __slots__ += ("reason", "run_id", "skips", "spec", "state", "waits", "was_over")
+    __slots__ += ("reason", "run_id", "skips", "spec", "state", "submitter", "waits", "was_over")
 
     def __init__(self, row: records.InsertTask) -> None:
         self.id, self.run_id, self.created_us = row.id, row.run_id, row.created_us
+        self.submitter = row.submitter
         self.spec = pb.TaskSpec.FromString(row.body)
         conditions = row.dependency_conditions or (SUCCESS,) * len(row.dependency_ids)
         self.edges = tuple(map(Edge, row.dependency_ids, conditions))
@@ -64,6 +68,10 @@ class RecordJudge:
         self._settings = settings
         self.tasks: dict[str, TaskView] = {}
         self.agents: dict[str, records.PutAgent] = {}
+        #: Names that several processes took from each other, until somebody resumes them.
+        self.quarantined: set[str] = set()
+        #: Requests that were carried out, each once.
+        self.requests: set[tuple[str, str]] = set()
         self.breakers: dict[tuple[str, str, str], records.PutBreaker] = {}
         #: Attempts offered since a breaker became HALF_OPEN, by its key.
         self.probes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
@@ -73,9 +81,10 @@ class RecordJudge:
         self.evidence: set[tuple[str, str, int]] = set()
         self.live_by_agent: dict[str, set[tuple[str, int]]] = {}
         self.open_count = 0
+        self.open_of: Counter[str] = Counter()
         self.limits = LimitJudge(marks)
         self.runs = RunJudge(marks, self.tasks)
-        self.schedules = ScheduleJudge(marks, self)
+        self.schedules = ScheduleJudge(marks, self, has_room=settings.queue_depth_max >= AMPLE)
         self.cursor = 0
 
     def durable(self, rows: Sequence[Any], now_us: int) -> list[records.PutAttempt]:
@@ -115,31 +124,47 @@ class RecordJudge:
 
     def become(self, backup: RecordJudge) -> None:
         """The disk is as it was when this copy was made."""
-        is_steady = self.schedules.is_steady
+        known = self.schedules
         self.__dict__.update(backup.copy().__dict__)
-        self.schedules.is_steady = is_steady
+        self.schedules.clock_is_as(known)
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def _event(self, row: records.InsertEvent) -> None:
         self.marks.demand("I19", row.cursor == self.cursor + 1, "cursor {} follows {}", row.cursor, self.cursor)
         self.cursor = row.cursor
-        if row.type == _QUARANTINED_EVENT:
+        if row.type == QUARANTINED_EVENT:
             self.marks.saw("saw:agent quarantined")
+            self.quarantined.add(row.agent_id)
+        elif row.type in (_REMOVED_EVENT, _RESUMED_EVENT):
+            self.quarantined.discard(row.agent_id)
         if row.type == _SKIPPED_EVENT:
             view = self.tasks.get(row.task_id)
             if view is not None:
                 view.skips += 1
                 self.marks.demand("I18", view.skips == 1, "task {} is skipped twice", row.task_id)
 
+    def _requested(self, row: records.InsertTask | records.PutRun) -> None:
+        """A request is carried out once, however often it is sent."""
+        key = row.namespace, row.request_id
+        if row.request_id and not row.request_id.startswith(MARK):
+            self.marks.demand("once", key not in self.requests, "request {} is carried out again, as {}", *key, row.id)
+            self.requests.add(key)
+
     def _task(self, row: Any) -> TaskView:
         view = self.tasks.get(row.id)
         if view is None:
             self.marks.demand("I6", type(row) is records.InsertTask, "task {} is updated and not there", row.id)
+            self._requested(row)
             view = self.tasks[row.id] = TaskView(row)
             self.open_count += row.state not in TERMINAL
+            self.open_of[row.submitter] += row.state not in TERMINAL
             full = self.open_count > self._settings.queue_depth_max
             self.marks.demand("I16", not full, "task {} is accepted as one of {}", row.id, self.open_count)
+            if row.submitter:
+                count = self.open_of[row.submitter]
+                fits = count <= self._settings.submitter_open_max
+                self.marks.demand("I16", fits, "task {} is one of {} of {}", row.id, count, row.submitter)
             return view
         was = view.state
         if was in TERMINAL:
@@ -147,6 +172,7 @@ class RecordJudge:
             self.marks.demand("I1", same, "task {} changes from {} to {}", row.id, was, row.state)
         else:
             self.open_count -= row.state in TERMINAL
+            self.open_of[view.submitter] -= row.state in TERMINAL
         if was == CANCELLING:
             kept = row.state in (CANCELLING, CANCELLED)
             self.marks.demand("I14", kept, "task {} goes from CANCELLING to {}", row.id, row.state)
@@ -191,6 +217,9 @@ class RecordJudge:
             self.breakers[row[:3]] = row
             if row.state == BREAKER_HALF_OPEN and (known is None or known.state != BREAKER_HALF_OPEN):
                 self.probes[row[:3]] = []
+        elif isinstance(row, records.PutRun):
+            if row.id not in self.runs.runs:
+                self._requested(row)
         elif isinstance(row, records.PutEpoch):
             self.marks.saw("saw:epoch risen")
         elif isinstance(row, records.DeleteBreaker):
@@ -253,6 +282,7 @@ class RecordJudge:
             return
         demand("I10", agent.connectivity == ONLINE, "{} is offered to {}, not online", name, agent.id)
         demand("I10", agent.admin == ACTIVE, "{} is offered to {}, admin {}", name, agent.id, agent.admin)
+        demand("I10", agent.id not in self.quarantined, "{} is offered to {}, in quarantine", name, agent.id)
         live = [self.tasks[key[0]].attempts[key[1]] for key in sorted(self.live_by_agent[agent.id])]
         self._judge_trust(agent, attempt, view, name)
         self._judge_caps(view, name)

@@ -15,9 +15,14 @@ from sim.oracle_runs import TERMINAL, wanted_of
 from sim.verdicts import Marks
 
 MARK = "schedule:"
-SKIP, QUEUE, REPLACE, MISSED_SKIP = 1, 3, 4, 1
+SKIP, ALLOW, QUEUE, REPLACE, MISSED_SKIP, MISSED_ALL = 1, 2, 3, 4, 1, 3
 CANCELLING = 6
 LATE_US, PUNCTUAL_US = 60_000_000, 2_000_000
+#: A step of more means that the clock was wrong; several that are seen at once count together.
+WRONG_US = 3600 * 1_000_000
+#: How long it may take until a wall clock that was set is looked at, in a process that was stopped meanwhile, too.
+NOTICED_US = 8_000_000
+DAY_US, NEVER_US = 24 * 3600 * 1_000_000, 1 << 62
 
 
 class ScheduleView:
@@ -37,11 +42,16 @@ class ScheduleView:
 class ScheduleJudge:
     """All schedules as committed, and what people asked for."""
 
-    def __init__(self, marks: Marks, record_judge: Any) -> None:
+    def __init__(self, marks: Marks, record_judge: Any, *, has_room: bool) -> None:
         self.schedules: dict[str, ScheduleView] = {}
         self._marks = marks
         self._records = record_judge
         self.is_steady = True
+        #: The wall clock was so far off that calendars began anew: a time may come a second time.
+        self.was_wrong = False
+        self.wall_offset_us = self.stepped_us = 0
+        #: Nobody is turned away for want of room; otherwise a time for which there was none is tried again later.
+        self.has_room = has_room
         self.requests: dict[str, list[pb.ScheduleSpec]] = {}
         self._seen: set[str] = set()
         #: Schedule, time and id of what was submitted in the step that is judged.
@@ -103,6 +113,9 @@ class ScheduleJudge:
         self._marks.saw("saw:time of a schedule skipped", row.skipped_count - view.row.skipped_count)
         demand("times", fired == view.uncounted, "schedule {} counts {} more, not {}", row.name, fired, view.uncounted)
         view.is_strict &= not row.is_paused
+        if view.spec.overlap == ALLOW and view.spec.missed == MISSED_ALL and view.is_strict and self.is_steady:
+            same = row.skipped_count == view.first.skipped_count
+            demand("times", same, "schedule {} skips a time, and is to make up for all", row.name)
         view.row, view.uncounted = row, 0
         self._judge_count(view)
 
@@ -121,9 +134,12 @@ class ScheduleJudge:
     def _fired(self, view: ScheduleView, due_us: int, work_id: str, now_us: int) -> None:
         demand, row, name = self._marks.demand, view.row, f"schedule {view.row.name}, {due_us}"
         self._marks.saw("saw:schedule fired")
-        is_news = due_us not in view.fired and (not self.is_steady or due_us > max(view.fired, default=0))
+        is_news = (due_us not in view.fired or self.was_wrong) and (
+            not self.is_steady or due_us > max(view.fired, default=0)
+        )
         demand("times", is_news, "{} comes again or late, after {}", name, view.fired)
         demand("times", self._is_time(view, due_us), "{} is no time of it", name)
+        self._judge_early(view, due_us, now_us, name)
         view.fired.append(due_us)
         view.uncounted += 1
         open_ids = self._open(row.last_id)
@@ -135,9 +151,12 @@ class ScheduleJudge:
             demand("times", not left, "{} replaces {}, which goes on", name, left)
         if row.queued_us == due_us:
             self._marks.saw("saw:time of a schedule waited")
-        elif view.spec.missed == MISSED_SKIP and self.is_steady:
+        elif view.spec.missed != MISSED_ALL and self.is_steady:
             late_us = now_us - due_us
-            demand("times", late_us <= LATE_US, "{} fires {} s late", name, late_us / 1e6)
+            is_skip = view.spec.missed == MISSED_SKIP
+            demand("times", late_us <= LATE_US or not is_skip, "{} fires {} s late", name, late_us / 1e6)
+            is_last = late_us < self._every_us(view)
+            demand("times", is_last or not self.has_room, "{} fires after a later time", name)
 
     def _is_time(self, view: ScheduleView, due_us: int) -> bool:
         spec = view.spec
@@ -148,6 +167,22 @@ class ScheduleJudge:
             return due_us == spec.at_time.ToMicroseconds()
         every_s = int(spec.cron.line.split()[0].removeprefix("*/"))
         return due_us % 1_000_000 == 0 and due_us // 1_000_000 % 60 % every_s == 0
+
+    def _judge_early(self, view: ScheduleView, due_us: int, now_us: int, name: str) -> None:
+        """A calendar goes by the wall clock, some seconds after that was set at the latest."""
+        wall_us = now_us + self.wall_offset_us
+        knows = now_us > self.stepped_us + NOTICED_US
+        is_early = view.spec.HasField("cron") and knows and due_us > wall_us
+        self._marks.demand("times", not is_early, "{} fires {} s early", name, (due_us - wall_us) / 1e6)
+
+    @staticmethod
+    def _every_us(view: ScheduleView) -> int:
+        """From one time to the next."""
+        if view.spec.HasField("repeat_interval"):
+            return int(view.spec.repeat_interval.ToMicroseconds())
+        if view.spec.HasField("at_time"):
+            return NEVER_US
+        return int(view.spec.cron.line.split()[0].removeprefix("*/")) * 1_000_000
 
     def _is_stopping(self, task_id: str) -> bool:
         """It is being cancelled, or is going to be with its run, which takes more than one step."""
@@ -163,17 +198,27 @@ class ScheduleJudge:
 
     # --- clocks ----------------------------------------------------------------------------------------------------
 
-    def clock_stepped(self) -> None:
-        """The wall clock of the coordinator's machine was set: times may be passed over."""
+    def clock_stepped(self, wall_offset_us: int, now_us: int) -> None:
+        """The coordinator's wall clock was set, to so much ahead of true time: times may be passed over."""
         self.is_steady = False
+        self.was_wrong |= abs(wall_offset_us - self.wall_offset_us) > WRONG_US
+        self.wall_offset_us, self.stepped_us = wall_offset_us, now_us
 
-    def judge_punctual(self, now_us: int) -> None:
-        """All is well for a while: no time is overdue."""
+    def clock_is_as(self, other: ScheduleJudge) -> None:
+        """A disk that goes back takes no clock with it."""
+        self.is_steady, self.was_wrong = other.is_steady, other.was_wrong
+        self.wall_offset_us, self.stepped_us = other.wall_offset_us, other.stepped_us
+
+    def judge_punctual(self, line_us: int, wall_us: int) -> None:
+        """All is well for a while: no time is overdue, by the clock it goes by; no calendar waits for a wrong one."""
         for name, view in self.schedules.items():
-            next_us = view.row.next_us
-            if next_us and view.is_strict and self.is_steady:
-                late_s = (now_us - next_us) / 1e6
-                self._marks.demand("times", next_us > now_us - PUNCTUAL_US, "schedule {} is {} s late", name, late_s)
+            now_us = line_us if view.spec.HasField("repeat_interval") else wall_us
+            next_us, demand = view.row.next_us, self._marks.demand
+            if next_us and not view.row.is_paused:
+                late_s, is_late = (now_us - next_us) / 1e6, next_us <= now_us - PUNCTUAL_US
+                demand("times", not (is_late and self.has_room), "schedule {} is {} s late", name, late_s)
+                if view.spec.HasField("cron"):
+                    demand("times", next_us < now_us + DAY_US, "schedule {} sleeps for {} s", name, -late_s)
 
 
 def _work(row: Any) -> tuple[str, int, str] | None:

@@ -12,6 +12,7 @@ from typing import Any
 from outrider_coordinator.core import effects as sent
 from outrider_coordinator.core import events as heard
 from outrider_coordinator.core.records import InsertEvidence
+from sim.oracle_names import NameJudge
 from sim.oracle_records import CLOSED, FENCED, LOST, SUCCEEDED, RecordJudge
 from sim.verdicts import Marks
 
@@ -36,10 +37,15 @@ class SessionJudge:
         #: The highest session given, and of those that left the coordinator: others were never there.
         self.epoch_max = self._epoch_told = 0
         self._leaving: set[str] = set()
+        #: By what answers it: whose Hello is on its way into the core, and the number of its stream.
+        self._greetings: dict[Any, tuple[str, int]] = {}
+        #: The newest stream on which each agent was given a session, and the boot of the machine that opened it.
+        self._newest: dict[str, tuple[str, int]] = {}
         #: What each agent listed, Hello by Hello, in the step that is judged.
         self._hellos: dict[str, list[set[heard.Ref]]] = {}
         self._lost: set[tuple[str, int]] = set()
         self._records = record_judge
+        self._names = NameJudge(marks, record_judge)
         self._terminals: dict[tuple[str, str], list[tuple[int, heard.Report]]] = {}
         self._acked: dict[str, int] = {}
         self._synced: dict[str, int] = {}
@@ -52,6 +58,9 @@ class SessionJudge:
     def restarted(self, coordinator_epoch: int, now_us: int) -> None:
         """A coordinator begins with what is committed; all sessions are over."""
         self.current.clear()
+        self._greetings.clear()
+        self._newest.clear()
+        self._names.restarted()
         self.applied = dict(self._records.outboxes)
         self.epoch_max = self._epoch_told
         above = coordinator_epoch << _EPOCH_BITS
@@ -88,6 +97,8 @@ class SessionJudge:
                 if event.order == "remove" and answers.get(id(event.reply)) is True:
                     removed.add(event.agent_id)
                     self._removed(event.agent_id)
+                elif event.order == "resume":
+                    self._names.resumed(event.agent_id)
             elif isinstance(event, heard.HeartbeatReceived):
                 self._heartbeat(event, now_us)
             elif isinstance(event, heard.AttemptsAccepted | heard.AttemptsReturned):
@@ -108,6 +119,8 @@ class SessionJudge:
         What was applied in the same step is durable with that, though no row says so.
         """
         self.current[agent_id] = 0
+        self._newest.pop(agent_id, None)
+        self._names.removed(agent_id)
         self._forgotten |= {key: seq for key, seq in self.applied.items() if key[0] == agent_id}
         self.applied = {key: seq for key, seq in self.applied.items() if key[0] != agent_id}
 
@@ -121,10 +134,27 @@ class SessionJudge:
         if self._touch(event.agent_id, event.epoch, now_us) and event.facts.is_leaving:
             self._leaving.add(event.agent_id)
 
+    def says_hello(self, reply: Any, boot: str, number: int) -> None:
+        """A Hello has arrived; ``number`` is that of its stream: a machine opens one after the other."""
+        self._greetings[reply] = boot, number
+
+    def _judge_newest(self, event: heard.SessionOpened, is_accepted: bool) -> None:
+        """A newer stream supersedes an older one, in whatever order they are heard."""
+        boot, number = self._greetings.pop(event.reply)
+        newest = self._newest.get(event.agent_id, ("", 0))
+        is_late = newest[0] == boot and number < newest[1]
+        if is_late:
+            self.marks.saw("saw:hello behind a newer one")
+        story = "the Hello of stream {} of {} is believed, which said hello on stream {} since"
+        self.marks.demand("I4", not (is_late and is_accepted), story, number, *newest)
+        if is_accepted:
+            self._newest[event.agent_id] = boot, number
+
     def _opened(self, event: heard.SessionOpened, answer: Any, effects: Any, now_us: int) -> None:
+        self._judge_newest(event, isinstance(answer, sent.SessionAccepted))
+        was_live = bool(self.current.get(event.agent_id))
+        self._names.opened(event, answer, was_live=was_live, effects=effects, now_us=now_us)
         if not isinstance(answer, sent.SessionAccepted):
-            if isinstance(answer, sent.Refused) and answer.reason == "AGENT_NAME_TAKEN":
-                self.marks.saw("saw:impostor refused")
             return
         demand = self.marks.demand
         demand("I17", answer.epoch > self.epoch_max, "session {} after {}", answer.epoch, self.epoch_max)

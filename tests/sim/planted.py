@@ -1,7 +1,7 @@
 """Planted bugs: each breaks one promise by a small patch at run time, and the simulator must find it.
 
 Run as ``python -m sim.planted [SEEDS_MAX [NAME ...]]`` from ``tests/``; `make planted` does. It prints which was found,
-by which promise, after how many seeds. The bugs stand in `planted_coordinator` and `planted_agent`.
+by which promise, after how many seeds. The bugs stand in `planted_coordinator`, `planted_features` and `planted_agent`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sim import planted_agent, planted_coordinator
+from sim import planted_agent, planted_coordinator, planted_features
 from sim.simulate import run_seed
 
 Patch = tuple[Any, str, Callable[[Any], Any]]
@@ -45,7 +45,7 @@ class Found:
 
 def bugs() -> dict[str, Bug]:
     """All of them by name."""
-    made = [*planted_coordinator.BUGS, *planted_agent.BUGS]
+    made = [*planted_coordinator.BUGS, *planted_features.BUGS, *planted_agent.BUGS]
     return {name: Bug(name, invariant, tuple(patches)) for name, invariant, *patches in made}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from outrider_coordinator.core import records, state, step, transitions
+from outrider_coordinator.core import model, records, state, step, transitions
 from outrider_coordinator.core.agents import control, lease, sessions
 from outrider_coordinator.core.attempts import deadlines, outcome, reports, retry
 from outrider_coordinator.core.effects import PushCancel
@@ -255,20 +255,20 @@ def _one_more_slot(original: Any) -> Any:
 
 
 def _open_while(**values: Any) -> Make:
-    """An agent is open to work although it is not: some of its facts are overlooked."""
+    """An agent takes work although it does not: some of its facts are overlooked."""
 
     def make(original: Any) -> Any:
-        def is_open(agent: Any) -> bool:
+        def settle(agent: Any) -> None:
             was = {name: getattr(agent, name) for name in values}
             for name, value in values.items():
                 setattr(agent, name, value)
             try:
-                return bool(original(agent))
+                original(agent)
             finally:
                 for name, value in was.items():
                     setattr(agent, name, value)
 
-        return is_open
+        return settle
 
     return make
 
@@ -355,7 +355,7 @@ BUGS: tuple[tuple[Any, ...], ...] = (
     ("send an attempt whose row is not stored", "I7", (model_coordinator, "rows", _without(records.PutAttempt))),
     ("start without waiting for dependencies", "I9", (submission, "_link", _no_dependencies)),
     ("take a failure for a success of a dependency", "I9", (outcome, "unmet", _always(Reason.NONE))),
-    ("offer to paused agents", "I10", (strategies, "is_open", _open_while(admin=Admin.ACTIVE))),
+    ("offer to paused agents", "I10", (model.Agent, "settle", _open_while(admin=Admin.ACTIVE))),
     ("two probes through the breaker", "I10", (breaker, "may_pass", _always(True))),
     ("the breaker never opens", "I10", (breaker, "_HALF_OPEN", lambda original: BreakerState.OPEN)),
     ("forget to give a slot back", "I11", (slots, "give_back", _forgotten_slot)),

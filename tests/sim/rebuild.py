@@ -108,6 +108,7 @@ VOLATILE: dict[tuple[str, str], str] = {
     ("Task", "is_stored"): "what is read is stored",
     ("Task", "outcome"): "an open task has none",
     ("Task", "end_us"): "an open task has none",
+    ("Task", "ready_us"): "an exclusive one may have to wait for a lease, counted anew from each start",
     ("Attempt", "state"): "Accepted is not made durable",
     ("Attempt", "holds_slot"): "who is promoted from the line is found again",
     ("Attempt", "last_number"): "the outbox's seq says what is applied; whether there was any is compared (I12)",
@@ -202,6 +203,8 @@ def _of_records(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any
         if lost:
             yield f"{path}.strays", lost, ()
         yield from differences(f"{path}.waits", _waits(one), _waits(other))
+        if not one.spec.exclusive or one.ready_us > other.ready_us:
+            yield from differences(f"{path}.ready_us", one.ready_us, other.ready_us)
         if one.spec.at_most_once and one.attempt and other.attempt:
             heard = one.attempt.last_number > 0, other.attempt.last_number > 0
             yield from differences(f"{path}.attempt.last_number", *heard)

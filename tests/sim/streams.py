@@ -24,8 +24,9 @@ FRAME_BYTES_MAX = 260 * 1024
 class AgentStream:
     """One stream: Hello, then frames until either side ends it."""
 
-    def __init__(self, process: Process, connection: Connection, number: int) -> None:
+    def __init__(self, process: Process, connection: Connection, number: int, boot: str) -> None:
         self.number = number
+        self._boot = boot
         self.epoch = 0
         self.agent_id = self._instance_id = ""
         self._process = process
@@ -88,6 +89,7 @@ class AgentStream:
             self._is_greeted = True
             self._greeted_us = self._process.kernel.now_us
             self.agent_id, self._instance_id = request.hello.agent_id, request.hello.instance_id
+            self._process.witness.says_hello(self._answered, self._boot, self.number)
             self._process.post(agent_session._hello(request.hello, self._answered))
         elif request.session_epoch != self.epoch:
             self._broken("a frame of another session; open a new one")
@@ -106,7 +108,7 @@ class AgentStream:
             post(ReportsReceived(agent_id, epoch, reports.outbox_id, reports.first_seq, facts))
         elif kind == "heartbeat":
             if not self._is_over and lease.is_due(self._process.state, agent_id, epoch):
-                self._process.witness.leased(self._instance_id, self._process.kernel.now_us)
+                self._process.witness.renewed(agent_id, epoch, self._instance_id)
                 self._connection.down(frames.lease(epoch, request.heartbeat.boottime_ns, self._lease_us))
             post(agent_session._heartbeat(agent_id, epoch, request.heartbeat))
         elif kind == "accepted":

@@ -20,7 +20,7 @@ from sim.model_store import ModelStore
 from sim.verdicts import Marks
 
 #: Seeds whose coordinators start several times.
-SEEDS = (0, 3, 9, 13, 20, 33, 41, 57)
+SEEDS = (1, 25, 33, 36, 41, 67, 85, 89)
 
 
 class TwinStore(ModelStore):
@@ -62,7 +62,10 @@ def twin_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
     opened: list[SqliteStore] = []
 
     def make(seed: int) -> world.World:
-        made = world.World(workload.make(seed), Marks())
+        plan = workload.make(seed)
+        # SQLite's file is not put back here.
+        items = tuple(item for item in plan.items if item.kind != "old_backup")
+        made = world.World(plan.with_items(items), Marks())
         twin = TwinStore(made.kernel, made.witness.durable)
         twin.sqlite = SqliteStore(tmp_path / str(seed))
         opened.append(twin.sqlite)

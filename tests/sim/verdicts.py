@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 INVARIANTS = tuple(f"I{number}" for number in range(1, 22))
-#: What `docs/` promise beside: every time of a schedule fires once or is skipped and counted.
-PROMISES = ("times",)
+#: What the protocol and `docs/` promise beside: every time of a schedule fires once or is skipped and counted; a name
+#: stands for one machine; a request is carried out once.
+PROMISES = ("times", "names", "once")
 LIVENESS = ("ends", "online", "empty", "quiet")
 #: What must have come to pass somewhere, beside features and faults that were turned on.
 SEEN = (
@@ -20,6 +21,7 @@ SEEN = (
     "epoch risen",
     "agent quarantined",
     "impostor refused",
+    "hello behind a newer one",
     "machine rebooted",
     "tasks added to a run",
     "run cancelled",

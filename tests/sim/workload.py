@@ -7,12 +7,12 @@ as common ones. A feature is a name and what it may add to a task; features land
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 from sim import decisions, faults
 from sim.dice import Dice
 from sim.plan import AgentPlan, Item, Plan
+from sim.task_features import LIMITS, TASK_FEATURES
 
 S = 1_000_000
 Task = dict[str, Any]
@@ -76,6 +76,7 @@ FEATURES = (
     "few_retries",
     "fat_results",
     "many_waits",
+    "submitters",
 )
 
 
@@ -115,6 +116,8 @@ class _Maker:
         self._agents = agents
         self._end_us = end_us
         self._made = 0
+        #: Tasks that come after others.
+        self._later: list[int] = []
 
     def items(self) -> list[Item]:
         """Everything people ask for, in no order."""
@@ -127,17 +130,23 @@ class _Maker:
         if self._on("schedules"):
             items += [item for number in range(dice.randrange(1, 4)) for item in self._schedule(f"s{number}")]
         if self._on("again"):
-            items += [self._item("retry", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
+            items += [self._again() for _ in range(dice.randrange(6))]
         if self._on("cancels"):
             items += [self._item("cancel", number=dice.randrange(1, self._made + 1)) for _ in range(dice.randrange(6))]
             items += [self._item("cancel", nth=dice.randrange(10)) for _ in range(dice.randrange(6))]
         if any(name.startswith("waits_") for name in self._features):
             items += [self._item("answer", text=dice.choice(("yes", "no"))) for _ in range(dice.randrange(8))]
         if self._on("limits"):
-            items += [self._item("define_limit", **_LIMITS[dice.randrange(len(_LIMITS))]) for _ in range(3)]
+            items += [self._item("define_limit", **LIMITS[dice.randrange(len(LIMITS))]) for _ in range(3)]
         if self._on("operators"):
             items += [item for _ in range(dice.randrange(5)) for item in self._order()]
         return items
+
+    def _again(self) -> Item:
+        """One task again, late enough that it may be over; rather one that came after others."""
+        dice, half_us = self._dice, self._end_us // 2
+        number = dice.choice(self._later) if self._later and dice.random() < 0.7 else dice.randrange(1, self._made + 1)
+        return Item(half_us + dice.randrange(half_us), "retry", {"number": number})
 
     def _on(self, feature: str) -> bool:
         return feature in self._features
@@ -180,7 +189,7 @@ class _Maker:
     def _schedule(self, name: str) -> list[Item]:
         """Work by the clock, and what is done to it later."""
         dice = self._dice
-        data: Task = {"name": name, "overlap": dice.randrange(5), "missed": dice.randrange(4)}
+        data: Task = {"name": name, "overlap": dice.randrange(5), "missed": dice.choice((0, 1, 2, 3, 3))}
         first = self._item("schedule", **data, **self._times())
         later = [item for item in (self._to_schedule(name, first) for _ in range(dice.randrange(3))) if item]
         return [first, *later]
@@ -188,13 +197,16 @@ class _Maker:
     def _times(self) -> Task:
         """When a schedule fires, and what it submits."""
         dice, now_us = self._dice, self._end_us
-        every_s = dice.choice((2, 3, 5, 10))
-        when = dice.choice(({"every_us": every_s * S}, {"cron": f"*/{every_s} * * * * *"}, {"at_us": now_us}))
+        every_s = dice.choice((1, 2, 3, 5, 10))
+        cron = {"cron": f"*/{every_s} * * * * *"}
+        when = dice.choice(({"every_us": every_s * S}, cron, cron, {"at_us": now_us}))
         tasks: list[Task] = []
         for _ in range(dice.randrange(1, 4)):
             tasks.append(self._member(tasks, 0))
         for task in tasks:
             task["spec"].pop("not_before_after_us", None)
+        if dice.random() < 0.4:
+            tasks[0]["scripts"][0]["steps"][0] = ["run", dice.randrange(2, 12) * S]  # beyond the next time
         return {"when": when, "tasks": tasks, "is_run": dice.random() < 0.4}
 
     def _to_schedule(self, name: str, first: Item) -> Item:
@@ -209,6 +221,8 @@ class _Maker:
         dice, task = self._dice, self._task()
         possible = [f"k{other['number']}" for other in before if other.get("phase", 0) <= phase]
         chosen = sorted(dice.sample(possible, min(len(possible), dice.randrange(3))))
+        if chosen:
+            self._later.append(task["number"])
         edges = [[key, dice.choice((1, 2, 3)) if self._chance("conditions", 0.5) else 1] for key in chosen]
         task |= {"after_keys": [key for key, how in edges if how == 1], "phase": phase}
         task["after_if"] = [edge for edge in edges if edge[1] != 1]
@@ -241,10 +255,13 @@ class _Maker:
         task: Task = {"number": self._made, "spec": {}, "scripts": [self._script() for _ in range(3)]}
         if self._chance("commands"):
             task["command"] = True
+        if self._on("submitters"):
+            task["submitter"] = dice.choice(("", "ann", "bob"))
         if self._chance("dependencies") and self._made > 1:
             chosen = sorted(dice.sample(range(1, self._made), min(self._made - 1, dice.randrange(1, 3))))
+            self._later.append(self._made)
             task["after_if"] = [[number, dice.choice((1, 2, 3)) if self._on("conditions") else 1] for number in chosen]
-        for feature, add in _TASK_FEATURES.items():
+        for feature, add in TASK_FEATURES.items():
             if self._chance(feature):
                 add(dice, task["spec"])
         if self._chance("labels") and len(self._agents) > 1:
@@ -265,9 +282,13 @@ class _Maker:
             steps += [["progress", 0.5], ["run", self._duration()]]
         if self._chance("logs"):
             steps += [["log", "output"], ["run", self._duration()]]
-        for kind in ("dependency", "external", "complexity", "clarification", "resource"):
+        for kind in ("dependency", "external", "complexity", "clarification"):
             if self._chance(f"waits_{kind}", 0.2):
                 steps += [self._block(kind), ["run", self._duration()]]
+        if self._chance("waits_resource", 0.2):
+            steps += (
+                self._block_twice() if dice.random() < 0.3 else [self._block("resource"), ["run", self._duration()]]
+            )
         if self._chance("fat_results", 0.05):
             steps.append(["fat", dice.choice((100_000, 300_000))])
         if self._chance("many_waits", 0.005):
@@ -286,6 +307,14 @@ class _Maker:
         if self._chance("long_tasks", 0.2):
             return int(dice.choice((dice.uniform(2, 8), dice.uniform(10, 30))) * S)
         return dice.choice((500, 3_000, 20_000, 200_000, 900_000))
+
+    def _block_twice(self) -> list[list[Any]]:
+        """One lock after the other, in either order: two that do so may wait for each other."""
+        dice, steps = self._dice, []
+        for name in dice.sample(("lock", "other"), 2):
+            facts = {"keeps_running": False, "resource": name, "resource_shared": False, "fails_if_refused": False}
+            steps += [["block", "dependency", f"both-{name}", 0, facts], ["run", self._duration()]]
+        return steps
 
     def _block(self, kind: str) -> list[Any]:
         dice = self._dice
@@ -319,116 +348,3 @@ class _Maker:
             return [first]
         later_us = first.at_us + dice.randrange(S, 10 * S)
         return [first, Item(later_us, "order_agent", {"agent": agent, "order": "resume"})]
-
-
-def _retries(dice: random.Random, spec: Task) -> None:
-    spec["retry"] = {"max_attempts": dice.choice((1, 2, 4)), "initial_us": dice.choice((100_000, 1_500_000))}
-
-
-def _timeouts(dice: random.Random, spec: Task) -> None:
-    spec["timeout"] = dice.choice((300_000, 1_500_000, 6_000_000))
-
-
-def _priorities(dice: random.Random, spec: Task) -> None:
-    spec["priority"] = dice.choice((0, 2, 5, 7, 10))
-
-
-def _not_before(dice: random.Random, spec: Task) -> None:
-    spec["not_before_after_us"] = dice.randrange(10 * S)
-
-
-def _queue_timeouts(dice: random.Random, spec: Task) -> None:
-    spec["queue_timeout"] = dice.choice((500_000, 4_000_000, 20_000_000))
-
-
-def _exclusive(dice: random.Random, spec: Task) -> None:
-    spec["exclusive"] = True
-
-
-def _at_most_once(dice: random.Random, spec: Task) -> None:
-    spec["at_most_once"] = True
-    spec.pop("retry", None)
-
-
-def _deadlines(dice: random.Random, spec: Task) -> None:
-    spec["deadline_duration"] = dice.choice((1_500_000, 6_000_000, 20_000_000))
-
-
-def _stalls(dice: random.Random, spec: Task) -> None:
-    spec["stall_timeout"] = dice.choice((500_000, 3_000_000))
-
-
-def _limits(dice: random.Random, spec: Task) -> None:
-    names = dice.sample(("lock", "other", "semaphore", "rate"), dice.choice((1, 1, 2)))
-    spec["limits"] = [(name, name in ("lock", "other") and dice.random() < 0.4) for name in names]
-
-
-def _scopes(dice: random.Random, spec: Task) -> None:
-    spec["write_scopes"] = dice.sample(("src/a.py", "src/b.py", "src/**", "docs/**"), dice.choice((1, 2)))
-
-
-def _systems(dice: random.Random, spec: Task) -> None:
-    spec["systems"] = ["api:x"]
-
-
-def _resources(dice: random.Random, spec: Task) -> None:
-    spec["resources"] = {"gpu": dice.choice((0.5, 1.0, 2.0))}
-
-
-def _strategies(dice: random.Random, spec: Task) -> None:
-    spec["placement"] = {
-        "strategy": dice.randrange(6),
-        "spread": dice.random() < 0.3,
-        "sticky": dice.random() < 0.3,
-        "affinity": dice.choice(("", "", "a", "b")),
-    }
-
-
-def _preemption(dice: random.Random, spec: Task) -> None:
-    if dice.random() < 0.4:
-        spec["priority"] = 10
-    else:
-        spec["preemptible"] = True
-
-
-def _wait_budgets(dice: random.Random, spec: Task) -> None:
-    budget_us = dice.choice((100_000, 300_000, 1_000_000, 3_000_000, 6_000_000))
-    spec["wait_policies"] = {"budget_us": budget_us, "on_expiry": dice.choice((1, 2, 3, 4))}
-
-
-def _types(dice: random.Random, spec: Task) -> None:
-    spec["type"] = dice.choice(("one", "two"))
-
-
-def _graces(dice: random.Random, spec: Task) -> None:
-    spec["disconnect_grace"] = dice.choice((0, 500_000, 12_000_000, 30_000_000))
-
-
-#: What the limits of `_limits` are said to be; the others are locks.
-_LIMITS: tuple[Task, ...] = (
-    {"name": "semaphore", "counts": 1, "capacity": 2},
-    {"name": "semaphore", "counts": 1, "capacity": 1},
-    {"name": "rate", "counts": 2, "per_second": 4.0, "burst": 2},
-)
-
-#: Features that add something to a task's spec.
-_TASK_FEATURES: dict[str, Callable[[random.Random, Task], None]] = {
-    "retries": _retries,
-    "timeouts": _timeouts,
-    "priorities": _priorities,
-    "not_before": _not_before,
-    "queue_timeouts": _queue_timeouts,
-    "graces": _graces,
-    "exclusive": _exclusive,
-    "at_most_once": _at_most_once,
-    "deadlines": _deadlines,
-    "stalls": _stalls,
-    "limits": _limits,
-    "scopes": _scopes,
-    "systems": _systems,
-    "resources": _resources,
-    "strategies": _strategies,
-    "preemption": _preemption,
-    "wait_budgets": _wait_budgets,
-    "types": _types,
-}

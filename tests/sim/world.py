@@ -127,20 +127,27 @@ class World:
         self.kernel.after(for_us, double.scrap)
 
     def go_back(self, down_us: int) -> None:
-        """The coordinator is started on a backup of its store, the first time one is made."""
+        """The coordinator is started on a backup of its store; the first time one is made with the next offer."""
+        if self.store.backup is None and self.store.on_offer is None:
+            self.store.on_offer = self._back_up
+            return
         if self.store.backup is None:
-            self.store.take_backup()
-            self.witness.backed_up()
+            self.store.on_offer = None
+            self._back_up()
             return
         self.crash(down_us)
         self.kernel.tell("coordinator", "is restored from a backup")
         self.store.restore_backup()
         self.witness.rolled_back()
 
+    def _back_up(self) -> None:
+        self.store.take_backup()
+        self.witness.backed_up()
+
     def step_clock(self, by_us: int) -> None:
         """The wall clock of the coordinator's machine is set."""
         self.wall_offset_us += by_us
-        self.witness.records.schedules.clock_stepped()
+        self.witness.records.schedules.clock_stepped(self.wall_offset_us, self.kernel.now_us)
         if self.process is not None:
             self.process.clock_stepped(self.wall_offset_us)
 
@@ -159,7 +166,7 @@ class World:
             return None
         connection = Connection(machine.wire, link)
         self._streams += 1
-        connection.stream = AgentStream(self.process, connection, self._streams)
+        connection.stream = AgentStream(self.process, connection, self._streams, f"{machine.label}/{machine.boots}")
         return connection
 
     # --- calm --------------------------------------------------------------------------------------------------------
@@ -183,8 +190,9 @@ class World:
     def _forget_schedules(self) -> None:
         """Schedules have had some time in peace; now nothing new comes by itself any more."""
         process = self.process
-        if process is not None and "small_queue" not in self.plan.features:
-            self.witness.records.schedules.judge_punctual(process.now_us())
+        if process is not None:
+            wall_us = self.kernel.now_us + self.wall_offset_us
+            self.witness.records.schedules.judge_punctual(process.now_us(), wall_us)
         self.clients.schedules.forget_all()
         self.kernel.after(PUNCTUAL_US, self._forget_schedules)
 

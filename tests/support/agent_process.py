@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,13 +18,21 @@ class AgentProcess:
     """Use as a context manager; whatever is left of the agent is killed at the end, by pid."""
 
     def __init__(
-        self, folder: Path, coordinator: str, *flags: str, environment: Mapping[str, str] | None = None, name: str = "a"
+        self,
+        folder: Path,
+        coordinator: str,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        name: str = "a",
+        before: Sequence[str] = (),
     ) -> None:
+        """``before`` is what stands before the agent's command line, like `unshare`; it must become the agent."""
         self.folder = folder
         self.state = folder / f"state-{name}"
         self.log = folder / f"agent-{name}.log"
         self._flags = ("--coordinator", coordinator, "--name", name, "--state-directory", str(self.state), *flags)
         self._environment = {**os.environ, "PYTHONPATH": str(folder), **(environment or {})}
+        self._before = before
         self._seen: set[psutil.Process] = set()
         self.process: subprocess.Popen[bytes]
 
@@ -50,7 +58,7 @@ class AgentProcess:
         """Start it (again), in the test's folder, so that modules there can be imported by tasks."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "outrider_agent", *self._flags],
+                [*self._before, sys.executable, "-m", "outrider_agent", *self._flags],
                 cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -101,12 +101,21 @@ class CoordinatorProcess:
 class ScriptedAgent:
     """An agent that does what the test says, over a real Session stream; heartbeats it sends by itself."""
 
-    def __init__(self, coordinator: CoordinatorProcess, name: str, slots: int = 1, **hello: Any) -> None:
+    def __init__(
+        self,
+        coordinator: CoordinatorProcess | None,
+        name: str,
+        slots: int = 1,
+        *,
+        channel: grpc.Channel | None = None,
+        **hello: Any,
+    ) -> None:
         self.name = name
         self.seq = 0
         self._outgoing: SimpleQueue[agent_service_pb2.SessionRequest | None] = SimpleQueue()
-        assert coordinator.channel is not None
-        stub = agent_service_pb2_grpc.AgentServiceStub(coordinator.channel)
+        channel = channel or (coordinator.channel if coordinator is not None else None)
+        assert channel is not None
+        stub = agent_service_pb2_grpc.AgentServiceStub(channel)
         self.call = stub.Session(iter(self._outgoing.get, None), timeout=60)
         first = agent_service_pb2.Hello(
             **{"agent_id": name, "machine_id": "m", "instance_id": "i", "slots": slots, "parked_max": 8, **hello}

@@ -14,6 +14,7 @@ from outrider_agent import clock, runner
 from outrider_agent.assignment import Dossier, Origin
 from outrider_agent.core.board import Attempt, Limits
 from outrider_agent.outlet import Ref
+from outrider_agent.policy.gate import open_gate
 from outrider_agent.reporter import START_PATIENCE_US, Reporter
 
 WORKER_ID, WORKER_PID = 1, 4711
@@ -84,7 +85,7 @@ class Agent:
         monkeypatch.setattr(clock, "boot_us", lambda: self.now_us)
         reporter = Reporter(self.heard, self._later, lambda: None)
         origin = Origin("a", "i", "scratch")
-        self.runner = runner.Runner(Limits(slots=1), origin, self.heard, reporter, lambda: None, 1.0)
+        self.runner = runner.Runner(Limits(slots=1), origin, self.heard, reporter, lambda: None, 1.0, open_gate())
         self.runner.attach(StillPool(), lambda: set())  # type: ignore[arg-type]  # what the runner uses of a pool
         self.runner.worker_ready(WORKER_ID)
 

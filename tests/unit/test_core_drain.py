@@ -81,3 +81,14 @@ def test_a_resume_ends_the_drain() -> None:
     world.do(HeartbeatReceived("a", agent.epoch, HostFacts(), workers_changed=True))
     world.wait(30)
     assert ref not in agent.reasons
+
+
+def test_an_agent_that_stays_after_all_gets_work_at_once() -> None:
+    """It takes back its word that it leaves: what waits for it goes there in the same step."""
+    world = World()
+    agent = world.connect("a")
+    world.do(HeartbeatReceived("a", agent.epoch, HostFacts(is_leaving=True)))
+    (task,) = world.submit()
+    assert world.state_of(task) is TaskState.QUEUED
+    world.do(HeartbeatReceived("a", agent.epoch, HostFacts()))
+    assert world.state_of(task) is TaskState.ASSIGNED

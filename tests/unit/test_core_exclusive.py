@@ -9,6 +9,7 @@ from outrider_coordinator.core.events import AgentOrder, AgentOrdered, SessionEn
 from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
+from support.restart import restart
 
 
 def lost(world: World) -> tuple[ModelAgent, ModelAgent, str]:
@@ -97,6 +98,25 @@ def test_a_removed_agents_exclusive_task_waits_for_the_lease() -> None:
     assert other.held
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_start_waits_for_leases_by_its_own_clock(*, waits: bool) -> None:
+    """The wall clock was set an hour ahead while no coordinator ran: a lease is waited for from the start on."""
+    world = World()
+    gone, other = world.connect("a"), world.connect("b")
+    (task,) = world.submit(exclusive=waits)
+    world.start(gone, world.ref(gone, task))
+    world.do(AgentOrdered("b", AgentOrder.PAUSE, world.replies.append))
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    world.now_us += 3600 * SECOND_US
+    restart(world)
+    world.connect("b")
+    world.do(AgentOrdered("b", AgentOrder.RESUME, world.replies.append))
+    world.wait(16.4)
+    assert bool(other.held) is not waits
+    world.wait(0.2)
+    assert other.held
+
+
 @pytest.mark.parametrize("started", [True, False])
 @pytest.mark.parametrize("instance", ["i", "another"])
 def test_only_the_same_process_can_say_that_it_has_not_got_it(*, started: bool, instance: str) -> None:
@@ -171,3 +191,35 @@ def test_a_clone_of_the_disk_is_not_believed(is_here: bool, boot_id: str, waits:
     assert bool(agent.held or other.held) is not waits
     world.wait(10)
     assert agent.held or other.held
+
+
+def removed(world: World) -> str:
+    """An exclusive task whose agent was removed while it ran, so that it waits for the lease to be over."""
+    gone = world.connect("a")
+    (task,) = world.submit(exclusive=True)
+    world.start(gone, world.ref(gone, task))
+    world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    gone.held.clear()
+    world.wait(3)
+    assert world.state_of(task) is TaskState.PENDING
+    return task
+
+
+def test_after_a_start_the_lease_counts_anew() -> None:
+    """Nobody knows then how the clock was set meanwhile: another one starts a lease and a tenth after the start."""
+    world = World()
+    task = removed(world)
+    restart(world)
+    assert world.state.tasks[task].ready_us == world.now_us + 33 * SECOND_US // 2
+
+
+def test_a_lease_that_was_over_before_a_start_is_over() -> None:
+    """A task that was queued again is offered as soon as somebody is there."""
+    world = World()
+    task = removed(world)
+    world.wait(20)
+    assert world.state_of(task) is TaskState.QUEUED
+    before_us = world.state.tasks[task].ready_us
+    restart(world)
+    assert world.state.tasks[task].ready_us == before_us
+    assert world.ref(world.connect("b"), task).attempt == 2

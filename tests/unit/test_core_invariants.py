@@ -139,6 +139,14 @@ BROKEN: dict[str, tuple[Damage, str]] = {
         ),
         "I13: task t1 (RUNNING) is exclusive and has strays",
     ),
+    "an exclusive stray of one that waits": (
+        lambda world: (
+            setattr(world.state.tasks["t4"], "attempts_made", 9),
+            setattr(world.state.tasks["t4"], "strays", (stray(world),)),
+            setattr(world.state.tasks["t4"].spec, "exclusive", True),
+        ),
+        "I13: task t4 (QUEUED) is exclusive and has strays",
+    ),
     "a stray of once": (
         lambda world: (
             setattr(world.state.tasks["t1"], "strays", (stray(world),)),
@@ -379,3 +387,12 @@ def test_an_agent_that_is_away_need_not_take_up_again() -> None:
     agent(world).slots = 3
     liveness.moved(world.state, agent(world), Connectivity.SUSPECT)
     invariants.check(world.state)
+
+
+def test_a_probe_that_is_excused_hides_no_other() -> None:
+    """Whichever is looked at first."""
+    world = small()
+    probed(world)
+    attempt(world, "t2").offered_us -= world.state.settings.probe_time_us
+    with pytest.raises(AssertionError, match=r"I10: \('t3', 1\) and \('t1', 1\) are probes"):
+        invariants.check(world.state)

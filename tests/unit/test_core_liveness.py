@@ -61,6 +61,15 @@ def test_less_than_half_or_less_than_three_is_their_fault(count: int, silent: in
     assert not told(world, EventType.FLEET_ALARM)
 
 
+def test_the_end_of_an_alarm_says_who_is_still_missing() -> None:
+    """Of seven agents five went silent, and one came back."""
+    world, _ = fleet(7, 5)
+    world.connect("a0", 9)
+    world.wait(62)
+    (event,) = told(world, EventType.FLEET_RECOVERED)
+    assert event.text.startswith("4 agents are still missing; their work goes elsewhere, at most ")
+
+
 def test_the_alarm_ends_when_everybody_is_back() -> None:
     """Nothing was rerun, nothing was lost, and a later loss of one agent is decided after its grace."""
     world, tasks = fleet(6, 3)

@@ -5,8 +5,11 @@ The store's forgetting is played by agents that hold, or have reported, what the
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from outrider_coordinator.core.effects import PushCancel
 from outrider_coordinator.core.events import OutboxFacts, Ref
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
@@ -40,6 +43,40 @@ def test_what_waits_for_something_forgotten_goes_elsewhere() -> None:
     agent.held[again] = AttemptState.STARTED
     world.connect("a", slots=2)
     assert again not in agent.cancelled
+
+
+def test_what_was_known_to_wait_may_wait_for_something_else_by_now() -> None:
+    """An open wait of before the backup says nothing: the agent may have gone on since, and is told why it stops."""
+    world = World()
+    world.state.store_id = "s"
+    agent = world.connect("a", slots=2)
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.block(agent, ref, "old")
+    world.disconnect(agent)
+    agent.seq += 5
+    world.wait(1)
+    world.connect("a", slots=2)
+    assert ref in agent.cancelled
+    text = "it waits for something that was forgotten when the store was restored"
+    assert next(send.message for send in world.sent if isinstance(send, PushCancel)) == text
+
+
+def test_one_that_ends_in_the_replay_does_not_hide_the_others() -> None:
+    """Of two that wait, the first one's end is replayed after the gap: the other one is moved all the same."""
+    world = World()
+    world.state.store_id = "s"
+    agent = world.connect("a", slots=2)
+    first, second = (world.ref(agent, task_id) for task_id in world.submit(2))
+    for ref in (first, second):
+        world.start(agent, ref)
+        agent.held[ref] = AttemptState.BLOCKED
+    world.disconnect(agent)
+    agent.seq += 5
+    world.connect("a", slots=2, outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.complete(agent, first)
+    assert agent.cancelled == [second]
 
 
 def test_what_is_replayed_is_not_forgotten() -> None:
@@ -90,3 +127,100 @@ def test_a_forgotten_time_shows_in_the_epoch() -> None:
     world.connect("a", store_id="s", coordinator_epoch=3)
     assert world.state.epoch == 4
     assert world.state_of(task_id) is TaskState.FAILED
+
+
+@pytest.mark.parametrize(("instance", "ends"), [("j", TaskState.FAILED), ("i", TaskState.ASSIGNED)])
+def test_a_keeper_that_nobody_knew_says_nothing_of_the_one_before(instance: str, ends: TaskState) -> None:
+    """After a start, a new process has nothing to show of what the one before it reported and was told is durable."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    world.wait(1)
+    world.state.started_us = world.now_us  # a start, from here on
+    world.connect("a", instance_id=instance, previous_instance_id="i", instance_start_ms=2)
+    assert world.state_of(task_id) is ends
+
+
+@pytest.mark.parametrize("listed", [AttemptState.STARTED, AttemptState.BLOCKED])
+def test_what_is_listed_as_begun_is_not_begun_again(listed: AttemptState) -> None:
+    """A restored store has forgotten that a task that runs at most once began; moved or failed, it has run."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True, max_attempts=3)
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.seq += 2
+    agent.held[ref] = listed
+    world.connect("a")
+    world.fail(agent, ref, Reason.AGENT_STOPPED)
+    assert world.state_of(task_id) is TaskState.FAILED
+
+
+def test_a_doubt_outlives_its_session() -> None:
+    """A session that ends before everything is replayed decides nothing: the next one knows what is missing, too."""
+    world, agent, _, waiting = forgetful()
+    agent.held = {waiting: AttemptState.BLOCKED}
+    world.connect("a", slots=2, outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.wait(1)
+    world.disconnect(agent)
+    assert waiting not in agent.cancelled
+    world.connect("a", slots=2)
+    assert waiting in agent.cancelled
+
+
+def test_that_something_may_have_run_is_durable_with_the_gap() -> None:
+    """What is not listed and may have run is not started again, though the coordinator dies before all is replayed."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(at_most_once=True)
+    world.disconnect(agent)
+    agent.held.clear()
+    agent.seq += 3
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    assert world.state_of(task_id) is TaskState.ASSIGNED
+    world.disconnect(agent)
+    world.state.agents["a"].is_unsure = False  # as after a start, which finds the gap passed
+    world.connect("a")
+    assert world.state_of(task_id) is TaskState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("gap", "listed", "began"),
+    [
+        (0, AttemptState.OFFERED, False),
+        (0, AttemptState.STARTED, False),
+        (3, AttemptState.OFFERED, False),
+        (3, AttemptState.STARTED, True),
+    ],
+)
+def test_only_what_began_in_a_forgotten_time_began_without_a_word(gap: int, listed: AttemptState, began: bool) -> None:
+    """Where nothing is forgotten the begin is still to be heard of; what is only held has not begun."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.held[ref] = listed
+    agent.seq += gap
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    attempt = world.state.tasks[task_id].attempt
+    assert attempt is not None
+    assert bool(attempt.started_us) is began
+
+
+@pytest.mark.parametrize("spec", [{}, {"at_most_once": True}])
+def test_an_end_in_the_replay_counts_though_its_begin_is_forgotten(spec: dict[str, Any]) -> None:
+    """Not listed as it is over: of a task that runs at most once the word that it was taken is what was forgotten."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit(**spec)
+    ref = world.ref(agent, task_id)
+    world.disconnect(agent)
+    agent.held.clear()
+    agent.seq += 3
+    agent.numbers[ref] = len(spec)
+    world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
+    world.complete(agent, ref, start=(world.now_us, b""))
+    assert world.state_of(task_id) is TaskState.SUCCEEDED

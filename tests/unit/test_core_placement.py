@@ -7,7 +7,13 @@ from collections import Counter
 import pytest
 
 from outrider_coordinator.core.effects import PushRevoke
-from outrider_coordinator.core.events import AttemptsAccepted, AttemptsReturned, HeartbeatReceived
+from outrider_coordinator.core.events import (
+    AgentOrder,
+    AgentOrdered,
+    AttemptsAccepted,
+    AttemptsReturned,
+    HeartbeatReceived,
+)
 from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.settings import CoreSettings, Preemption
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator, Strategy
@@ -32,6 +38,25 @@ def finish(world: World, agent: ModelAgent, *tasks: str) -> None:
         ref = world.ref(agent, task)
         world.start(agent, ref)
         world.complete(agent, ref)
+
+
+@pytest.mark.parametrize(
+    "strategy", [Strategy.LEAST_LOADED, Strategy.ROUND_ROBIN, Strategy.RANDOM, Strategy.PERFORMANCE]
+)
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_an_agent_that_comes_back_with_other_labels_gets_other_tasks(strategy: Strategy, is_removed: bool) -> None:
+    """Whatever it was given before: what a task asks for must hold now."""
+    world = World()
+    demands = Demands((Constraint("gpu", Operator.IN, ("yes",)),), strategy=strategy)
+    agent = world.connect("a", 2, labels={"gpu": "yes"})
+    finish(world, agent, *world.submit(demands=demands))
+    world.disconnect(agent)
+    if is_removed:
+        world.do(AgentOrdered("a", AgentOrder.REMOVE, world.replies.append, force=True))
+    world.connect("a", 2)
+    assert where(world, *world.submit(demands=demands)) == [""]
+    world.connect("a", 2, labels={"gpu": "yes"}, instance_id="next", instance_start_ms=2)
+    assert where(world, *world.submit(demands=demands)) == ["a"]
 
 
 # --- strategies ------------------------------------------------------------------------------------------------------

@@ -296,3 +296,44 @@ def test_a_leased_probe_stays_leased() -> None:
     assert again is not None
     assert (again.state, again.probe, again.tested) == (HALF_OPEN, known.probe, known.probe)
     assert world.state.probes == {known.probe: [again]}
+
+
+def test_after_a_start_request_ids_are_asked_of_the_store() -> None:
+    """Memory knows those of open tasks only, and says so."""
+    world = World()
+    assert world.state.requests.is_complete
+    restart(world)
+    assert not world.state.requests.is_complete
+
+
+def test_a_task_of_the_phase_that_is_on_waits_for_its_dependencies_only() -> None:
+    """In a run without phases and in one with them: it goes on when what it comes after has ended."""
+    for phase in (0, 2):
+        world = World()
+        agent = world.connect("a", 1)
+        ids = world.submit_members(member("a", phase=phase), member("b", "a", phase=phase))
+        world.start(agent, world.ref(agent, ids["a"]))
+        restart(world)
+        assert world.state.tasks[ids["b"]].waiting_for == {ids["a"]: Condition.SUCCESS}
+        world.connect("a", 1)
+        world.complete(agent, world.ref(agent, ids["a"]))
+        assert world.state_of(ids["b"]) is TaskState.ASSIGNED
+
+
+def test_a_start_parks_who_was_parked() -> None:
+    """Not who waits in a slot because its agent parks no more, nor who was sent ahead of one."""
+    world = World()
+    agent = world.connect("a", 9)
+    for task_id in world.submit(9):
+        world.start(agent, world.ref(agent, task_id))
+        world.block(agent, world.ref(agent, task_id), "k")
+    assert (world.state.agents["a"].parked, world.state.agents["a"].slots_used) == (8, 1)
+    restart(world)
+    assert (world.state.agents["a"].parked, world.state.agents["a"].slots_used) == (8, 1)
+    world = World()
+    world.state.durations_us["m:f"] = 10.0
+    agent = world.connect("a", 1, prefetch_credit=4)
+    world.submit(3)
+    assert len(world.state.agents["a"].ahead) == 2
+    restart(world)
+    assert (world.state.agents["a"].parked, len(world.state.agents["a"].ahead)) == (0, 2)

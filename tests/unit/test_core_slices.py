@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core.effects import Accepted, Refused, rows
+from outrider_coordinator.core.effects import Accepted, Effects, Refused, rows
 from outrider_coordinator.core.events import CancelRequested, RunCancelRequested, RunSubmitted, Ticked
 from outrider_coordinator.core.records import InsertRunPart, InsertTask
-from outrider_coordinator.core.runs.errands import Admission
+from outrider_coordinator.core.runs import lifecycle, slices
+from outrider_coordinator.core.runs.errands import Admission, RunStop
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
 from support.core_world import World, member
@@ -161,3 +162,32 @@ def test_a_cancelled_task_that_was_to_be_decided_stays_cancelled() -> None:
     world.do(CancelRequested([last], "", world.replies.append))
     world.settle()
     assert world.state_of(last) is TaskState.CANCELLED
+
+
+def units_used(world: World, units: int) -> int:
+    """Do so much of what is left over, outside of any step."""
+    effects = Effects()
+    used = slices.work(world.state, effects, units)
+    world.take(effects)
+    return used
+
+
+def test_a_turn_takes_what_it_is_given_and_no_more() -> None:
+    """One unit is one task: seven of a run that is cancelled take two, two, two and one, and then there are none."""
+    world = World()
+    world.submit_members(*(member(f"k{at}") for at in range(7)))
+    lifecycle.stop(world.state, Effects(), world.state.runs["run"], Reason.CANCEL_REQUESTED, "enough")
+    assert [units_used(world, 2) for _ in range(5)] == [2, 2, 2, 1, 0]
+    assert [event.type for event in world.log].count(EventType.TASK_CANCELLED) == 7
+
+
+def test_short_work_takes_its_own_length() -> None:
+    """Three errands of one task each are three units, and one unit is enough for one."""
+    world = World()
+    ids = world.submit_members(*(member(f"k{at}") for at in range(3)), is_sequential=True)
+    run = world.state.runs["run"]
+    for task_id in ids.values():
+        stop = RunStop(run, [task_id], Reason.CANCEL_REQUESTED, "enough")
+        world.state.errands.append(stop)
+    run.stop_reason = Reason.CANCEL_REQUESTED
+    assert [units_used(world, 1), units_used(world, 10)] == [1, 2]

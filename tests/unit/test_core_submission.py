@@ -98,6 +98,21 @@ def test_a_submitter_has_so_many_open_tasks_and_no_more() -> None:
     assert world.state.open_of == {"ann": 2, "bob": 2}
 
 
+def test_a_submitter_is_told_whose_bound_was_reached() -> None:
+    """Its own, also by the first that it submits; not when what it would add to is over."""
+    world = World(CoreSettings(submitter_open_max=2))
+    three = [member("a"), member("b"), member("c")]
+    assert run_of(world, *three, submitter="ann") == full_for("ann")
+    assert world.add(*three, run_id="gone").reason == "ILLEGAL_TRANSITION"
+
+
+def test_a_whole_batch_of_several_submitters_shares_the_room() -> None:
+    """Three tasks of three people are too many for two."""
+    world = World(CoreSettings(queue_depth_max=2))
+    batch = [submission(f"t{number}", submitter=name) for number, name in enumerate(("ann", "bob", "eve"))]
+    assert submit(world, *batch, atomic=True) == [None, None, FULL]
+
+
 def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     """One that does not fit refuses all of them, and says which they are."""
     world = World(CoreSettings(queue_depth_max=2))
@@ -105,6 +120,14 @@ def test_a_batch_is_taken_whole_or_not_at_all() -> None:
     assert submit(world, *three, atomic=True) == [None, None, FULL]
     assert not world.state.tasks
     assert submit(world, *three[:2], atomic=True) == [Accepted("t1"), Accepted("t2")]
+
+
+def test_a_whole_batch_shares_the_room_with_what_is_there() -> None:
+    """Tasks that are open count."""
+    world = World(CoreSettings(queue_depth_max=2))
+    submit(world, submission("t1"))
+    assert submit(world, submission("t2"), submission("t3"), atomic=True) == [None, FULL]
+    assert submit(world, submission("t2"), atomic=True) == [Accepted("t2")]
 
 
 def test_a_whole_batch_knows_its_own_request_ids() -> None:
@@ -295,6 +318,31 @@ def test_phases_in_their_order_are_no_fault() -> None:
     """A task may come after those of its own phase and of earlier ones."""
     ordered = [member("a"), member("b", "a", phase=1), member("c", "a", "b", phase=1)]
     assert graph.check(ordered) is None
+    added = [member("d", "old"), member("e", phase=1)]
+    assert graph.check(added, is_whole=False) is None
+
+
+def test_only_a_sequential_run_has_an_order_of_its_own() -> None:
+    """Elsewhere a task may come after one that stands behind it."""
+    assert graph.check([member("a", "b"), member("b")]) is None
+
+
+@pytest.mark.parametrize(("is_whole", "tasks"), [(True, "run.tasks"), (False, "tasks")])
+def test_what_is_wrong_with_a_graph_is_said_where_it_stands(is_whole: bool, tasks: str) -> None:
+    """The field is that of the request, a run's or an addition's; the message says what to change."""
+
+    def said(*members: RunMember) -> Refused | None:
+        return graph.check(list(members), is_whole=is_whole)
+
+    assert said(member("a"), member("a")) == Refused("INVALID_REQUEST", "key 'a' is used twice", f"{tasks}[1].key")
+    circle = "the tasks depend on each other in a circle: a -> b -> a"
+    assert said(member("a", "b"), member("b", "a")) == Refused("CYCLE", circle, tasks)
+    too_late = "task 'b' of phase 0 comes after 'a' of phase 1, which starts once its own phase is over"
+    assert said(member("a", phase=1), member("b", "a")) == Refused("INVALID_REQUEST", too_late, f"{tasks}[1].phase")
+    unknown = Refused(
+        "INVALID_REQUEST", "task 'a' comes after 'x', which is no key of this run", f"{tasks}[0].after_keys"
+    )
+    assert said(member("a", "x")) == (unknown if is_whole else None)
 
 
 def test_a_cycle_is_found_behind_a_branch() -> None:

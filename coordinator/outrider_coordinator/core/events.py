@@ -223,13 +223,17 @@ class AttemptsAccepted:
 
 @dataclass(slots=True)
 class AttemptsReturned:
-    """The agent gives these back unstarted: refused, or revoked on request when ``revoked``."""
+    """The agent gives these back unstarted: refused, or revoked on request when ``revoked``.
+
+    ``by_policy``: it will never take them.
+    """
 
     agent_id: str
     epoch: int
     refs: list[Ref]
     revoked: bool
     message: str = ""
+    by_policy: bool = False
 
 
 class WaitFacts(NamedTuple):

@@ -97,6 +97,9 @@ def _check_task(state: State, task: Task) -> None:
         assert stray.state is AttemptState.LOST, f"I2: {_name(task)} has a stray in {stray.state.name}"
     if task.state is not TaskState.PENDING:
         assert not task.waiting_for, f"I9: {_name(task)} waits for {sorted(task.waiting_for)}"
+    if task.refusals and task.attempt is not None and task.attempt.state is AttemptState.OFFERED:
+        refused_by = [agent_id for agent_id, _ in task.refusals]
+        assert task.attempt.agent_id not in refused_by, f"{_name(task)} was offered again to one that refuses it"
     if task.attempt is not None and task.attempt.agent_id in state.agents:
         agent = state.agents[task.attempt.agent_id]
         assert task.attempt.key in agent.attempts, f"{_name(task)}: agent {agent.id} does not know its attempt"

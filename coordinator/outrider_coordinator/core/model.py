@@ -134,17 +134,16 @@ class Wait:
 class Task:
     """A task that is not terminal yet; terminal ones live in the store only.
 
-    Most tasks wait for nothing and have one attempt: ``waiting_for`` is made when there is something to wait for, and
+    Most tasks wait for nothing and have one attempt: ``waiting_for`` is made when there is something to wait for.
     ``strays`` and ``waits`` are replaced when they change.
-
     ``dependency_conditions`` and ``dependency_keys`` stand beside ``dependency_ids``; empty means SUCCESS for all, and
     ids as the keys of the results. ``waiting_for`` has the condition of every dependency that has not ended, and the
     id of its own run while an earlier phase of that is not over.
 
     ``attempt`` is the try that counts now. ``strays`` are earlier tries on agents out of contact past their grace:
     unfenced, so that their success still wins. ``start_us`` and ``end_us`` are 0 until known. ``failed_on`` are the
-    agents on which it failed by what may be a fault of its own, by name, each once. ``rank_us``
-    and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran,
+    agents on which it failed by what may be its fault, ``refusals`` those whose own policy refuses it, with TaskErrors.
+    ``rank_us`` and ``strand`` are its place in the queue, ``near_agent_id`` where its first dependency ran,
     ``victim_key`` the attempt that is being stopped for it.
     """
 
@@ -177,6 +176,7 @@ class Task:
     strays: tuple[Attempt, ...] = ()
     waits: tuple[Wait, ...] = ()
     failed_on: tuple[str, ...] = ()
+    refusals: tuple[tuple[str, bytes], ...] = ()
     progress: bytes = b""
     outcome: bytes = b""
     error: bytes = b""

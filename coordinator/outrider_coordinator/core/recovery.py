@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 
-from outrider_coordinator.core.agents import drain
+from outrider_coordinator.core.agents import drain, lease
 from outrider_coordinator.core.agents.sessions import suspect
-from outrider_coordinator.core.attempts import deadlines, outcome
+from outrider_coordinator.core.attempts import deadlines, outcome, refusals
 from outrider_coordinator.core.effects import Effects
 from outrider_coordinator.core.limits import caps
 from outrider_coordinator.core.limits import holdings as named_limits
@@ -48,7 +48,8 @@ def restore(
     ended: Callable[[list[str]], Ends] = _nothing_ended_badly,
     schedules: Iterable[Schedule] = (),
 ) -> Effects:
-    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK.
+    """Fill an empty state. ``attempts`` of the given tasks are OFFERED to BLOCKED, or LOST, or have blame TASK,
+    or were REJECTED by policy.
 
     ``runs`` come with `runs.lifecycle.enter` done for all their members; ``ended`` is asked once how tasks that are not
     open ended, and leaves out those that SUCCEEDED if it likes, save for members of a milestone.
@@ -92,14 +93,19 @@ def _attach(state: State, effects: Effects, attempt: Attempt) -> None:
     task = state.tasks[attempt.task_id]
     if attempt.blame is Blame.TASK and attempt.agent_id not in task.failed_on:
         task.failed_on = tuple(sorted((*task.failed_on, attempt.agent_id)))
+    if attempt.state is AttemptState.REJECTED:
+        refusals.remember(task, attempt)
+        return
     if attempt.state is AttemptState.CLOSED:
         return
     attempt.resources = task.spec.demands.resources
     if is_victim(state, task.spec):
         attempt.victim_priority = task.spec.priority
     if attempt.state is AttemptState.LOST:
-        if not task.is_plain:
-            return  # it decides nothing any more
+        if not task.is_plain:  # it decides nothing any more, but may run on until its lease is over
+            if task.spec.exclusive and task.state is TaskState.PENDING and task.ready_us > attempt.ended_us:
+                task.ready_us = max(task.ready_us, lease.over_since_start_us(state))
+            return
         task.strays = (*task.strays, attempt)
         return
     agent = state.agents[attempt.agent_id]  # one that is removed takes its attempts along

@@ -83,7 +83,8 @@ class Demands(NamedTuple):
     """Everything that placement can tell two tasks apart by, save their priority and submitter; hashable.
 
     ``resources`` are (name, amount) by name, amounts above 0. ``affinities`` are (agent id, weight of -100 to 100).
-    ``scopes`` are globs of what the task writes. All but ``strategy`` to ``sticky`` are conditions.
+    ``scopes`` are globs of what the task writes. ``is_signed``: agents that take nothing else take it. ``refused_by``
+    are the agents that never take it, by name. All but ``strategy`` to ``sticky`` are conditions.
     """
 
     constraints: tuple[Constraint, ...] = ()
@@ -98,6 +99,8 @@ class Demands(NamedTuple):
     avoid_tags: tuple[str, ...] = ()
     spread: bool = False
     sticky: bool = False
+    is_signed: bool = False
+    refused_by: tuple[str, ...] = ()
 
 
 #: Any agent will do.

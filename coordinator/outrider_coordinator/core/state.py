@@ -164,7 +164,7 @@ class State:
         self.counts[task.state] += 1
         if task.submitter:
             self.count_of(task.submitter, 1)
-        self.give_caps(task, self.runs.get(task.run_id) if task.run_id else None)
+        self.give_caps(task, self.runs.get(task.run_id))
 
     def count_of(self, submitter: str, change: int) -> None:
         """So many open tasks of a submitter more, or fewer."""
@@ -246,8 +246,8 @@ class State:
 
     def run_event(self, effects: Effects, kind: EventType, run: Run, text: str = "", task_id: str = "") -> None:
         """Append an event about a run."""
-        event = InsertEvent(self.cursor_next, int(kind), self.now_us, run.namespace, task_id, run.id, run.client_id)
-        effects.events.append(event._replace(text=text) if text else event)
+        about = (self.now_us, run.namespace, task_id, run.id, run.client_id)
+        effects.events.append(InsertEvent(self.cursor_next, int(kind), *about, text=text))
         self.cursor_next += 1
 
     def agent_event(

@@ -57,6 +57,7 @@ class Reason(IntEnum):
     LEASE_EXPIRED = 24
     WAIT_REFUSED = 25
     SECRET_UNAVAILABLE = 26
+    REFUSED_BY_POLICY = 27
 
 
 class Intent(IntEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -10,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from outrider import errors
 from outrider.v1 import agent_service_pb2 as pb
-from outrider.v1 import agent_service_pb2_grpc
+from outrider.v1 import agent_service_pb2_grpc, task_pb2
 from outrider_coordinator.access.principals import Role, caller
 from outrider_coordinator.core.agents import lease
 from outrider_coordinator.core.effects import EndSession, PushAck, PushAssign, Refused, Send, SessionAccepted
@@ -27,8 +28,12 @@ from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import agent_facts, frames, secrets
 from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming, unreadable
+from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.telemetry import DispatchTracer
 
+_AGENT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+#: What an agent may say of itself: names, values and what it offers, and the length of each.
+_WORDS_MAX, _WORD_CHARACTERS_MAX = 2048, 1024
 #: How long an acknowledgement waits for company: nobody waits for it, and each frame wakes three processes.
 ACK_PATIENCE_S = 0.01
 
@@ -136,8 +141,7 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
             raise session.error
 
     async def _open(self, hello: pb.Hello, session: AgentSession) -> None:
-        if not hello.agent_id:
-            raise errors.InvalidRequest("Hello.agent_id is empty; an agent needs a name")
+        _check(hello)
         who = caller.get()
         if who.role is Role.AGENT and who.name != hello.agent_id:
             raise errors.PermissionDenied(
@@ -207,7 +211,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 self._engine.post(AttemptsAccepted(agent_id, epoch, refs))
             case "rejected":
                 refs = [agent_facts.ref(ref) for ref in frame.rejected.refs]
-                self._engine.post(AttemptsReturned(agent_id, epoch, refs, False, frame.rejected.message))
+                by_policy = frame.rejected.reason == task_pb2.TASK_REASON_REFUSED_BY_POLICY
+                self._engine.post(AttemptsReturned(agent_id, epoch, refs, False, frame.rejected.message, by_policy))
             case "revoked":
                 refs = [agent_facts.ref(ref) for ref in frame.revoked.refs]
                 self._engine.post(AttemptsReturned(agent_id, epoch, refs, True))
@@ -215,6 +220,16 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
                 raise errors.InvalidRequest("Hello may only be the first frame; open a new session")
             case _:
                 pass
+
+
+def _check(hello: pb.Hello) -> None:
+    """Refuse what would be kept of an agent and is no name, or too much."""
+    if not _AGENT_ID.fullmatch(hello.agent_id):
+        raise invalid("hello.agent_id", "must be 1 to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first")
+    words = [*hello.labels, *hello.labels.values(), *hello.resources, *hello.task_types, *hello.runners]
+    facts = [hello.machine_id, hello.boot_id, hello.instance_id, hello.version, hello.host, hello.store_id]
+    if len(words) > _WORDS_MAX or any(len(word) > _WORD_CHARACTERS_MAX for word in (*words, *facts)):
+        raise invalid("hello", f"at most {_WORDS_MAX} labels and offers, of {_WORD_CHARACTERS_MAX} characters each")
 
 
 def _hello(hello: pb.Hello, reply: object) -> SessionOpened:

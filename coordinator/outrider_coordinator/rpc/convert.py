@@ -17,6 +17,7 @@ from outrider_coordinator.core.model import NO_TRACE, Trace
 from outrider_coordinator.core.runs.admission import EDGES_MAX, MEMBERS_MAX
 from outrider_coordinator.core.schedules.book import REQUEST_ID_MARK
 from outrider_coordinator.core.spec import Condition
+from outrider_coordinator.rpc import specs
 from outrider_coordinator.rpc.fields import invalid
 from outrider_coordinator.rpc.ids import IdMaker
 from outrider_coordinator.rpc.specs import SpecReader
@@ -44,7 +45,7 @@ class Converter:
         dependency_ids, conditions = _dependencies(request, path)
         namespace = sys.intern(request.namespace or "default")
         spec = self.specs.read(request.spec, f"{path}spec", namespace)
-        identity = spec.body
+        identity = specs.identity(spec.body) if spec.demands.is_signed else spec.body
         if dependency_ids:
             identity += "".join(dependency_ids).encode() + bytes(conditions)
         trace = request.trace if request.HasField("trace") else None

@@ -82,6 +82,7 @@ def task(record: TaskRecord, *, whole: bool = True) -> task_pb2.Task:
     if not whole:
         message.spec.function.ClearField("arguments") if message.spec.HasField("function") else None
         message.spec.command.ClearField("stdin") if message.spec.HasField("command") else None
+        message.spec.signed.ClearField("statement") if message.spec.HasField("signed") else None
     return message
 
 

@@ -16,7 +16,7 @@ from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.core.spec import Condition
 from outrider_coordinator.core.states import Reason, TaskState
 from outrider_coordinator.rpc.ids import IdMaker
-from outrider_coordinator.rpc.specs import stored_spec
+from outrider_coordinator.rpc.specs import repeated_spec
 from outrider_coordinator.store.reader import RunRecord
 
 
@@ -33,7 +33,7 @@ def task_again(
     return Submission(
         task_id,
         row.namespace,
-        stored_spec(row),
+        repeated_spec(row),
         request_id,
         hashlib.blake2b(b"retry" + row.id.encode(), digest_size=16).digest(),
         row.client_id,
@@ -94,7 +94,7 @@ def _member(row: InsertTask, new_ids: Mapping[str, str], phase: int, milestone: 
     return RunMember(
         new_ids[row.id],
         row.run_key,
-        stored_spec(row),
+        repeated_spec(row),
         row.dependency_keys,
         tuple(map(Condition, row.dependency_conditions)),
         tuple("" if other in new_ids else other for other in row.dependency_ids),

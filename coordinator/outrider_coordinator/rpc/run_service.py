@@ -21,6 +21,7 @@ from outrider_coordinator.rpc import client_frames, render, run_progress, run_re
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import invalid
+from outrider_coordinator.rpc.specs import run_identity, tasks_identity
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_tasks, no_dependency, watched
 from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import Accepts, RunRecord
@@ -56,7 +57,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
             members,
             _nobody,
             request.request_id,
-            _digest(spec.SerializeToString(deterministic=True)),
+            _digest(run_identity(spec)),
             request.client_id,
             Trace(request.trace.traceparent, request.trace.tracestate),
             **how,
@@ -94,8 +95,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         run_id = await run_id_of(self._engine, namespace, request.run_id)
         members = await self._converter.members(request.tasks, "tasks", namespace)
         await self._check(members, is_whole=False)
-        tasks = b"".join(task.SerializeToString(deterministic=True) for task in request.tasks)
-        digest = _digest(run_id.encode() + tasks)
+        digest = _digest(run_id.encode() + tasks_identity(request.tasks))
         event = TasksAdded(run_id, namespace, members, _nobody, request.request_id, digest, request.parent_task_id)
         accepted = await self._accepted(event, "part")
         number = int(accepted.id.partition("/")[2])

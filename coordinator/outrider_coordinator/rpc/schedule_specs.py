@@ -23,7 +23,7 @@ from outrider_coordinator.rpc.calls import raised
 from outrider_coordinator.rpc.convert import Converter, policies, submitter
 from outrider_coordinator.rpc.fields import at_most, duration_us, invalid, time_us, word
 from outrider_coordinator.rpc.ids import IdMaker
-from outrider_coordinator.rpc.specs import SpecReader
+from outrider_coordinator.rpc.specs import SpecReader, run_identity
 
 Policy = TypeVar("Policy", Overlap, Missed)
 
@@ -73,7 +73,7 @@ class ScheduleReader:
         raise invalid("spec", "set `task` or `run`: there is nothing to submit")
 
     def _run_work(self, namespace: str, spec: schedule_service_pb2.ScheduleSpec, on_behalf_of: str) -> Work:
-        run, digest = spec.run, _digest(spec.run.SerializeToString(deterministic=True))
+        run, digest = spec.run, _digest(run_identity(spec.run))
         at_most(len(run.tasks), RUN_TASKS_MAX, "spec.run.tasks")
         for position, task in enumerate(run.tasks):
             if task.spec.HasField("not_before"):

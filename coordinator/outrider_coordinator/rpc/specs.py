@@ -6,17 +6,19 @@ else about a submission. Names that many tasks share are kept once.
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from outrider.errors import TooLarge
-from outrider.v1 import task_pb2
+from outrider import signing
+from outrider.errors import IllegalTransition, InvalidRequest, TooLarge
+from outrider.v1 import run_service_pb2, task_pb2
 from outrider_coordinator.core.records import InsertTask
 from outrider_coordinator.core.spec import (
     SECOND_US,
@@ -39,8 +41,6 @@ PRIORITY_MAX = 10
 TITLE_CHARACTERS_MAX = 200
 CLAIM_KEY_CHARACTERS_MAX = 200
 _GRACE_US = {True: 5 * SECOND_US, False: 120 * SECOND_US}
-#: Fields of a message that are set, with their values.
-Fields = Sequence[tuple[FieldDescriptor, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,9 @@ class SpecReader:
 
     def read(self, spec: task_pb2.TaskSpec, path: str, namespace: str) -> Spec:
         """The scheduling facts of a task of ``namespace``. Raises InvalidRequest or TooLarge with the field's path."""
-        work = self._checked_work(spec, path)
-        return _facts(spec, spec.ListFields(), work, spec.SerializeToString(deterministic=True), path, namespace)
+        inside = _signed(spec, path, namespace) if spec.HasField("signed") else spec
+        work = self._checked_work(inside, path)
+        return _facts(spec, inside, work, spec.SerializeToString(deterministic=True), path, namespace)
 
     def _checked_work(self, spec: task_pb2.TaskSpec, path: str) -> str:
         """The function's name or the program."""
@@ -79,11 +80,69 @@ class SpecReader:
             )
 
 
+def repeated_spec(row: InsertTask) -> Spec:
+    """As `stored_spec`, to be done again. Raises IllegalTransition when its signature does not hold any more."""
+    spec = task_pb2.TaskSpec.FromString(row.body)
+    if spec.HasField("signed"):
+        end_time = signing.statement_of(spec.signed).expire_time
+        if end_time.ToNanoseconds() <= time.time_ns():
+            raise IllegalTransition(
+                f"task {row.id} was signed until {end_time.ToJsonString()}, and agents would refuse it now; "
+                "submit it again, signed anew"
+            )
+    return stored_spec(row)
+
+
 def stored_spec(row: InsertTask) -> Spec:
     """The scheduling facts of a stored task: it was checked when it was accepted."""
     spec = task_pb2.TaskSpec.FromString(row.body)
-    work = spec.function.function if spec.HasField("function") else spec.command.argv[0]
-    return _facts(spec, spec.ListFields(), work, row.body, "spec", row.namespace)
+    inside = signing.signed_spec(spec)
+    work = inside.function.function if inside.HasField("function") else inside.command.argv[0]
+    return _facts(spec, inside, work, row.body, "spec", row.namespace)
+
+
+def identity(body: bytes) -> bytes:
+    """What tells a serialized TaskSpec from another one; who signs the same task twice means the same task."""
+    spec = task_pb2.TaskSpec.FromString(body)
+    if spec.HasField("signed"):
+        signing.blur(spec)
+    return spec.SerializeToString(deterministic=True)
+
+
+def tasks_identity(tasks: Iterable[run_service_pb2.RunTask]) -> bytes:
+    """As `identity`, for tasks of a graph."""
+    return b"".join(_blurred(task).SerializeToString(deterministic=True) for task in tasks)
+
+
+def run_identity(run: run_service_pb2.RunSpec) -> bytes:
+    """As `identity`, for a graph."""
+    if any(task.spec.HasField("signed") for task in run.tasks):
+        run = copy.deepcopy(run)
+        tasks = [_blurred(task) for task in run.tasks]
+        run.ClearField("tasks")
+        run.tasks.extend(tasks)
+    return run.SerializeToString(deterministic=True)
+
+
+def _blurred(task: run_service_pb2.RunTask) -> run_service_pb2.RunTask:
+    if task.spec.HasField("signed"):
+        task = copy.deepcopy(task)
+        signing.blur(task.spec)
+    return task
+
+
+def _signed(spec: task_pb2.TaskSpec, path: str, namespace: str) -> task_pb2.TaskSpec:
+    """The spec of a statement, so far as one who cannot judge its signature can see that agents would refuse it."""
+    try:
+        statement = signing.statement_of(spec.signed)
+    except InvalidRequest as error:
+        raise invalid(f"{path}.signed.statement", str(error)) from None
+    if statement.namespace != namespace:
+        text = f"was signed for namespace {statement.namespace!r} and is submitted to {namespace!r}"
+        raise invalid(f"{path}.signed.statement", text)
+    if not signing.repeats(spec, statement.spec):
+        raise invalid(path, "must repeat what the signed statement says, but for the work")
+    return statement.spec
 
 
 def claim(message: task_pb2.LimitClaim, path: str) -> Claim:
@@ -93,14 +152,16 @@ def claim(message: task_pb2.LimitClaim, path: str) -> Claim:
     return Claim(word(message.key, f"{path}.key", CLAIM_KEY_CHARACTERS_MAX), message.shared, message.units or 1)
 
 
-def _facts(spec: task_pb2.TaskSpec, fields: Fields, work: str, body: bytes, path: str, namespace: str) -> Spec:
-    """The scheduling facts of a TaskSpec with these fields set; ``body`` is the spec, serialized."""
-    is_function = spec.HasField("function")
-    facts = Spec(body, spec.type or work, is_function, spec.title or (_short(work) if is_function else _title(spec)))
+def _facts(
+    spec: task_pb2.TaskSpec, inside: task_pb2.TaskSpec, work: str, body: bytes, path: str, namespace: str
+) -> Spec:
+    """The scheduling facts of a TaskSpec; ``body`` is the spec, serialized, ``inside`` the one with the work."""
+    is_function = inside.HasField("function")
+    facts = Spec(body, spec.type or work, is_function, spec.title or (_short(work) if is_function else _title(inside)))
     facts.priority = PRIORITY_DEFAULT
     facts.disconnect_grace_us = _GRACE_US[is_function]
     demands: dict[str, Any] = {}
-    for field, value in fields:
+    for field, value in spec.ListFields():
         name = field.name
         if name in _READS:
             _READS[name](facts, value, f"{path}.{name}")
@@ -309,6 +370,10 @@ def _systems(systems: Sequence[str], path: str) -> dict[str, Any]:
     return {"systems": tuple(sorted({word(name, f"{path}[{at}]", 128) for at, name in enumerate(systems)}))}
 
 
+def _is_signed(signed: task_pb2.SignedWork, path: str) -> dict[str, Any]:
+    return {"is_signed": True}
+
+
 #: How a field of a TaskSpec that is set becomes a part of `Demands`, by its name.
 _DEMANDS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
     "constraints": _constraints,
@@ -317,4 +382,5 @@ _DEMANDS: dict[str, Callable[[Any, str], dict[str, Any]]] = {
     "limits": _limits,
     "write_scopes": _write_scopes,
     "systems": _systems,
+    "signed": _is_signed,
 }

@@ -186,11 +186,12 @@ CHUNKS_OF_RUN = (
 )
 #: Tasks that are not terminal, in the order they were accepted.
 OPEN_TASKS = f"{_TASKS} WHERE t.state <= 6 ORDER BY t.sequence"
-#: Attempts that may still matter: live ones and strays of open tasks, and failures that the task may be at fault for.
+#: Attempts that may still matter: live ones and strays of open tasks, failures that the task may be at fault for, and
+#: refusals by agents' policies.
 OPEN_ATTEMPTS = (
     f"SELECT {', '.join(f'a.{name}' for name in ATTEMPT_COLUMNS)} FROM tasks t INDEXED BY tasks_open "
     "CROSS JOIN attempts a ON a.task_id = t.id "
-    "WHERE t.state <= 6 AND (a.state IN (1, 2, 3, 4, 8) OR a.blame = 1)"
+    "WHERE t.state <= 6 AND (a.state IN (1, 2, 3, 4, 8) OR a.blame = 1 OR (a.state = 6 AND a.reason = 27))"
 )
 #: Waits of open tasks.
 OPEN_TASKS_WAITS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core.agents import drain, sessions
+from outrider_coordinator.core.attempts import refusals
 from outrider_coordinator.core.attempts.outcome import end_task
 from outrider_coordinator.core.attempts.retry import attempt_returned
 from outrider_coordinator.core.effects import CancelVerdict, Effects, PushCancel, PushControl, Refused, Reply
@@ -82,7 +83,9 @@ def attempts_returned(state: State, effects: Effects, event: AttemptsReturned) -
         attempt = agent.attempts.get((ref.task_id, ref.attempt))
         if attempt is None or attempt.fence != ref.fence:
             continue
-        if attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
+        if event.by_policy and attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
+            refusals.refused(state, effects, agent, state.tasks[ref.task_id], attempt, event.message)
+        elif attempt.state in (AttemptState.OFFERED, AttemptState.ACCEPTED):
             refused = not event.revoked and not agent.facts.is_leaving
             attempt.blame = Blame.AGENT if refused else Blame.NONE
             attempt_returned(state, effects, agent, state.tasks[ref.task_id], attempt, to, event.message)

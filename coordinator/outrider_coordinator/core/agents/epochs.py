@@ -33,12 +33,16 @@ def has_seen_more(state: State, agent: Agent, event: SessionOpened) -> bool:
 
 
 def is_unsure(state: State, agent: Agent, event: SessionOpened) -> bool:
-    """Whether an agent that says hello comes from a start that the store forgot: what it reported may be forgotten too.
+    """Whether what an agent that says hello has reported may be forgotten: the store may have been restored.
 
-    To be asked after `rise_above`, and before its session begins.
+    It was when the agent comes from a start that the store forgot. A process that the store does not know, at its first
+    Hello in this start, can not say that it was not: what the one before it reported may have been acknowledged, and
+    nothing of that is left on either side. To be asked after `rise_above`, and before its session begins.
     """
-    is_first = agent.session_start_us < state.started_us
-    return is_first and event.store_id == state.store_id and state.first_epoch <= event.coordinator_epoch < state.epoch
+    if agent.session_start_us >= state.started_us:
+        return False
+    is_forgotten = event.store_id == state.store_id and state.first_epoch <= event.coordinator_epoch < state.epoch
+    return is_forgotten or agent.instance_id != event.instance_id
 
 
 def rise_above(state: State, effects: Effects, seen: int) -> None:

@@ -43,6 +43,12 @@ def over_us(state: State, agent: Agent) -> int:
     return max(agent.lease_us, state.started_us) + _longest_us(state, agent)
 
 
+def over_since_start_us(state: State) -> int:
+    """When every lease that an earlier start sent is over, by our own clock: the wall clock may have been set since."""
+    longest_us = duration_us(heartbeat_us(state))
+    return state.started_us + longest_us + longest_us // 10
+
+
 def keeps(state: State, agent: Agent, task: Task) -> bool:
     """Whether an attempt of the task that is out of contact may still run and must not be doubled."""
     return task.spec.exclusive and over_us(state, agent) > state.now_us

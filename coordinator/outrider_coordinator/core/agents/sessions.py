@@ -47,6 +47,9 @@ from outrider_coordinator.core.transitions import move_admin, move_attempt
 from outrider_coordinator.core.trust import blame, breaker
 from outrider_coordinator.core.waits.blockage import push_answer, stray_gone
 
+#: What an agent lists so runs or has run.
+_BEGUN = frozenset((AttemptState.STARTED, AttemptState.BLOCKED))
+
 
 def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     """An agent said hello: register or refuse it, judge what it holds, and send again what it may have missed."""
@@ -64,7 +67,9 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
         superseded = Refused("SESSION_SUPERSEDED", f"a newer session of agent {agent.id!r} took over")
         effects.sends.append(EndSession(agent.epoch, agent.id, superseded))
     history = _history(state, effects, agent, event)
-    agent.is_unsure = epochs.is_unsure(state, agent, event)
+    # A doubt outlives a session that ended before everything was replayed.
+    is_undecided = agent.is_unsure and bool(agent.unlisted or agent.unheard)
+    agent.is_unsure = is_undecided or epochs.is_unsure(state, agent, event)
     lease.taken_over(state, agent, event)
     _register(state, effects, agent, event, history)
     lease.sent(state, agent)
@@ -79,6 +84,8 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     found = {key: listed.get(Ref(*key, attempt.fence)) for key, attempt in agent.attempts.items()}
     agent.unlisted = [key for key, state_there in found.items() if state_there is None]
     agent.unheard = [key for key, state_there in found.items() if state_there is AttemptState.BLOCKED]
+    if agent.is_unsure:
+        _doubt(state, effects, agent)
     nothing_left_to_replay(state, effects, agent)
     _send_again(state, effects, agent)
     if agent.admin is Admin.DRAINING:
@@ -92,6 +99,15 @@ def _taken_over(state: State, effects: Effects, agent: Agent, event: SessionOpen
     is_over = agent.instance_id != event.instance_id and liveness.taken_over(state, effects, agent)
     if is_over and agent.admin is not Admin.PAUSED:
         move_admin(agent, Admin.PAUSED)
+
+
+def _doubt(state: State, effects: Effects, agent: Agent) -> None:
+    """What is not listed may have run in a time that is forgotten: noted now, as the gap is that shows it (I12)."""
+    for key in agent.unlisted:
+        attempt = agent.attempts[key]
+        if state.tasks[key[0]].spec.at_most_once and not attempt.last_number:
+            attempt.last_number = 1
+            effects.attempts[key] = attempt
 
 
 def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None:
@@ -343,6 +359,9 @@ def _verdict(state: State, effects: Effects, agent: Agent, held: Held) -> int:
         return _stray_returned(state, effects, agent, task, attempt, held)
     if attempt.state is AttemptState.OFFERED:
         move_attempt(attempt, AttemptState.ACCEPTED)
+    if agent.is_unsure and held.state in _BEGUN and not attempt.started_us:
+        attempt.started_us = state.now_us  # its agent said so before, and a restored store has forgotten it (I12)
+        effects.attempts[attempt.key] = attempt
     return VERDICT_RESUME
 
 

@@ -73,10 +73,12 @@ def attempt_returned(
     to: AttemptState,
     message: str,
     lease_over_us: int = 0,
+    failure: bytes = b"",
 ) -> None:
     """An attempt never started (rejected, revoked, lost on the way): nothing is counted, the task is offered again.
 
     ``lease_over_us`` is when it is certain that no lease lets it run, for exclusive tasks; 0 when it is certain now.
+    With a ``failure``, a TaskError, the task fails with that and the attempt's reason instead of being offered again.
     """
     slots.release(state, effects, agent, attempt)
     move_attempt(attempt, to)
@@ -90,6 +92,9 @@ def attempt_returned(
     stop = stopping.STOPS.get(attempt.intent)
     if stop is not None and stop.ends is not None:
         _stopped(state, effects, task, attempt, stop, b"", message)
+        return
+    if failure:
+        end_task(state, effects, task, TaskState.FAILED, reason=attempt.reason, error=failure, attempt=attempt)
         return
     effects.tasks[task.id] = task
     task.ready_us = max(state.now_us, lease_over_us if task.spec.exclusive else 0)
@@ -152,7 +157,7 @@ def struck_by_machine(state: State, effects: Effects, agent: Agent, *, is_dead: 
         task.worker_deaths += 1
         effects.tasks[task.id] = task
         if task.worker_deaths >= state.settings.poison_limit:
-            _poisoned(state, effects, task, task.attempt, f"agent {agent.id} died while it ran")
+            _poisoned(state, effects, task, None, f"agent {agent.id} died while it ran")
 
 
 def attempts_max(state: State, spec: Spec, reason: Reason) -> int:

@@ -52,7 +52,7 @@ def explain_agent(state: State, agent_id: str) -> Generator[None, None, AgentExp
     for number, group in enumerate(list(state.queue.classes.values())[:CLASSES_MAX]):
         if number % _SLICE == _SLICE - 1:
             yield
-        first, tasks = _first(state, group)
+        first, tasks = _first(group)
         if first is None:
             continue
         rule = refusal(agent, first) or next(iter(obstacles(state, first)), None)
@@ -64,24 +64,24 @@ def explain_agent(state: State, agent_id: str) -> Generator[None, None, AgentExp
             firsts[rule] = first
         found[rule] = Group(firsts[rule].id, tasks + (known.tasks if known else 0), *rule)
     groups = sorted(found.values(), key=lambda group: (-group.tasks, group.rule, group.text))
-    explanation = AgentExplanation("", [rule for rule, _ in closing], groups[:GROUPS_MAX])
-    explanation.summary = _summary(agent, explanation, could)
-    explanation.suggestions = [text for _, text in closing if text]
-    explanation.suggestions += _fitting(agent, groups, firsts, set(explanation.suggestions))
-    return explanation
+    del groups[GROUPS_MAX:]
+    closed_by = [rule for rule, _ in closing]
+    suggestions = [text for _, text in closing if text]
+    suggestions += _fitting(agent, groups, firsts, set(suggestions))
+    return AgentExplanation(_summary(agent, closed_by, groups, could), closed_by, groups, suggestions)
 
 
-def _first(state: State, group: TaskClass) -> tuple[Task | None, int]:
+def _first(group: TaskClass) -> tuple[Task | None, int]:
     """The task of a class that came first, and about how many there are."""
     entries = [(strand.first(), len(strand.line)) for strand in group.strands.values()]
     firsts = [entry[2] for entry, _ in entries if entry is not None]
     return min(firsts, key=lambda task: task.order, default=None), sum(count for _, count in entries)
 
 
-def _summary(agent: Agent, explanation: AgentExplanation, could: int) -> str:
-    waiting = sum(group.tasks for group in explanation.groups)
-    if explanation.closed_by:
-        return f"gets no work: {explanation.closed_by[0].text}"
+def _summary(agent: Agent, closed_by: list[Rule], groups: list[Group], could: int) -> str:
+    waiting = sum(group.tasks for group in groups)
+    if closed_by:
+        return f"gets no work: {closed_by[0].text}"
     if could:
         return f"open to work; {could} waiting tasks could go to it now"
     if not waiting:
@@ -94,9 +94,9 @@ def _summary(agent: Agent, explanation: AgentExplanation, could: int) -> str:
 def _fitting(agent: Agent, groups: list[Group], firsts: dict[tuple[str, str], Task], said: set[str]) -> list[str]:
     """What of the agent to change so that more of what waits could go to it, the most tasks first."""
     helped: dict[str, int] = {}
-    for group in groups[:GROUPS_MAX]:
+    for group in groups:
         changes = whatif.remedy(agent, firsts[group.rule, group.text])
-        if changes is not None and group.rule != "LIMIT":
+        if changes is not None:
             text = changes.text.replace("{}", agent.id)
             helped[text] = helped.get(text, 0) + group.tasks
     best = sorted((text for text in helped if text not in said), key=lambda text: (-helped[text], text))

@@ -111,8 +111,9 @@ def _count(strand: Strand, place: Place, own_turns: int) -> int:
     if priority == place.priority:
         return min(len(strand.line), own_turns)
     first = strand.first()
-    rank_us = first[2].rank_us or 0 if first is not None else 0
-    is_before = first is not None and (rank_us, -priority) < (place.rank_us, -place.priority)
+    if first is None:
+        return 0
+    is_before = (first[2].rank_us or 0, -priority) < (place.rank_us, -place.priority)
     return len(strand.line) if is_before else 0
 
 

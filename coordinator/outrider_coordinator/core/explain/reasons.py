@@ -16,6 +16,7 @@ from outrider_coordinator.core.explain import foresight, position, whatif
 from outrider_coordinator.core.limits import caps, lines
 from outrider_coordinator.core.model import Agent, Task, Wait
 from outrider_coordinator.core.placement.eligibility import closed_to_kind, closed_to_work, mismatch, refusal
+from outrider_coordinator.core.placement.fleet import demands_of
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import SECOND_US, Condition
 from outrider_coordinator.core.state import State
@@ -38,7 +39,7 @@ class Explanation:
     """
 
     state: TaskState
-    summary: str
+    summary: str = ""
     agents: list[tuple[str, bool, str, str]] = field(default_factory=list)
     ahead: int = 0
     waiting_for: list[str] = field(default_factory=list)
@@ -143,7 +144,7 @@ def _dependency(state: State, dependency_id: str, condition: Condition) -> str:
 
 
 def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Explanation]:
-    explanation = Explanation(task.state, "")
+    explanation = Explanation(task.state)
     able: list[Agent] = []
     rules: list[str] = []
     for number, agent_id in enumerate(sorted(state.agents)):
@@ -179,7 +180,7 @@ def _queued(state: State, task: Task, now_us: int) -> Generator[None, None, Expl
 def could_take(agent: Agent, task: Task) -> bool:
     """Whether an agent could take the task were it idle."""
     return (
-        mismatch(agent, task.spec.demands) is None
+        mismatch(agent, demands_of(task)) is None
         and closed_to_work(agent) is None
         and closed_to_kind(agent, task.spec.kind) is None
     )
@@ -221,7 +222,8 @@ def _suggestions(
     one_more = whatif.one_more_agent(task)
     if start_us:
         with_it = yield from foresight.start_in_us(state, [*able, whatif.agent_for(task)], before)
-        earlier_s = (start_us - (start_us if with_it is None else with_it)) / SECOND_US
+        assert with_it is not None, "an agent made for the task has a free slot"
+        earlier_s = (start_us - with_it) / SECOND_US
         one_more += f": would start about {earlier_s:.0f} s earlier" if earlier_s >= 1 else ""
     suggestions = [one_more]
     changes = yield from whatif.agent_changes(state, task)
@@ -284,5 +286,5 @@ def _span(us: int) -> str:
 
 
 #: Rules by which an agent as it is could never take a task, and those by which it cannot now.
-_UNFIT = frozenset(("LABELS", "SECRET", "RUNNER", "TASK_TYPE", "RESOURCES"))
+_UNFIT = frozenset(("LABELS", "SECRET", "RUNNER", "TASK_TYPE", "UNSIGNED", "REFUSED", "RESOURCES"))
 _BUSY = frozenset(("NO_FREE_SLOT", "RESOURCES_IN_USE"))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from outrider_coordinator.core.explain import position
 from outrider_coordinator.core.model import Agent, Breaker, Task
-from outrider_coordinator.core.placement.eligibility import describe, mismatch, refusal
+from outrider_coordinator.core.placement.eligibility import SIGNED_LABEL, describe, mismatch, refusal
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import SECRET_PREFIX, Constraint, Demands, Operator
 from outrider_coordinator.core.state import State
@@ -99,9 +99,8 @@ def better_priority(
 
 def changes_of_what_holds(state: State, task: Task) -> list[str]:
     """What would have to change of limits and outside systems that hold the task up, whatever the agent."""
-    held = systems.held_back(state, task.spec.demands)
     texts = _limit_changes(state, task)
-    for name in task.spec.demands.systems if held is not None else ():
+    for name in task.spec.demands.systems:
         alone = task.spec.demands._replace(systems=(name,))
         if systems.held_back(state, alone) is not None:
             texts.append(f"outrider system reset {name}")
@@ -168,13 +167,15 @@ def _fitted(agent: Agent, rule: Rule, task: Task) -> Changed | None:
     if rule.name in ("LABELS", "SECRET"):
         return _labelled(agent, task)
     if rule.name == "TYPE_BREAKER_OPEN":
-        others = {kind: known for kind, known in agent.type_breakers.items() if kind != task.spec.kind}
-        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers=others)
+        return f"outrider agent reset-breaker {{}} --type {task.spec.kind}", replace(agent, type_breakers={})
     if rule.name == "RUNNER":
         return f"runner {demands.runner} on agent {{}}", replace(agent, runners=(*agent.runners, demands.runner))
     if rule.name == "TASK_TYPE":
         wanted = demands.task_type
         return f"task type {wanted} on agent {{}}", replace(agent, task_types=(*agent.task_types, wanted))
+    if rule.name == "UNSIGNED":
+        labels = {key: value for key, value in agent.labels.items() if key != SIGNED_LABEL}
+        return "signed, with `--sign`, on agent {}", replace(agent, labels=labels)
     if rule.name == "RESOURCES":
         more = {name: amount for name, amount in demands.resources if agent.resources.get(name, 0.0) < amount}
         text = " and ".join(f"{name}={amount:g}" for name, amount in more.items())
@@ -183,7 +184,7 @@ def _fitted(agent: Agent, rule: Rule, task: Task) -> Changed | None:
         return "the end of what takes the resources of agent {}", replace(agent, resources_used={})
     if rule.name == "NO_FREE_SLOT":
         return "one more slot on agent {}", replace(agent, slots=agent.slots_used + 1)
-    return None  # it is leaving: nobody can do anything about that
+    return None  # it is leaving, or refuses the task: nobody can do anything about that
 
 
 def _labelled(agent: Agent, task: Task) -> Changed | None:

@@ -21,7 +21,7 @@ from outrider_coordinator.core.limits.scopes import conflict
 from outrider_coordinator.core.model import Task, Wait
 from outrider_coordinator.core.spec import SECOND_US, Claim
 from outrider_coordinator.core.state import State, TimerKind
-from outrider_coordinator.core.states import AttemptState, EventType, Reason, TaskState
+from outrider_coordinator.core.states import EventType, Reason, TaskState
 from outrider_coordinator.core.waits import blockage
 
 AGAIN_US, SOON_US = 2 * SECOND_US, 1_000
@@ -162,8 +162,7 @@ def _can_go(state: State, task: Task, stuck: dict[str, None]) -> bool:
     if task.state is TaskState.QUEUED:
         claims_come = all(_comes(state, task, claim, stuck) for claim in task.spec.demands.claims)
         return claims_come and not any(edge.task_id in stuck for edge in _scope_edges(state, task))
-    attempt = task.attempt
-    if task.state is not TaskState.BLOCKED or attempt is None or attempt.state is not AttemptState.BLOCKED:
+    if task.state is not TaskState.BLOCKED:
         return True
     return all(
         _comes(state, task, wait.claim, stuck) if wait.claim is not None else wait.required_task_id not in stuck

@@ -80,13 +80,12 @@ def held_back(state: State, effects: Effects, task: Task) -> Rule | None:
 def end_pass(state: State, effects: Effects) -> None:
     """All who had to be asked in this step were: once nobody is left, running attempts get what there is."""
     book = state.limits
-    if not book.is_asking:
-        return
-    if state.queue.to_ask or state.placement_is_due:
-        state.placement_is_due = True
-        return
-    _serve_waits(state, effects)
-    book.is_asking = False
+    if book.is_asking:
+        if state.queue.to_ask or state.placement_is_due:
+            state.placement_is_due = True
+            return
+        _serve_waits(state, effects)
+        book.is_asking = False
     if book.reserved or book.reserved_scopes:
         _look_again(state)
     if book.is_changed:

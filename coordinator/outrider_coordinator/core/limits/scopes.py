@@ -111,8 +111,8 @@ def _set_end(text: str, start: int) -> int:
 
 
 def _set(body: str) -> tuple[tuple[int, int], ...]:
-    """The characters of ``[body]``. A range that runs backwards is empty."""
-    is_negated = body[0] in "!^" and len(body) > 1
+    """The characters of ``[body]``, where more than a ``!`` stands. A range that runs backwards is empty."""
+    is_negated = body[0] in "!^"
     rest = body[is_negated:]
     ranges: list[tuple[int, int]] = []
     at = 0
@@ -120,8 +120,7 @@ def _set(body: str) -> tuple[tuple[int, int], ...]:
         is_range = at + 2 < len(rest) and rest[at + 1] == "-"
         ranges.append((ord(rest[at]), ord(rest[at + 2 if is_range else at])))
         at += 3 if is_range else 1
-    chosen = sorted(pair for pair in ranges if pair[0] <= pair[1])
-    return _common(_complement(chosen) if is_negated else chosen, _ANY)
+    return _common(_complement(sorted(ranges)) if is_negated else ranges, _ANY)
 
 
 def _complement(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

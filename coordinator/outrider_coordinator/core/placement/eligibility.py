@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from outrider_coordinator.core.model import Agent, Task
 from outrider_coordinator.core.placement import resources
-from outrider_coordinator.core.placement.fleet import Hard, hard_of
+from outrider_coordinator.core.placement.fleet import Hard, demands_of, hard_of
 from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import NO_DEMANDS, SECRET_PREFIX, Constraint, Demands, Operator
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity
@@ -18,6 +18,9 @@ _ABSENT = {
     Connectivity.LOST: "it is lost: out of contact for long",
     Connectivity.LEFT: "it has left",
 }
+#: On agents that take signed tasks only, whatever its value; they set it themselves.
+SIGNED_LABEL = "outrider.signed"
+_UNSIGNED = Rule("UNSIGNED", "it takes signed tasks only; submit with --sign")
 _CLOSED = BreakerState.CLOSED
 
 
@@ -54,12 +57,16 @@ def closed_to_kind(agent: Agent, kind: str) -> Rule | None:
 
 def fits(agent: Agent, hard: Hard) -> bool:
     """Whether the agent as it is could ever meet these demands."""
-    return hard == Hard() or _unmet(agent, hard) is None
+    if hard == Hard():
+        return SIGNED_LABEL not in agent.labels
+    return _unmet(agent, hard) is None
 
 
 def mismatch(agent: Agent, demands: Demands) -> Rule | None:
     """The first demand that an agent as it is could never meet, however idle: None when it could meet all."""
-    return None if demands is NO_DEMANDS else _unmet(agent, hard_of(demands))
+    if demands is NO_DEMANDS:
+        return _UNSIGNED if SIGNED_LABEL in agent.labels else None
+    return _unmet(agent, hard_of(demands))
 
 
 def _unmet(agent: Agent, hard: Hard) -> Rule | None:
@@ -68,12 +75,16 @@ def _unmet(agent: Agent, hard: Hard) -> Rule | None:
         rule = Rule("RUNNER", f"it offers no runner {hard.runner!r}")
     if rule is None and hard.task_type and hard.task_type not in agent.task_types:
         rule = Rule("TASK_TYPE", f"it offers no task type {hard.task_type!r}")
+    if rule is None and not hard.is_signed and SIGNED_LABEL in agent.labels:
+        rule = _UNSIGNED
+    if rule is None and agent.id in hard.refused_by:
+        rule = Rule("REFUSED", "its own policy refuses this task, as its attempt there says")
     return rule or resources.lacking(agent, hard.resources)
 
 
 def refusal(agent: Agent, task: Task) -> Rule | None:
     """The first rule by which this agent cannot take this task now, None when it can."""
-    demands = task.spec.demands
+    demands = demands_of(task)
     rule = (
         mismatch(agent, demands)
         or closed_to_work(agent)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from outrider_coordinator.core.model import Agent, Attempt
+from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.placement.order import PRIORITIES
 from outrider_coordinator.core.spec import Constraint, Demands
 
@@ -34,11 +34,27 @@ class Hard(NamedTuple):
     resources: tuple[tuple[str, float], ...] = ()
     runner: str = ""
     task_type: str = ""
+    is_signed: bool = False
+    refused_by: tuple[str, ...] = ()
+
+
+def demands_of(task: Task) -> Demands:
+    """What a task asks of an agent, which no agent meets that has refused it."""
+    if not task.refusals:
+        return task.spec.demands
+    return task.spec.demands._replace(refused_by=tuple(agent_id for agent_id, _ in task.refusals))
 
 
 def hard_of(demands: Demands) -> Hard:
     """What of the demands decides which agents can be reached."""
-    return Hard(demands.constraints, demands.resources, demands.runner, demands.task_type)
+    return Hard(
+        demands.constraints,
+        demands.resources,
+        demands.runner,
+        demands.task_type,
+        demands.is_signed,
+        demands.refused_by,
+    )
 
 
 class Ranking:
@@ -104,6 +120,10 @@ class Ranking:
                 heapq.heapreplace(heap, now)
         return None
 
+    def drop(self, agent_id: str) -> None:
+        """An agent is none of these any more: its entry is dead."""
+        self.known.pop(agent_id, None)
+
     def take(self) -> Key:
         """Take out the entry that stands first, dead or not; there is one, and everything is sorted."""
         heap, fresh = self.heap, self.fresh
@@ -163,6 +183,11 @@ class Lot:
             self._leave(place)
         return None
 
+    def drop(self, agent_id: str) -> None:
+        """An agent is none of these any more."""
+        if agent_id in self.places:
+            self._leave(self.places[agent_id])
+
     def _leave(self, place: int) -> None:
         gone, last = self.ids[place], self.ids.pop()
         del self.places[gone]
@@ -186,6 +211,12 @@ class Reach:
     indexes: dict[str, Index] = field(default_factory=dict)
     asleep: dict[Any, None] = field(default_factory=dict)
     needs: int = 0
+
+    def drop(self, agent: Agent) -> None:
+        """An agent does not meet these demands any more."""
+        self.members.pop(agent.id, None)
+        for index in self.indexes.values():
+            index.drop(agent.id)
 
     def index(self, name: str, make: Callable[[], Index]) -> Index:
         """The index of this name, made over all members when it is asked for first."""
@@ -221,7 +252,8 @@ class Fleet:
     def joined(self, agent: Agent, fits: Callable[[Agent, Hard], bool]) -> None:
         """An agent is new, or offers other things than before: ``fits`` tells whether it meets hard demands."""
         for reach in agent.reaches:
-            reach.members.pop(agent.id, None)
+            if not fits(agent, reach.hard):
+                reach.drop(agent)
         agent.reaches = [reach for hard, reach in self.reaches.items() if fits(agent, hard)]
         for reach in agent.reaches:
             reach.members[agent.id] = agent
@@ -230,7 +262,7 @@ class Fleet:
     def left(self, agent: Agent) -> None:
         """An agent is forgotten for good."""
         for reach in agent.reaches:
-            reach.members.pop(agent.id, None)
+            reach.drop(agent)
         agent.reaches = []
         self.dirty.pop(agent.id, None)
         self.lines.pop(agent.id, None)
@@ -263,6 +295,8 @@ def check(fleet: Fleet, agents: dict[str, Agent], fits: Callable[[Agent, Hard], 
         expected = {agent.id for agent in agents.values() if fits(agent, hard)}
         assert reach.members.keys() == expected, f"{hard} reaches {sorted(reach.members)}, should {sorted(expected)}"
         for name, index in reach.indexes.items():
+            strangers = (index.places if isinstance(index, Lot) else index.known).keys() - expected
+            assert not strangers, f"{name} of {hard} still has {sorted(strangers)}"
             for agent_id in expected - fleet.dirty.keys():
                 key = index.key_of(agents[agent_id])
                 if key is not None:

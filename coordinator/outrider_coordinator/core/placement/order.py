@@ -11,7 +11,7 @@ with every start, and the smallest goes next. Inside a submitter: earliest deadl
 counts as due a day after it was submitted; then first come, first served.
 
 Bound (starvation): let a task of priority p be next of its priority. A task of priority q > p that is queued after it
-has been passed over for (q - p) * aging does not go before it. Invariant: tags never fall.
+has been passed over for more than (q - p) * aging does not go before it. Invariant: tags never fall.
 """
 
 from __future__ import annotations

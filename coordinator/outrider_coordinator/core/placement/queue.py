@@ -17,13 +17,15 @@ from itertools import islice
 from typing import NamedTuple
 
 from outrider_coordinator.core.model import Cap, Task
-from outrider_coordinator.core.placement.fleet import Index, Reach
+from outrider_coordinator.core.placement.fleet import Index, Reach, demands_of
 from outrider_coordinator.core.placement.order import PRIORITIES, Entry, Lane, Line, Strand, entry_of
 from outrider_coordinator.core.spec import SECOND_US, Demands
 from outrider_coordinator.core.states import TaskState
 
 #: Empty classes, and idle lanes of one parent, are kept up to so many: most come back.
 CLASSES_KEPT, LANES_KEPT = 256, 256
+#: Entries of tasks that are gone are kept up to so many beside twice those of tasks that wait.
+GONE_KEPT = 10_000
 
 _QUEUED = TaskState.QUEUED
 
@@ -82,9 +84,11 @@ class TaskClass:
 def class_key(task: Task) -> ClassKey:
     """The class a task waits in."""
     spec = task.spec
-    demands = _elsewhere(task) if task.waits or task.failed_on else spec.demands
+    demands = _elsewhere(task) if task.waits or task.failed_on or task.refusals else spec.demands
     is_limited = bool(demands.claims or demands.scopes)
     is_plain = spec.is_function and not (is_limited or spec.exclusive or spec.at_most_once or demands.resources)
+    if demands.is_signed or demands.refused_by:
+        is_plain = False  # lines are for what any agent takes
     if task.caps:
         # In a line an attempt would count against its caps without need.
         return ClassKey(demands, spec.kind, False, task.namespace if is_limited else "", task.caps)
@@ -96,7 +100,7 @@ def _elsewhere(task: Task) -> Demands:
     expired = (agent_id for wait in task.waits for agent_id in (wait.expired_on, *wait.moved_from))
     avoided = {*task.failed_on, *expired} - {""}
     left = tuple((agent_id, -100) for agent_id in sorted(avoided))
-    demands = task.spec.demands
+    demands = demands_of(task)
     return demands._replace(affinities=demands.affinities + left) if left else demands
 
 
@@ -175,7 +179,7 @@ class ReadyQueue:
         if need.waiting == 0 and need.is_awake:
             self.active -= 1
         self.removed += 1
-        if self.removed > 2 * self.waiting + 10_000:
+        if self.removed > 2 * self.waiting + GONE_KEPT:
             self._sweep()
 
     def begin(self, now_us: int) -> None:
@@ -206,9 +210,9 @@ class ReadyQueue:
         strand.lane.charge(self.served)
 
     def sleep(self, need: Need) -> None:
-        """Nobody can take a task of this need now."""
+        """Nobody can take a task of this need, which has one, now."""
         need.is_awake = False
-        self.active -= need.waiting > 0
+        self.active -= 1
 
     def wake(self, need: Need) -> None:
         """Somebody may be able to take a task of this need, which sleeps."""
@@ -328,9 +332,7 @@ class ReadyQueue:
         strand.lane.strands -= 1
         if group.strands:
             return
-        del self.classes[group.key]
-        self.held.pop(group.key, None)
-        self.to_ask.pop(group.key, None)
+        del self.classes[group.key]  # not held: its strands were looked at, or listed again
         need = group.need
         need.classes -= 1
         if need.classes == 0:

@@ -31,9 +31,9 @@ def lacking(agent: Agent, amounts: Amounts) -> Rule | None:
 def in_use(agent: Agent, amounts: Amounts) -> Rule | None:
     """The first amount that others have taken, None when all are free now."""
     for name, wanted in amounts:
-        used = agent.resources_used.get(name, 0.0)
-        if wanted > agent.resources.get(name, 0.0) - used + EPSILON:
-            return Rule("RESOURCES_IN_USE", f"it takes {name}={wanted:g}; {used:g} of {agent.resources[name]:g} in use")
+        there, used = agent.resources.get(name, 0.0), agent.resources_used.get(name, 0.0)
+        if wanted > there - used + EPSILON:
+            return Rule("RESOURCES_IN_USE", f"it takes {name}={wanted:g}; {used:g} of {there:g} in use")
     return None
 
 

@@ -58,7 +58,7 @@ def _leave(state: State, effects: Effects, agent: Agent, attempt: Attempt) -> No
     if attempt.resources:
         resources.give_back(agent, attempt)
     if attempt.victim_priority >= 0:
-        state.fleet.victims[attempt.victim_priority].pop(attempt.key, None)
+        del state.fleet.victims[attempt.victim_priority][attempt.key]
     if attempt.holds_slot:
         give_back(state, effects, agent, attempt)
     elif attempt.prefetched and agent.ahead.pop(attempt.key, None) is not None:

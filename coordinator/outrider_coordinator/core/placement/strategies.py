@@ -216,7 +216,7 @@ def measure(state: State, agent: Agent, kind: str, duration_us: int | None) -> N
     if measured is None:
         if len(agent.measured) >= KINDS_PER_AGENT_MAX or len(state.fleet.measured_kinds) > KINDS_MAX:
             return
-        measured = agent.measured[kind] = Measured(duration_us or 0.0, 0.0)
+        measured = agent.measured[kind] = Measured(duration_us or 0.0)
     failed = duration_us is None
     measured.failure_rate += SMOOTHING * (failed - measured.failure_rate)
     if duration_us is not None:

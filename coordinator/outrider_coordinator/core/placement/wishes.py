@@ -25,13 +25,7 @@ def has_any(demands: Demands) -> bool:
 
 def best(state: State, demands: Demands, task: Task, candidates: Iterable[Agent]) -> Agent | None:
     """The candidate with the highest score, the first of equals."""
-    found: Agent | None = None
-    best_score = 0
-    for agent in candidates:
-        score = score_of(state, demands, task, agent)
-        if found is None or score > best_score:
-            found, best_score = agent, score
-    return found
+    return max(candidates, key=lambda agent: score_of(state, demands, task, agent), default=None)
 
 
 def score_of(state: State, demands: Demands, task: Task, agent: Agent) -> int:

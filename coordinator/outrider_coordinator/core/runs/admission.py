@@ -124,7 +124,7 @@ def advance(state: State, effects: Effects, errand: Admission, units: int) -> in
 def _begin(state: State, event: RunSubmitted | TasksAdded, run: Run) -> None:
     members = event.members
     ids = {member.key: member.task_id for member in members}
-    first_phase = run.phase if run.part_count else min(member.phase for member in members)
+    first_phase = min(member.phase for member in members)  # an addition learns on entering which phase is on
     state.errands.append(Admission(event, run, state.now_us, ids, run.part_count, first_phase))
 
 

@@ -51,22 +51,21 @@ def _against_phases(members: list[RunMember], after: dict[str, tuple[str, ...]],
 
 def find_cycle(after: dict[str, tuple[str, ...]]) -> list[str]:
     """The keys of one cycle, its first key repeated at the end; empty when there is none. Depth first, no recursion."""
+    entered: set[str] = set()
     done: set[str] = set()
     for root in after:
         path: list[str] = []
-        on_path: set[str] = set()
         stack = [(root, iter(after[root]))] if root not in done else []
         while stack:
             key, rest = stack[-1]
             if not path or path[-1] != key:
                 path.append(key)
-                on_path.add(key)
+                entered.add(key)
             following = next((other for other in rest if other not in done), None)
             if following is None:
                 stack.pop()
                 done.add(path.pop())
-                on_path.discard(key)
-            elif following in on_path:
+            elif following in entered:  # and not done: it is on the path
                 return [*path[path.index(following) :], following]
             else:
                 stack.append((following, iter(after[following])))

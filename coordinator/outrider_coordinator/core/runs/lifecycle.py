@@ -108,7 +108,7 @@ def _count_phase(state: State, run: Run, phase: int) -> None:
         return
     del run.phase_open[phase]
     begun = run.phase
-    if phase == was and begun != was:
+    if begun != was:
         waiting = [task_id for task_id, its in run.phases.items() if its == begun and task_id in state.tasks]
         label = f"phase {was}"
         state.errands.append(Consequence(run.id, label, TaskState.SUCCEEDED, Reason.NONE, waiting))

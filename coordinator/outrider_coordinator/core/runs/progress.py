@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from outrider_coordinator.core.model import Run, Task
 from outrider_coordinator.core.state import State
-from outrider_coordinator.core.states import TaskState
 
 _UNKNOWN_US = -1
 
@@ -49,7 +48,7 @@ def look(state: State, run: Run, task_ids: Iterable[str], now_us: int, sight: Si
         if task is None or task.is_terminal:
             continue
         ran_us = _under_way(task, now_us, sight) if task.attempt is not None else 0
-        known_us = state.durations_us.get(task.spec.kind, 0.0) or task.spec.estimated_us
+        known_us = state.durations_us.get(task.spec.kind) or task.spec.estimated_us
         left_us = max(0, int(known_us) - ran_us) if known_us else _UNKNOWN_US
         waiting_for = tuple(task.waiting_for) if task.waiting_for else ()
         sight.open.append(OpenTask(task_id, run.phase_of(task_id), left_us, waiting_for))
@@ -84,7 +83,7 @@ def _under_way(task: Task, now_us: int, sight: Sight) -> int:
     if task.progress:
         sight.reports.append((task.spec.weight, task.progress))
     started_us = task.attempt.started_us
-    if not started_us or task.state is TaskState.ASSIGNED:
+    if not started_us:
         return 0
     ran_us = max(0, now_us - started_us)
     sight.busy_us += ran_us

@@ -139,7 +139,7 @@ def forget(state: State, effects: Effects, agent: Agent) -> None:
     """An agent is removed from the fleet."""
     for tally in state.tallies.values():
         tally.agents.pop(agent.id, None)
-    for key in [key for key in effects.breakers if key[0] == agent.id and not key[2]]:
+    for key in [key for key in effects.breakers if key[0] == agent.id]:
         del effects.breakers[key]
 
 
@@ -180,7 +180,7 @@ def _charge(
     if at_once and was_closed:
         breaker.trip(state, effects, known, reason, culprit=culprit)
     else:
-        breaker.failed(state, effects, known, reason, culprit=culprit)
+        breaker.failed(state, effects, known, reason)
     if was_closed and known.state is not _CLOSED and known is not agent.breaker:
         breaker.failed(state, effects, agent.breaker, reason)
 

@@ -85,7 +85,7 @@ def failed(
 ) -> None:
     """A failure counts against it: while it is HALF_OPEN only one that is news.
 
-    ``culprit`` is the task that is to blame should it turn out that the breaker is not (`withdraw`).
+    ``culprit`` is the task whose failure as a probe may turn out to be its own fault (`withdraw`).
     """
     if breaker.state is _CLOSED:
         breaker.failures += 1
@@ -93,7 +93,7 @@ def failed(
             breaker.window = Window(state.settings.breaker_window_us)
         breaker.window.add(state.now_us, failed=True)
         if _is_over(state, breaker, breaker.window):
-            trip(state, effects, breaker, reason, culprit=culprit)
+            trip(state, effects, breaker, reason)
     elif breaker.state is _HALF_OPEN and news:
         trip(state, effects, breaker, reason, culprit=culprit)
 

@@ -267,7 +267,7 @@ def _open(state: State, task: Task, facts: WaitFacts, body: bytes) -> Wait:
             wait.resolution, wait.dependency_state = known.resolution, known.dependency_state
         if known.held_by and task.attempt is not None and known.held_by == task.attempt.number:
             wait.resolution, wait.claim, wait.held_by = known.resolution, known.claim, known.held_by
-    if facts.kind == "complexity" and not wait.is_resolved:
+    if facts.kind == "complexity":
         budgets.grant_by_policy(task, wait)
     if len(task.waits) >= OPEN_MAX:
         _bound(task, wait)
@@ -288,8 +288,7 @@ def _stop(state: State, effects: Effects, agent: Agent, task: Task, attempt: Att
     if attempt.state is not AttemptState.BLOCKED:
         move_attempt(attempt, AttemptState.BLOCKED)
         state.placement_is_due = True
-    if attempt.holds_slot or attempt.key in agent.ahead:
-        slots.park(state, effects, agent, attempt)
+    slots.park(state, effects, agent, attempt)
     effects.attempts[attempt.key] = attempt
     state.move(task, TaskState.BLOCKED, effects)
 

@@ -12,7 +12,7 @@ from outrider_coordinator.core.attempts.stopping import stop_attempt
 from outrider_coordinator.core.effects import Carried, Effects
 from outrider_coordinator.core.model import Attempt, Task, Wait
 from outrider_coordinator.core.placement.eligibility import closed_to_kind, fits, is_open
-from outrider_coordinator.core.placement.fleet import hard_of
+from outrider_coordinator.core.placement.fleet import demands_of, hard_of
 from outrider_coordinator.core.protobuf import block, integer
 from outrider_coordinator.core.spec import SECOND_US, WaitExpiry, WaitPolicy
 from outrider_coordinator.core.state import State
@@ -80,7 +80,7 @@ def _may_move(state: State, task: Task, tried: set[str]) -> bool:
     """Whether there is an agent for the task that is none of these. What may have started never starts elsewhere."""
     if task.spec.at_most_once or moves_made(task) >= MOVES_MAX:
         return False
-    reach = state.fleet.reach(hard_of(task.spec.demands), state.agents, fits)
+    reach = state.fleet.reach(hard_of(demands_of(task)), state.agents, fits)
     others = (agent for agent in reach.members.values() if agent.id not in tried)
     return any(is_open(agent) and closed_to_kind(agent, task.spec.kind) is None for agent in others)
 

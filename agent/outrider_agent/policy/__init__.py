@@ -1,0 +1,1 @@
+"""What this machine's owner lets a coordinator do here, whatever the coordinator says."""

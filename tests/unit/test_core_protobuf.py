@@ -1,0 +1,20 @@
+"""The core's own writing of protobuf, beside the library's."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.wrappers_pb2 import BytesValue, UInt64Value
+
+from outrider_coordinator.core.protobuf import block, integer
+
+
+@pytest.mark.parametrize("value", [0, 1, 126, 127, 128, 129, 255, 16_383, 16_384, 2**32, 2**63])
+def test_an_integer_is_written_as_the_library_does(value: int) -> None:
+    """In as few bytes as it takes, and not at all when it is 0."""
+    assert integer(1, value) == UInt64Value(value=value).SerializeToString()
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 16_384])
+def test_bytes_are_written_as_the_library_does(size: int) -> None:
+    """Key, length, and then as they are."""
+    assert block(1, b"x" * size) == BytesValue(value=b"x" * size).SerializeToString()
