@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,15 @@ async def test_variables_that_are_secrets_leave_the_agents_environment(tmp_path:
     untouched = {"V": VALUE, "CREDENTIALS_DIRECTORY": "/d"}
     Sources({"f": SecretSettings(file="/f")}, untouched).close()
     assert untouched == {"V": VALUE, "CREDENTIALS_DIRECTORY": "/d"}
+
+
+def test_a_program_is_named_by_its_word_or_by_where_that_leads() -> None:
+    """A policy of the agent puts the path in the word's place before anything starts; no other path will do."""
+    secret = SecretSettings(file="/f", work=["true", "m:f"])
+    found = shutil.which("true")
+    assert found is not None
+    assert [secret.is_for("n", work) for work in ("true", found, "m:f")] == [True] * 3
+    assert [secret.is_for("n", work) for work in ("/tmp/true", "m:g", "false", "")] == [False] * 4
 
 
 # --- the vault
