@@ -48,11 +48,6 @@ class SecretSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         setting("Keep it out of output, results and messages; a value shorter than 8 bytes can only be used without."),
     ] = True
 
-    @property
-    def source(self) -> str:
-        """Which of `SOURCES` it comes from."""
-        return next(name for name in SOURCES if getattr(self, name))
-
     def is_for(self, namespace: str, work: str) -> bool:
         """Whether a task of this namespace that runs this function or program may have it."""
         return (not self.namespaces or namespace in self.namespaces) and (not self.work or self._names(work))
