@@ -24,6 +24,7 @@ from outrider.worker.messages import FromWorker, LogOutput
 #: Shorter values, and lines of values, are not looked for.
 VALUE_BYTES_MIN = 8
 _HEAD = VALUE_BYTES_MIN
+_UNKNOWN = "\ufffd".encode()
 #: Lines of keys and certificates that are no secret.
 _ARMOUR = (b"-----BEGIN ", b"-----END ")
 
@@ -144,6 +145,9 @@ class Stream:
         return self._pass_on(self._held, len(self._held))
 
     def _pass_on(self, data: bytes, until: int) -> bytes:
+        if until == 0:  # nothing may leave yet, and what is hidden of it stays so
+            self._held = data
+            return b""
         spans = self._redactor.spans(data)
         if self._hidden:
             spans = merged([Span(0, self._hidden, self._names), *spans])
@@ -190,13 +194,15 @@ def _written(piece: bytes) -> Iterator[bytes]:
     quoted = repr("\"'" + text)[4:-1]  # with both quotes in it, repr escapes the single ones
     yield piece
     yield text.encode("utf-8", "backslashreplace")
-    yield text.encode("utf-8", "replace")
-    yield piece.decode("utf-8", "replace").encode()
     yield json.dumps(text)[1:-1].encode()
     yield json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "surrogateescape")
     yield quoted.encode("utf-8", "backslashreplace")
     yield quoted.replace("\\'", "'").encode("utf-8", "backslashreplace")
     yield repr(b"\"'" + piece)[5:-1].encode()
+    # Where something cannot be written, Python puts these in its place; what is left must be enough to know it by.
+    for lossy, mark in ((text.encode("utf-8", "replace"), b"?"), (piece.decode("utf-8", "replace").encode(), _UNKNOWN)):
+        if len(lossy.replace(mark, b"")) >= VALUE_BYTES_MIN:
+            yield lossy
 
 
 def _beginning(data: bytes, form: bytes) -> int:

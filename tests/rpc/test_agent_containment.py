@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ RIGHT, WRONG = b'"right"', b'"wrong"'
 class Scene:
     """A coordinator, an honest agent that holds a task, and one that was taken over."""
 
-    def __init__(self, secured: SecuredCoordinator) -> None:
+    def __init__(self, secured: SecuredCoordinator, identities: dict[str, bytes]) -> None:
         self.secured = secured
         self.tasks = task_service_pb2_grpc.TaskServiceStub(secured.local)
-        self.identities = {name: secured.joined(name) for name in ("honest", "evil")}
+        self.identities = identities
+        self.submitted: list[str] = []
         self.honest = self.agent("honest")
         self.task_id = self.submit()
         self.ref = self.honest.next("assign").assignments[0].ref
@@ -52,7 +54,18 @@ class Scene:
         """A task for whoever has a free slot."""
         spec = task_pb2.TaskSpec(function=task_pb2.PythonFunction(function=name))
         request = task_service_pb2.SubmitRequest(spec=spec)
-        return str(self.tasks.Submit(request, timeout=TIMEOUT_S).task_id)
+        self.submitted.append(self.tasks.Submit(request, timeout=TIMEOUT_S).task_id)
+        return self.submitted[-1]
+
+    def close(self) -> None:
+        """Leave nothing for the next test: no open task, and a fleet that knows neither agent."""
+        for task_id in self.submitted:
+            self.tasks.Cancel(task_service_pb2.CancelRequest(task_id=task_id), timeout=TIMEOUT_S)
+        for agent in (self.honest, self.evil):
+            agent.vanish()
+            request = fleet_service_pb2.RemoveAgentRequest(agent_id=agent.name, force=True)
+            with suppress(grpc.RpcError):  # it was never let in
+                self.secured.fleet.RemoveAgent(request, timeout=TIMEOUT_S)
 
     def task(self, task_id: str = "") -> task_pb2.Task:
         """As committed."""
@@ -81,18 +94,18 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredCoordin
         yield made
 
 
+@pytest.fixture(scope="module")
+def identities(secured: SecuredCoordinator) -> dict[str, bytes]:
+    """What the two have joined with."""
+    return {name: secured.joined(name) for name in ("honest", "evil")}
+
+
 @pytest.fixture
-def scene(secured: SecuredCoordinator) -> Iterator[Scene]:
-    """A new one for each test; the agents are forgotten afterwards."""
-    made = Scene(secured)
+def scene(secured: SecuredCoordinator, identities: dict[str, bytes]) -> Iterator[Scene]:
+    """A new one for each test."""
+    made = Scene(secured, identities)
     yield made
-    for agent in (made.honest, made.evil):
-        agent.vanish()
-    for name in made.identities:
-        request = fleet_service_pb2.RevokeAgentRequest(agent_id=name)
-        secured.fleet.RevokeAgent(request, timeout=TIMEOUT_S)
-        removal = fleet_service_pb2.RemoveAgentRequest(agent_id=name, force=True)
-        secured.fleet.RemoveAgent(removal, timeout=TIMEOUT_S)
+    made.close()
 
 
 def done(value: bytes, content_type: str = "") -> worker_message_pb2.Completed:
@@ -281,6 +294,7 @@ def test_an_agent_cannot_answer_questions_of_another_namespace(scene: Scene) -> 
     scene.heard(scene.evil)
     found = scene.tasks.Get(task_service_pb2.GetRequest(task_id=asks, namespace="lab"), timeout=TIMEOUT_S).task
     assert [wait.key for wait in found.open_waits] == ["q"]
+    scene.tasks.Cancel(task_service_pb2.CancelRequest(task_id=asks, namespace="lab"), timeout=TIMEOUT_S)
     scene.ends_well()
 
 

@@ -119,7 +119,7 @@ class RecordJudge:
 
     def copy(self) -> RecordJudge:
         """As it is now, for a backup; what people have asked for is one for all copies."""
-        shared = (self.marks, self.runs.wanted, self.schedules.requests)
+        shared = (self.marks, self.runs.wanted, self.schedules.requests, self.schedules.paused)
         return copy.deepcopy(self, {id(one): one for one in shared})
 
     def become(self, backup: RecordJudge) -> None:

@@ -53,6 +53,8 @@ class ScheduleJudge:
         #: Nobody is turned away for want of room; otherwise a time for which there was none is tried again later.
         self.has_room = has_room
         self.requests: dict[str, list[pb.ScheduleSpec]] = {}
+        #: Schedules that somebody ever had paused.
+        self.paused: set[str] = set()
         self._seen: set[str] = set()
         #: Schedule, time and id of what was submitted in the step that is judged.
         self._works: list[tuple[str, int, str]] = []
@@ -60,6 +62,11 @@ class ScheduleJudge:
     def asked(self, spec: pb.ScheduleSpec) -> None:
         """Somebody is about to ask for this schedule."""
         self.requests.setdefault(spec.name, []).append(spec)
+
+    def order_asked(self, name: str, order: str) -> None:
+        """Somebody is about to order this; a schedule that is paused and resumed in one step shows no trace of it."""
+        if order == "pause":
+            self.paused.add(name)
 
     def promised(self, row: records.PutSchedule) -> None:
         """Somebody was told that this schedule is there."""
@@ -112,7 +119,7 @@ class ScheduleJudge:
         demand("times", row.skipped_count >= view.row.skipped_count, "schedule {} forgets what it skipped", row.name)
         self._marks.saw("saw:time of a schedule skipped", row.skipped_count - view.row.skipped_count)
         demand("times", fired == view.uncounted, "schedule {} counts {} more, not {}", row.name, fired, view.uncounted)
-        view.is_strict &= not row.is_paused
+        view.is_strict &= not row.is_paused and row.name not in self.paused
         if view.spec.overlap == ALLOW and view.spec.missed == MISSED_ALL and view.is_strict and self.is_steady:
             same = row.skipped_count == view.first.skipped_count
             demand("times", same, "schedule {} skips a time, and is to make up for all", row.name)
@@ -172,7 +179,7 @@ class ScheduleJudge:
         """A calendar goes by the wall clock, some seconds after that was set at the latest."""
         wall_us = now_us + self.wall_offset_us
         knows = now_us > self.stepped_us + NOTICED_US
-        is_early = view.spec.HasField("cron") and knows and due_us > wall_us
+        is_early = view.spec.HasField("cron") and knows and due_us > wall_us and due_us != view.row.queued_us
         self._marks.demand("times", not is_early, "{} fires {} s early", name, (due_us - wall_us) / 1e6)
 
     @staticmethod

@@ -166,7 +166,8 @@ class SessionJudge:
         self.agent_of[answer.epoch] = event.agent_id
         self.contact_us[event.agent_id] = now_us
         self._leaving.discard(event.agent_id)
-        listed = self.listed[event.agent_id] = {held.ref for held in event.held}
+        # One that is over there is told by its report, or by nobody any more.
+        listed = self.listed[event.agent_id] = {held.ref for held in event.held if held.state != CLOSED}
         self._hellos.setdefault(event.agent_id, []).append(listed)
         for facts in event.outboxes:
             key = (event.agent_id, facts.outbox_id)

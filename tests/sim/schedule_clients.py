@@ -59,6 +59,7 @@ class ScheduleClients:
     def order(self, data: Mapping[str, Any]) -> None:
         """Pause, resume or delete one."""
         name, order = data["name"], data["order"]
+        self._judge.order_asked(name, order)
 
         def attempt(process: Process, call: Call) -> None:
             def reply(value: Any) -> None:

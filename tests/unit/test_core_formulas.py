@@ -77,6 +77,13 @@ def test_a_backoff_grows_and_is_capped(count: int, expected: int) -> None:
     assert retry.backoff_us(spec, count) == expected
 
 
+@pytest.mark.parametrize(("initial_us", "wait_us"), [(5, 20), (0, 0)])
+def test_a_backoff_beyond_all_numbers_is_the_longest_one(initial_us: int, wait_us: int) -> None:
+    """However fast it was to grow: no number of tries overflows it, and nothing stays nothing."""
+    spec = Spec(b"", "", True, initial_backoff_us=initial_us, backoff_multiplier=1e300, max_backoff_us=20)
+    assert retry.backoff_us(spec, 999) == wait_us
+
+
 # --- leases, epochs, patience ----------------------------------------------------------------------------------------
 
 

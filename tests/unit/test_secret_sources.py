@@ -116,8 +116,8 @@ async def test_what_is_no_value_is_refused_in_words_without_paths(tmp_path: Path
 
 
 def environment_of(pid: int) -> bytes:
-    """With what a process was started."""
-    return Path(f"/proc/{pid}/environ").read_bytes()
+    """With what a process was started: nothing for a moment while it becomes another program."""
+    return eventually(Path(f"/proc/{pid}/environ").read_bytes)
 
 
 async def test_programs_are_bounded_in_time_size_and_number(tmp_path: Path) -> None:

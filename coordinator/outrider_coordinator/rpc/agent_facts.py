@@ -7,16 +7,18 @@ from outrider_coordinator.core.events import GivenAnswer, Held, OutboxFacts, Ref
 from outrider_coordinator.core.spec import Claim
 from outrider_coordinator.core.states import AttemptState, Reason
 from outrider_coordinator.rpc.answers import agrees
-from outrider_coordinator.rpc.fields import time_us
+from outrider_coordinator.rpc.fields import bounded_us, number, time_us
 
 _COMPLETED = ReportKind.COMPLETED
+#: No outbox comes so far; there is room above it for those that count on.
+_SEQ_MAX = 1 << 62
 #: Makes a NamedTuple of a tuple, without the call and the checks of its `_make`.
 _new = tuple.__new__
 
 
 def ref(message: agent_service_pb2.AttemptRef) -> Ref:
     """Which attempt."""
-    return _new(Ref, (message.task_id, message.attempt, message.fence))
+    return _new(Ref, (message.task_id, message.attempt, number(message.fence)))
 
 
 def held(message: agent_service_pb2.HeldAttempt) -> Held:
@@ -27,7 +29,7 @@ def held(message: agent_service_pb2.HeldAttempt) -> Held:
 
 def outbox(message: agent_service_pb2.OutboxRange) -> OutboxFacts:
     """An outbox on an agent's disk."""
-    return OutboxFacts(message.outbox_id, max(1, message.first_seq), message.last_seq)
+    return OutboxFacts(message.outbox_id, max(1, min(message.first_seq, _SEQ_MAX)), min(message.last_seq, _SEQ_MAX))
 
 
 def report(message: worker_message_pb2.WorkerMessage) -> Report:
@@ -76,8 +78,8 @@ def _report(
     return _new(
         Report,
         (
-            _new(Ref, (message.task_id, message.attempt, message.fence)),
-            message.number,
+            _new(Ref, (message.task_id, message.attempt, number(message.fence))),
+            number(message.number),
             time_us(message.event_time),
             kind,
             terminal,
@@ -132,5 +134,5 @@ def _wait(blocked: task_pb2.BlockedReason) -> WaitFacts:
         time_us(blocked.external.retry_time) if blocked.external.HasField("retry_time") else 0,
         blocked.external.system,
         claim,
-        max(0, blocked.complexity.additional_duration.ToMicroseconds()),
+        bounded_us(blocked.complexity.additional_duration),
     )

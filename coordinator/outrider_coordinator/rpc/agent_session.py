@@ -28,12 +28,14 @@ from outrider_coordinator.core.pacing import PART_MAX
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import agent_facts, frames, secrets
 from outrider_coordinator.rpc.calls import Context, Service, asked, draining, encoded, raised, streaming, unreadable
-from outrider_coordinator.rpc.fields import invalid
+from outrider_coordinator.rpc.fields import invalid, number
 from outrider_coordinator.telemetry import DispatchTracer
 
 _AGENT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 #: What an agent may say of itself: names, values and what it offers, and the length of each.
 _WORDS_MAX, _WORD_CHARACTERS_MAX = 2048, 1024
+#: More than any machine has: lists of so many are made of them.
+_SLOTS_MAX = 1 << 16
 #: How long an acknowledgement waits for company: nobody waits for it, and each frame wakes three processes.
 ACK_PATIENCE_S = 0.01
 
@@ -197,6 +199,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
             case "reports":
                 await self._engine.admit()
                 reports = frame.reports
+                if len(reports.outbox_id) > _WORD_CHARACTERS_MAX:
+                    raise invalid("reports.outbox_id", f"is longer than {_WORD_CHARACTERS_MAX} characters")
                 facts = [agent_facts.report(message) for message in reports.messages]
                 outbox_id, first_seq = reports.outbox_id, reports.first_seq
                 for start in range(0, len(facts) or 1, PART_MAX):
@@ -228,8 +232,11 @@ def _check(hello: pb.Hello) -> None:
         raise invalid("hello.agent_id", "must be 1 to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first")
     words = [*hello.labels, *hello.labels.values(), *hello.resources, *hello.task_types, *hello.runners]
     facts = [hello.machine_id, hello.boot_id, hello.instance_id, hello.version, hello.host, hello.store_id]
+    words += [outbox.outbox_id for outbox in hello.outboxes]
     if len(words) > _WORDS_MAX or any(len(word) > _WORD_CHARACTERS_MAX for word in (*words, *facts)):
-        raise invalid("hello", f"at most {_WORDS_MAX} labels and offers, of {_WORD_CHARACTERS_MAX} characters each")
+        raise invalid(
+            "hello", f"at most {_WORDS_MAX} labels, offers and outboxes, of {_WORD_CHARACTERS_MAX} characters each"
+        )
 
 
 def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
@@ -237,13 +244,13 @@ def _hello(hello: pb.Hello, reply: object) -> SessionOpened:
         agent_id=hello.agent_id,
         machine_id=hello.machine_id,
         instance_id=hello.instance_id,
-        instance_start_ms=hello.instance_start_ms,
+        instance_start_ms=number(hello.instance_start_ms),
         version=hello.version,
         host=hello.host,
         labels=secrets.with_offers(hello.labels, hello.secrets),
-        slots=hello.slots,
-        prefetch_credit=hello.prefetch_credit,
-        parked_max=hello.parked_max,
+        slots=min(hello.slots, _SLOTS_MAX),
+        prefetch_credit=min(hello.prefetch_credit, _SLOTS_MAX),
+        parked_max=min(hello.parked_max, _SLOTS_MAX),
         held=[agent_facts.held(item) for item in hello.held],
         outboxes=[agent_facts.outbox(item) for item in hello.outboxes],
         resources={name: amount for name, amount in hello.resources.items() if 0 < amount < float("inf")},

@@ -10,23 +10,40 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from outrider.errors import FieldViolation, InvalidRequest
 from outrider_coordinator.core.spec import SECOND_US
 
+#: What a Duration and a Timestamp may be by protobuf's own rules, which nobody enforces. More than the store holds
+#: (numbers of 63 bits) must not get in: it would be journaled, and fail there with every start.
+DURATION_US_MAX, TIME_US_MAX = 315_576_000_000 * SECOND_US, 253_402_300_800 * SECOND_US - 1
+NUMBER_MAX = (1 << 63) - 1
+
 
 def invalid(field: str, description: str) -> InvalidRequest:
     """An InvalidRequest that names one field."""
     return InvalidRequest(f"{field}: {description}", violations=(FieldViolation(field, description),))
 
 
+def number(value: int) -> int:
+    """A number of 64 bits as one that the store holds; what is over that was never given to anybody."""
+    return value if value <= NUMBER_MAX else NUMBER_MAX
+
+
+def bounded_us(duration: Duration) -> int:
+    """Microseconds, at least 0 and at most what a Duration may be: ten thousand years."""
+    return min(max(0, duration.seconds * SECOND_US + duration.nanos // 1000), DURATION_US_MAX)
+
+
 def duration_us(duration: Duration, field: str) -> int:
-    """Microseconds; refuses a negative duration."""
+    """Microseconds; refuses a negative duration, and one of more than ten thousand years."""
     us = duration.seconds * SECOND_US + duration.nanos // 1000
     if us < 0:
         raise invalid(field, "must not be negative")
+    if us > DURATION_US_MAX:
+        raise invalid(field, "must be at most 10,000 years")
     return us
 
 
 def time_us(timestamp: Timestamp) -> int:
-    """Microseconds since the Unix epoch."""
-    return timestamp.seconds * SECOND_US + timestamp.nanos // 1000
+    """Microseconds since the Unix epoch, of a time from 1970 to the year 9999; others count as the nearest of these."""
+    return min(max(0, timestamp.seconds * SECOND_US + timestamp.nanos // 1000), TIME_US_MAX)
 
 
 def positive_us(duration: Duration, field: str) -> int:

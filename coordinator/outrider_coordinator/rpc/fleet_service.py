@@ -12,13 +12,12 @@ from outrider_coordinator.access.registrar import Registrar
 from outrider_coordinator.core.events import AgentOrder, AgentOrdered, BreakerReset
 from outrider_coordinator.core.explain.explain_agent import explain_agent
 from outrider_coordinator.core.model import Agent
-from outrider_coordinator.core.spec import SECOND_US
 from outrider_coordinator.core.states import TaskState
 from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import render
 from outrider_coordinator.rpc.calls import Context, Service, asked, sliced, unary
 from outrider_coordinator.rpc.credentials import JOIN_LIFE_MAX_US, JOIN_LIFE_US, join_token, life_us, uses
-from outrider_coordinator.rpc.fields import invalid
+from outrider_coordinator.rpc.fields import bounded_us, invalid
 
 
 class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
@@ -97,7 +96,7 @@ class FleetService(Service, fleet_service_pb2_grpc.FleetServiceServicer):
         self, request: fleet_service_pb2.DrainAgentRequest, context: Context
     ) -> fleet_service_pb2.DrainAgentResponse:
         """Finish and leave."""
-        timeout_us = request.timeout.seconds * SECOND_US + request.timeout.nanos // 1000
+        timeout_us = bounded_us(request.timeout)
         agent = await self._order(request.agent_id, AgentOrder.DRAIN, timeout_us=timeout_us)
         return fleet_service_pb2.DrainAgentResponse(agent=agent)
 

@@ -20,7 +20,7 @@ from outrider_coordinator.engine import Engine
 from outrider_coordinator.rpc import client_frames, render, run_progress, run_retry
 from outrider_coordinator.rpc.calls import Context, Service, asked, encoded, raised, run_id_of, streaming, unary
 from outrider_coordinator.rpc.convert import Converter, policies, submitter
-from outrider_coordinator.rpc.fields import invalid
+from outrider_coordinator.rpc.fields import invalid, number
 from outrider_coordinator.rpc.specs import run_identity, tasks_identity
 from outrider_coordinator.rpc.task_service import PAGE_DEFAULT, PAGE_MAX, ended_tasks, no_dependency, watched
 from outrider_coordinator.store.filters import EventFilter
@@ -176,7 +176,7 @@ class RunService(Service, run_service_pb2_grpc.RunServiceServicer):
         namespace = request.namespace or "default"
         record = await self._record(namespace, request.run_id)
         wanted = EventFilter(namespace, run_id=record.run.id, include_results=request.include_results)
-        after = request.after_cursor if request.HasField("after_cursor") else 0
+        after = number(request.after_cursor) if request.HasField("after_cursor") else 0
         async for item in watched(self._engine, wanted, after):
             if isinstance(item, int):
                 yield client_frames.caught_up(item)

@@ -28,7 +28,7 @@ from outrider_coordinator.rpc.calls import (
     unary,
 )
 from outrider_coordinator.rpc.convert import Converter
-from outrider_coordinator.rpc.fields import invalid
+from outrider_coordinator.rpc.fields import invalid, number
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import TaskRecord
 from outrider_coordinator.watch_hub import TooSlow, UnknownCursor
@@ -246,7 +246,7 @@ class TaskService(Service, task_service_pb2_grpc.TaskServiceServicer):
             frozenset(request.types),
             request.include_results,
         )
-        after = request.after_cursor if request.HasField("after_cursor") else None
+        after = number(request.after_cursor) if request.HasField("after_cursor") else None
         async for item in watched(self._engine, wanted, after):
             if isinstance(item, int):
                 yield client_frames.caught_up(item)

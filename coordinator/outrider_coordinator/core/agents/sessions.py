@@ -69,6 +69,8 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     history = _history(state, effects, agent, event)
     # A doubt outlives a session that ended before everything was replayed.
     is_undecided = agent.is_unsure and bool(agent.unlisted or agent.unheard)
+    is_other = agent.instance_id != event.instance_id
+    asks_of_waits = bool(agent.unheard) or agent.session_start_us < state.started_us
     agent.is_unsure = is_undecided or epochs.is_unsure(state, agent, event)
     lease.taken_over(state, agent, event)
     _register(state, effects, agent, event, history)
@@ -82,8 +84,11 @@ def opened(state: State, effects: Effects, event: SessionOpened) -> None:
     effects.sends.append(Reply(event.reply, accepted))
     listed = {held.ref: held.state for held in event.held}
     found = {key: listed.get(Ref(*key, attempt.fence)) for key, attempt in agent.attempts.items()}
-    agent.unlisted = [key for key, state_there in found.items() if state_there is None]
-    agent.unheard = [key for key, state_there in found.items() if state_there is AttemptState.BLOCKED]
+    # What ended under an earlier process is told by what that left on the disk, or was passed with a gap.
+    told = (None, AttemptState.CLOSED) if is_other else (None,)
+    agent.unlisted = [key for key, there in found.items() if there in told]
+    is_asked = asks_of_waits or agent.is_unsure
+    agent.unheard = [key for key, there in found.items() if is_asked and there is AttemptState.BLOCKED]
     if agent.is_unsure:
         _doubt(state, effects, agent)
     nothing_left_to_replay(state, effects, agent)
@@ -133,14 +138,18 @@ def nothing_left_to_replay(state: State, effects: Effects, agent: Agent) -> None
 
 
 def _move_unheard(state: State, effects: Effects, agent: Agent) -> None:
-    """What waits for something that a restored store has forgotten would wait for ever: it goes on elsewhere."""
+    """What waits for something that a restored store has forgotten would wait for ever: it goes on elsewhere.
+
+    An earlier start may have passed the gap that showed it, and died: at the first Hello whatever waits must be known.
+    """
     unheard, agent.unheard = agent.unheard, []
-    for key in unheard if agent.is_unsure else ():
+    since_us = agent.session_start_us if agent.is_unsure else 0
+    for key in unheard:
         attempt = agent.attempts.get(key)
         if attempt is None:
             continue
         task = state.tasks[key[0]]
-        if not any(wait.is_open and wait.opened_us >= agent.session_start_us for wait in task.waits):
+        if not any(wait.is_open and wait.opened_us >= since_us for wait in task.waits):
             text = "it waits for something that was forgotten when the store was restored"
             stopping.stop_attempt(state, effects, task, attempt, Intent.MOVE, text)
 

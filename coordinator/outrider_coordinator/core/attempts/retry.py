@@ -169,7 +169,10 @@ def attempts_max(state: State, spec: Spec, reason: Reason) -> int:
 
 def backoff_us(spec: Spec, attempts_counted: int) -> int:
     """Wait before the next try: exponential in the counted tries so far, capped, without jitter."""
-    factor = spec.backoff_multiplier ** max(0, attempts_counted - 1)
+    try:
+        factor = spec.backoff_multiplier ** max(0, attempts_counted - 1)
+    except OverflowError:
+        return spec.max_backoff_us if spec.initial_backoff_us else 0
     return int(min(spec.initial_backoff_us * factor, spec.max_backoff_us))
 
 
