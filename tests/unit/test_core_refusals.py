@@ -17,6 +17,9 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.failure import encode_error, message_of
 from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.placement.eligibility import mismatch
+from outrider_coordinator.core.placement.fleet import demands_of
+from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.states import AttemptState, Blame, BreakerState, EventType, Reason, TaskState
 from support.core_world import ModelAgent, World
@@ -64,6 +67,8 @@ def test_a_task_that_one_policy_refuses_goes_to_another_agent() -> None:
     refuse(world, first, task)
     second = holder(world, task)
     assert second is not first
+    rule = mismatch(world.state.agents[first.id], demands_of(world.state.tasks[task]))
+    assert rule == Rule("REFUSED", "its own policy refuses this task, as its attempt there says")
     assert world.state.tasks[task].attempts_counted == 0
     agent = world.state.agents[first.id]
     assert (agent.breaker.state, agent.breaker.failures, agent.failed_count) == (BreakerState.CLOSED, 0, 0)
