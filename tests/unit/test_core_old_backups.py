@@ -13,6 +13,7 @@ from outrider_coordinator.core.effects import PushCancel
 from outrider_coordinator.core.events import OutboxFacts, Ref
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
+from support.restart import restart
 
 
 def forgetful(**spec: object) -> tuple[World, ModelAgent, str, Ref]:
@@ -61,6 +62,21 @@ def test_what_was_known_to_wait_may_wait_for_something_else_by_now() -> None:
     assert ref in agent.cancelled
     text = "it waits for something that was forgotten when the store was restored"
     assert next(send.message for send in world.sent if isinstance(send, PushCancel)) == text
+
+
+def test_what_is_known_to_wait_waits_on_after_a_start() -> None:
+    """A store that has forgotten nothing knows what the attempt waits for."""
+    world = World()
+    agent = world.connect("a", slots=2)
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.block(agent, ref, "k")
+    world.wait(1)
+    restart(world)
+    world.connect("a", slots=2)
+    assert not agent.cancelled
+    assert world.state_of(task_id) is TaskState.BLOCKED
 
 
 def test_one_that_ends_in_the_replay_does_not_hide_the_others() -> None:
