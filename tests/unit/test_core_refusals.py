@@ -112,6 +112,39 @@ def test_many_refusals_are_counted_and_the_first_are_named() -> None:
     assert "x" * 501 not in said
 
 
+def test_as_many_refusals_as_are_named_are_all_there_are() -> None:
+    """Each has its word, and nothing is left to count; the events name the try and its agent."""
+    world = World()
+    for number in range(NAMED_MAX):
+        world.connect(f"agent-{number:02}")
+    (task,) = world.submit()
+    order = []
+    for _ in range(NAMED_MAX):
+        order.append(holder(world, task).id)
+        refuse(world, holder(world, task), task, "no")
+    said = message_of(world.of(EventType.TASK_FAILED)[-1].body)
+    assert said == "no agent takes it: " + "; ".join(f"agent-{number:02}: no" for number in range(NAMED_MAX))
+    told = [*world.of(EventType.TASK_RETRYING), *world.of(EventType.TASK_FAILED)]
+    assert [(event.attempt, event.agent_id) for event in told] == list(enumerate(order, 1))
+
+
+@pytest.mark.parametrize("crossed", ["cancel", "deadline"])
+def test_a_refusal_of_what_was_to_be_stopped_is_no_retry(crossed: str) -> None:
+    """The task ends as it was to end, and the log has no word of another try."""
+    world = World()
+    world.connect("a")
+    world.connect("b")
+    (task,) = world.submit(deadline_us=4_000_000)
+    agent = holder(world, task)
+    if crossed == "cancel":
+        world.do(CancelRequested([task], "", world.replies.append))
+    else:
+        world.wait(4)
+    refuse(world, agent, task)
+    assert world.state_of(task) is (TaskState.CANCELLED if crossed == "cancel" else TaskState.EXPIRED)
+    assert not world.of(EventType.TASK_RETRYING)
+
+
 def test_agents_that_have_left_or_leave_are_not_waited_for() -> None:
     """A task fails when no connected agent is left that could take it, whatever others are known."""
     world = World()
