@@ -104,8 +104,11 @@ def explained() -> list[Row]:
     return [Row(match[1], *(match[place].replace("\\|", "|") for place in (2, 3))) for match in found if match]
 
 
-def report(verdicts: list[Verdict], rows: list[Row]) -> None:
-    """Print the score by module and write down what survived without a reason."""
+def report(verdicts: list[Verdict], rows: list[Row], made: Counter[str]) -> None:
+    """Print the scores as README.md has them, and write down what survived without a reason.
+
+    ``made`` is how many mutants there are of each module, tried or not.
+    """
     by_function: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_function[row.function].append(row)
@@ -121,20 +124,26 @@ def report(verdicts: list[Verdict], rows: list[Row]) -> None:
         by_module[verdict.module]["explained" if is_explained else verdict.verdict] += 1
         if verdict.verdict not in GOOD and not is_explained:
             left.append(verdict)
-    columns = (trial.NOTICED, TYPED, "explained", trial.SURVIVED, trial.UNREACHED)
-    print(f"{'module':<26} {'mutants':>8} " + " ".join(f"{column:>10}" for column in columns) + f" {'score':>7}")
-    for module, counts in [*sorted(by_module.items()), ("all", sum(by_module.values(), Counter()))]:
-        total = sum(counts.values())
-        score = 100 * (counts[trial.NOTICED] + counts[TYPED]) / max(1, total - counts["explained"])
-        print(
-            f"{module:<26} {total:>8} " + " ".join(f"{counts[column]:>10}" for column in columns) + f" {score:>6.1f}%"
-        )
+    print("| module | faults | tried | noticed | typed | explained | survived | score |")
+    print("|---|" + "---:|" * 7)
+    for module in sorted(by_module):
+        print(_scored(module, made[module], by_module[module]))
+    print(_scored("all", made.total(), sum(by_module.values(), Counter())))
     (PLACE / "survivors.txt").write_text("".join(f"{_told(verdict)}\n" for verdict in left))
     print(f"survivors without a reason: {len(left)}, in {PLACE / 'survivors.txt'}")
     covered = set(by_module)
     for function, before, after in sorted(set(rows) - used):
         if any(function.startswith(f"{module}.") for module in covered):
             print(f"README.md explains what does not survive (any more): {function}: {before} => {after}")
+
+
+def _scored(name: str, made: int, counts: Counter[str]) -> str:
+    """A row of the table; what no test reaches counts as survived."""
+    good, tried = counts[trial.NOTICED] + counts[TYPED], counts.total()
+    survived = counts[trial.SURVIVED] + counts[trial.UNREACHED]
+    numbers = (made, tried, counts[trial.NOTICED], counts[TYPED], counts["explained"], survived)
+    score = 100 * good / max(1, tried - counts["explained"])
+    return f"| {name} | {' | '.join(map(str, numbers))} | {score:.1f} % |"
 
 
 def _told(verdict: Verdict) -> str:
@@ -230,7 +239,9 @@ def main() -> None:
             store.write_text(json.dumps(verdicts))
 
         run(modules, known, keep, arguments)
-    report(verdicts, explained())
+    there = {_name(mutant): mutant for file, module in chosen([]) for mutant in mutants.of_module(file, module)}
+    made = Counter(mutant.module.removeprefix(PACKAGE + ".") for mutant in there.values())
+    report([verdict for verdict in verdicts if verdict.name in there], explained(), made)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from mutation.mutants import Mutant
 
 #: What mypy says of a copy that is no fault of it.
 HARMLESS = ("[unused-ignore]", "[unreachable]", "[no-redef]")
+#: Decorators without which a copy would be refused whatever was changed in it.
+KEPT = ("classmethod", "staticmethod")
 
 
 def refused(found: Sequence[Mutant], root: Path, place: Path) -> set[int]:
@@ -48,13 +50,15 @@ def refused(found: Sequence[Mutant], root: Path, place: Path) -> set[int]:
 def _grow(file: Path, mutants: dict[int, Mutant]) -> list[tuple[int, int, int]]:
     """Write mutants into a file after their functions; the lines that each takes."""
     lines = file.read_text().splitlines()
-    ends = _ends(lines)
+    functions = _functions(lines)
     after: dict[int, list[tuple[int, list[str]]]] = defaultdict(list)
     for number, mutant in mutants.items():
         name, indent = mutant.function.rpartition(".")[2], "    " if "." in mutant.function else ""
         source = mutant.source.strip("\n").replace(f"def {name}(", f"def {name}__mutant_{number}(", 1)
-        copy = [indent + line if line else line for line in source.splitlines()]
-        after[ends[mutant.function]].append((number, ["", *copy]))
+        function = functions[mutant.function]
+        kept = [f"@{ast.unparse(one)}" for one in function.decorator_list if ast.unparse(one) in KEPT]
+        copy = [indent + line if line else line for line in (*kept, *source.splitlines())]
+        after[function.end_lineno or 0].append((number, ["", *copy]))
     grown: list[str] = []
     spans = []
     for line_number, line in enumerate(lines, 1):
@@ -66,14 +70,14 @@ def _grow(file: Path, mutants: dict[int, Mutant]) -> list[tuple[int, int, int]]:
     return spans
 
 
-def _ends(lines: list[str]) -> dict[str, int]:
-    """The last line of every function and method, counted from 1."""
-    ends = {}
+def _functions(lines: list[str]) -> dict[str, ast.FunctionDef]:
+    """Every function and method, as `Mutant.function` names it."""
+    found = {}
     for part in ast.parse("\n".join(lines)).body:
         if isinstance(part, ast.FunctionDef):
-            ends[part.name] = part.end_lineno or 0
+            found[part.name] = part
         elif isinstance(part, ast.ClassDef):
             for inner in part.body:
                 if isinstance(inner, ast.FunctionDef):
-                    ends[f"{part.name}.{inner.name}"] = inner.end_lineno or 0
-    return ends
+                    found[f"{part.name}.{inner.name}"] = inner
+    return found

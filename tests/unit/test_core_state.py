@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outrider_coordinator.core.agents.epochs import first_number
-from outrider_coordinator.core.events import CancelRequested
+from outrider_coordinator.core.events import CancelRequested, End, OutcomesLoaded
 from outrider_coordinator.core.model import Cap
 from outrider_coordinator.core.records import InsertEvent
 from outrider_coordinator.core.settings import CoreSettings
@@ -103,3 +103,10 @@ def test_what_was_kept_for_a_task_is_free_when_it_leaves_the_queue() -> None:
         assert [world.state_of(task) for task in (first, second)] == [TaskState.QUEUED] * 2
         world.do(CancelRequested([first], "", world.replies.append))
         assert world.state_of(second) is TaskState.ASSIGNED
+
+
+def test_only_ends_are_brought_back_from_the_store() -> None:
+    """How tasks ended and whose they are; None for what is not there, and nothing of what goes on."""
+    states = {"over": int(TaskState.FAILED), "open": int(TaskState.RUNNING), "unknown": None}
+    loaded = OutcomesLoaded.of(states, {"over": "here", "open": "here"})
+    assert loaded.ends == {"over": End(TaskState.FAILED, "here"), "unknown": None}
