@@ -5,6 +5,7 @@ Owns their form. It must not read any secret. Of all this only the names and for
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -47,14 +48,13 @@ class SecretSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         setting("Keep it out of output, results and messages; a value shorter than 8 bytes can only be used without."),
     ] = True
 
-    @property
-    def source(self) -> str:
-        """Which of `SOURCES` it comes from."""
-        return next(name for name in SOURCES if getattr(self, name))
-
     def is_for(self, namespace: str, work: str) -> bool:
         """Whether a task of this namespace that runs this function or program may have it."""
-        return (not self.namespaces or namespace in self.namespaces) and (not self.work or work in self.work)
+        return (not self.namespaces or namespace in self.namespaces) and (not self.work or self._names(work))
+
+    def _names(self, work: str) -> bool:
+        """Whether it is named: as it is, or as the program that the agent's policy has found under a name."""
+        return work in self.work or any(shutil.which(name) == work for name in self.work)
 
 
 def check(secrets: Mapping[str, SecretSettings]) -> None:

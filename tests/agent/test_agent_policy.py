@@ -299,14 +299,25 @@ def for_everybody() -> list[str]:
 
 @pytest.mark.needs("root", "unshare")
 def test_tasks_run_as_the_user_of_the_policy(coordinator: ScriptedCoordinator, open_folder: Path) -> None:
-    """Commands and functions, with that user's groups and home, scratch space of their own, and no way back to root."""
+    """Commands and functions, with that user's groups and home, scratch space of their own, and no way back to root.
+
+    They are handed the agent's secrets, and cannot read them where the agent does.
+    """
     user = pwd.getpwnam("nobody")
+    token, config = open_folder / "token", open_folder / "outrider.toml"
+    token.touch(0o600)
+    token.write_text("a-value-of-root")
+    config.write_text(f'[agent.secrets.token]\nfile = "{token}"\n')
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     with ExitStack() as stack:
         environment = {"PYTHONPATH": path, **policy(user="nobody", processes_max=4096)}
         agent = stack.enter_context(
             AgentProcess(
-                open_folder, coordinator.address, "--slots", "1", environment=environment, before=for_everybody()
+                open_folder,
+                coordinator.address,
+                *("--slots", "1", "--config", str(config)),
+                environment=environment,
+                before=for_everybody(),
             )
         )
         coordinator.wait_session()
@@ -322,6 +333,12 @@ def test_tasks_run_as_the_user_of_the_policy(coordinator: ScriptedCoordinator, o
         assert coordinator.outcome("back").failed.error.exception_type == "PermissionError"
         coordinator.assign(command("secrets", ["cat", str(agent.state / "lock")]))
         assert coordinator.outcome("secrets").HasField("failed")
+        script = f'cat {token} 2>/dev/null || test "$(cat "$KEY_FILE")" = "$TOKEN" && echo "$TOKEN"'
+        handed = command("handed", ["sh", "-c", script])
+        handed.spec.secrets.add(variable="TOKEN", secret="token")
+        handed.spec.secrets.add(variable="KEY_FILE", secret="token", delivery=task_pb2.SECRET_DELIVERY_DESCRIPTOR)
+        coordinator.assign(handed)
+        assert printed(coordinator, "handed") == "[secret token]\n"
         coordinator.assign(command("long", ["sleep", "60"]))
         coordinator.wait_for("long", "started")
         coordinator.cancel("long", grace_s=0.2)

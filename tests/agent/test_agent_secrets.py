@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from outrider.v1 import agent_service_pb2 as wire
 from outrider.v1 import task_pb2
+from outrider.work import Options, command_spec
 from support.scripted_coordinator import ScriptedCoordinator, at_most_once, command, ref
+from support.signed import assigned, new_key, signed_by, trusted
 from support.waiting import eventually
 
 VALUE = "a-value-to-keep-back"
@@ -125,6 +128,29 @@ def test_a_task_that_runs_once_may_have_started_only_with_its_secret(
     (tmp_path / "gate").touch()
     coordinator.outcome("t")
     assert coordinator.kinds("t")[0] == "taken"
+
+
+def test_what_was_signed_says_which_secrets_and_for_whom(
+    coordinator: ScriptedCoordinator, start_agent, config: Path
+) -> None:
+    """A coordinator can add none, change none, and not call the task another namespace's."""
+    ann = new_key()
+    rules = {"OUTRIDER_POLICY_REQUIRE_SIGNATURE": "true", "OUTRIDER_POLICY_TRUSTED_KEYS": json.dumps([trusted(ann)])}
+    start_agent("--config", str(config), **rules)
+    coordinator.wait_session()
+    plain = signed_by(ann, command_spec(["sh", "-c", "echo ${TOKEN-none}"], Options()), "ops")
+    asking_for_it = signed_by(ann, command_spec(PRINTS, Options(secrets={"TOKEN": "token"})), "ops")
+    foreign = signed_by(ann, command_spec(PRINTS, Options(secrets={"TOKEN": "token"})), "dev")
+    coordinator.assign(
+        asking(assigned(plain, "added", namespace="ops")),
+        assigned(asking_for_it, "signed", namespace="ops"),
+        assigned(foreign, "renamed", namespace="ops"),
+        assigned(foreign, "foreign", namespace="dev"),
+    )
+    assert b'"output":"none\\n"' in coordinator.outcome("added").completed.result.data
+    assert b"[secret token]" in coordinator.outcome("signed").completed.result.data
+    assert coordinator.outcome("foreign").failed.error.reason == task_pb2.TASK_REASON_SECRET_UNAVAILABLE
+    eventually(lambda: coordinator.refs("rejected") == ["renamed"])
 
 
 def test_a_table_that_makes_no_sense_keeps_the_agent_from_starting(start_agent, config: Path) -> None:

@@ -162,6 +162,13 @@ BROKEN: dict[str, tuple[Damage, str]] = {
         lambda world: agent(world).attempts.pop(("t1", 1)),
         "task t1 (RUNNING): agent a does not know its attempt",
     ),
+    "an offer to one that refuses it": (
+        lambda world: (
+            setattr(world.state.tasks["t1"], "refusals", (("a", b""),)),
+            setattr(attempt(world), "state", AttemptState.OFFERED),
+        ),
+        "task t1 (RUNNING) was offered again to one that refuses it",
+    ),
     "too many open waits": (many_waits(OPEN_MAX - 1), f"I16: task t2 has {OPEN_MAX + 1} open waits"),
     "too many waits": (
         many_waits(REMEMBERED_MAX + OPEN_MAX - 1, resolution=b"x"),

@@ -13,6 +13,7 @@ from outrider_coordinator.core.effects import PushCancel
 from outrider_coordinator.core.events import OutboxFacts, Ref
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
+from support.restart import restart
 
 
 def forgetful(**spec: object) -> tuple[World, ModelAgent, str, Ref]:
@@ -61,6 +62,21 @@ def test_what_was_known_to_wait_may_wait_for_something_else_by_now() -> None:
     assert ref in agent.cancelled
     text = "it waits for something that was forgotten when the store was restored"
     assert next(send.message for send in world.sent if isinstance(send, PushCancel)) == text
+
+
+def test_what_is_known_to_wait_waits_on_after_a_start() -> None:
+    """A store that has forgotten nothing knows what the attempt waits for."""
+    world = World()
+    agent = world.connect("a", slots=2)
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.block(agent, ref, "k")
+    world.wait(1)
+    restart(world)
+    world.connect("a", slots=2)
+    assert not agent.cancelled
+    assert world.state_of(task_id) is TaskState.BLOCKED
 
 
 def test_one_that_ends_in_the_replay_does_not_hide_the_others() -> None:
@@ -224,3 +240,50 @@ def test_an_end_in_the_replay_counts_though_its_begin_is_forgotten(spec: dict[st
     world.connect("a", outboxes=[OutboxFacts("box-a", agent.seq + 1, agent.seq + 1)])
     world.complete(agent, ref, start=(world.now_us, b""))
     assert world.state_of(task_id) is TaskState.SUCCEEDED
+
+
+@pytest.mark.parametrize(("instance", "made"), [("j", 2), ("i", 1)])
+def test_what_ended_under_an_earlier_keeper_and_was_passed_is_given_up(instance: str, made: int) -> None:
+    """A keeper that lists an end of its predecessor has it on its disk: once that is applied, nobody else will tell."""
+    world = World()
+    agent = world.connect("a", slots=2)
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.disconnect(agent)
+    agent.held = {ref: AttemptState.CLOSED}
+    world.connect("a", slots=2, instance_id=instance, previous_instance_id="i", instance_start_ms=2)
+    assert world.state.tasks[task_id].attempts_made == made
+
+
+@pytest.mark.parametrize(("is_first", "stays"), [(True, False), (False, True)])
+def test_at_the_first_hello_whatever_waits_must_be_known(*, is_first: bool, stays: bool) -> None:
+    """A start that found out what was forgotten may have died of it: the next one asks of waits again."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.disconnect(agent)
+    world.wait(1)
+    if is_first:
+        world.state.started_us = world.now_us
+    agent.held[ref] = AttemptState.BLOCKED
+    world.connect("a")
+    assert (ref not in agent.cancelled) is stays
+
+
+def test_a_wait_that_is_known_stays_over_a_start() -> None:
+    """An attempt whose wait was stored goes on waiting for it after the coordinator was restarted."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit()
+    ref = world.ref(agent, task_id)
+    world.start(agent, ref)
+    world.block(agent, ref, "q")
+    world.disconnect(agent)
+    world.wait(1)
+    world.state.started_us = world.now_us
+    agent.held[ref] = AttemptState.BLOCKED
+    world.connect("a")
+    assert ref not in agent.cancelled

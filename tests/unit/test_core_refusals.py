@@ -17,6 +17,9 @@ from outrider_coordinator.core.events import (
 from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.failure import encode_error, message_of
 from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.placement.eligibility import mismatch
+from outrider_coordinator.core.placement.fleet import demands_of
+from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import NO_DEMANDS, Constraint, Demands, Operator
 from outrider_coordinator.core.states import AttemptState, Blame, BreakerState, EventType, Reason, TaskState
 from support.core_world import ModelAgent, World
@@ -64,6 +67,8 @@ def test_a_task_that_one_policy_refuses_goes_to_another_agent() -> None:
     refuse(world, first, task)
     second = holder(world, task)
     assert second is not first
+    rule = mismatch(world.state.agents[first.id], demands_of(world.state.tasks[task]))
+    assert rule == Rule("REFUSED", "its own policy refuses this task, as its attempt there says")
     assert world.state.tasks[task].attempts_counted == 0
     agent = world.state.agents[first.id]
     assert (agent.breaker.state, agent.breaker.failures, agent.failed_count) == (BreakerState.CLOSED, 0, 0)
@@ -105,6 +110,39 @@ def test_many_refusals_are_counted_and_the_first_are_named() -> None:
     assert said.endswith(f"; and {REFUSALS_MAX - NAMED_MAX} more")
     assert "x" * 500 in said
     assert "x" * 501 not in said
+
+
+def test_as_many_refusals_as_are_named_are_all_there_are() -> None:
+    """Each has its word, and nothing is left to count; the events name the try and its agent."""
+    world = World()
+    for number in range(NAMED_MAX):
+        world.connect(f"agent-{number:02}")
+    (task,) = world.submit()
+    order = []
+    for _ in range(NAMED_MAX):
+        order.append(holder(world, task).id)
+        refuse(world, holder(world, task), task, "no")
+    said = message_of(world.of(EventType.TASK_FAILED)[-1].body)
+    assert said == "no agent takes it: " + "; ".join(f"agent-{number:02}: no" for number in range(NAMED_MAX))
+    told = [*world.of(EventType.TASK_RETRYING), *world.of(EventType.TASK_FAILED)]
+    assert [(event.attempt, event.agent_id) for event in told] == list(enumerate(order, 1))
+
+
+@pytest.mark.parametrize("crossed", ["cancel", "deadline"])
+def test_a_refusal_of_what_was_to_be_stopped_is_no_retry(crossed: str) -> None:
+    """The task ends as it was to end, and the log has no word of another try."""
+    world = World()
+    world.connect("a")
+    world.connect("b")
+    (task,) = world.submit(deadline_us=4_000_000)
+    agent = holder(world, task)
+    if crossed == "cancel":
+        world.do(CancelRequested([task], "", world.replies.append))
+    else:
+        world.wait(4)
+    refuse(world, agent, task)
+    assert world.state_of(task) is (TaskState.CANCELLED if crossed == "cancel" else TaskState.EXPIRED)
+    assert not world.of(EventType.TASK_RETRYING)
 
 
 def test_agents_that_have_left_or_leave_are_not_waited_for() -> None:

@@ -251,6 +251,20 @@ def test_variables_that_tasks_may_set(gate_of: Any) -> None:
     assert refusal == "policy.environment: tasks may not set 'LD_PRELOAD' on this agent"
 
 
+def test_variables_that_tasks_may_have_secrets_in(gate_of: Any) -> None:
+    """The same: what a task chooses is the variable, by value or by descriptor, for programs and functions."""
+    judge = gate_of(environment=["TOKEN", "APP_*"])
+    for options in (Options(secrets={"BASH_ENV": "token"}), Options(secret_fds={"BASH_ENV": "token"})):
+        for spec in (command_spec(["a"], options), function_spec("m:f", (), {}, options)):
+            assert judge(assigned(spec)) == "policy.environment: tasks may not set 'BASH_ENV' on this agent"
+    fine = Options(secrets={"TOKEN": "token"}, secret_fds={"APP_KEY": "key"})
+    assert judge(assigned(command_spec(["a"], fine, env={"APP_X": "y"}))) == ""
+    assert gate_of(functions=["m"])(assigned(function_spec("m:f", (), {}, fine))).startswith("policy.environment: ")
+    assert (
+        gate_of(functions=["m"], environment=["TOKEN", "APP_KEY"])(assigned(function_spec("m:f", (), {}, fine))) == ""
+    )
+
+
 def test_folders_that_commands_may_begin_in(gate_of: Any, tmp_path: Path) -> None:
     """Those named and below, by their real path: neither .. nor a link leads out. Scratch space always may."""
     root, outside = tmp_path / "root", tmp_path / "root-not"

@@ -53,6 +53,8 @@ def uncovered(data: bytes, secrets: list[bytes]) -> bytes:
 @example([b"aaaaaaaab", b"abcdefgh"], [b"aaaaaaaabcdefgh"], list(range(20)))
 @example([b"\0\0\0\1\0\0\0\0\1"], [0, b"\0"], [9])
 @example([b"abababab", b"babababac"], [b"ababababa", b"babababa"], list(range(1, 20)))
+@example([b"abcdefghijklmnop", b"cdefghij"], [b"xabcdefghijklmnopx"], [11, 14])
+@example([b"abcdefghijklmnop", b"cdefghij"], [b"xabcdefghijklx"], [11, 12])
 @example([b"abcdefgh", b"efghabcd"], [b"abcdefghabcdefghabc"], [5, 9, 13])
 def test_no_value_leaks_however_a_stream_is_cut(
     secrets: list[bytes], text: list[int | bytes], places: list[int]

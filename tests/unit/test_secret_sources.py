@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from outrider.errors import InvalidRequest
 from outrider.worker.messages import Secret
 from outrider_agent import settings as agent_settings
 from outrider_agent.secret_settings import SecretSettings, check
-from outrider_agent.secret_sources import COMMANDS_MAX, VALUE_BYTES_MAX, SecretFault, Sources
+from outrider_agent.secret_sources import COMMANDS_MAX, FILES_MAX, VALUE_BYTES_MAX, SecretFault, Sources
 from outrider_agent.vault import Offer, SecretUse, Vault
 from support.waiting import eventually
 
@@ -143,6 +145,20 @@ async def test_programs_are_bounded_in_time_size_and_number(tmp_path: Path) -> N
     sources.close()
 
 
+async def test_a_file_system_that_hangs_costs_its_own_tasks_only(tmp_path: Path) -> None:
+    """Who reads there gives up after the time of its table; threads are bounded, and the agent's others stay free."""
+    (tmp_path / "secret").write_text(VALUE)
+    secret = SecretSettings(file=str(tmp_path / "secret"), timeout_s=0.2)
+    sources, over = Sources({}, {}), threading.Event()
+    hanging = [asyncio.get_running_loop().run_in_executor(sources._readers, over.wait) for _ in range(FILES_MAX)]
+    with pytest.raises(SecretFault, match=r"its file could not be read within 0\.2 s"):
+        await sources.value(secret)
+    over.set()
+    await asyncio.gather(*hanging)
+    assert await sources.value(secret) == VALUE.encode()
+    sources.close()
+
+
 async def test_variables_that_are_secrets_leave_the_agents_environment(tmp_path: Path) -> None:
     """No child of the agent inherits them, or learns where credentials are."""
     tables = {"v": SecretSettings(environment="V"), "c": SecretSettings(credential="c")}
@@ -155,6 +171,15 @@ async def test_variables_that_are_secrets_leave_the_agents_environment(tmp_path:
     untouched = {"V": VALUE, "CREDENTIALS_DIRECTORY": "/d"}
     Sources({"f": SecretSettings(file="/f")}, untouched).close()
     assert untouched == {"V": VALUE, "CREDENTIALS_DIRECTORY": "/d"}
+
+
+def test_a_program_is_named_by_its_word_or_by_where_that_leads() -> None:
+    """A policy of the agent puts the path in the word's place before anything starts; no other path will do."""
+    secret = SecretSettings(file="/f", work=["true", "m:f"])
+    found = shutil.which("true")
+    assert found is not None
+    assert [secret.is_for("n", work) for work in ("true", found, "m:f")] == [True] * 3
+    assert [secret.is_for("n", work) for work in ("/tmp/true", "m:g", "false", "")] == [False] * 4
 
 
 # --- the vault
@@ -223,6 +248,12 @@ async def test_one_that_cannot_be_had_is_named_and_nothing_is_handed_over(
         assert await fetched(vault, SecretUse("A", "any"), SecretUse("B", secret), **how) == ([], text)
     assert VALUE not in caplog.text
     assert f"secret {secret} cannot be had" in caplog.text
+
+
+async def test_a_fault_of_ours_costs_the_attempt_alone(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And tells nothing but its kind: its words could be anything."""
+    monkeypatch.setattr(vault._sources, "value", lambda secret: 1 // 0)
+    assert await fetched(vault, SecretUse("A", "any")) == ([], "cannot come by secret any: ZeroDivisionError")
 
 
 async def test_a_vault_tells_names_and_rules_alone(vault: Vault) -> None:

@@ -46,8 +46,8 @@ class Rules:
         if self.namespaces is not None and not _matches(namespace, self.namespaces):
             return f"policy.namespaces: this agent does not work for namespace {namespace!r}"
         if spec.HasField("function"):
-            return self._of_function(spec.function.function)
-        return self._of_command(spec.command)
+            return self._of_function(spec.function.function) or self._of_variables(spec)
+        return self._of_command(spec.command) or self._of_variables(spec) or self._of_directory(spec.command)
 
     def must_be_own(self, name: str) -> bool:
         """Whether a function must be defined in its module: only the module is named in the policy."""
@@ -65,11 +65,15 @@ class Rules:
             words = [program_of(command.argv[0]), *command.argv[1:]]
             if not any(_fits(words, pattern) for pattern in self.commands):
                 return f"policy.commands: {_shown(shlex.join(command.argv))} is not among those that run on this agent"
-        if self.environment is not None:
-            for name in sorted(command.environment):
-                if not _matches(name, self.environment):
-                    return f"policy.environment: tasks may not set {_shown(name)} on this agent"
-        return self._of_directory(command)
+        return ""
+
+    def _of_variables(self, spec: task_pb2.TaskSpec) -> str:
+        """Those that the task sets, and those that it wants secrets in."""
+        if self.environment is None:
+            return ""
+        names = {*spec.command.environment, *(use.variable for use in spec.secrets)}
+        wrong = next((name for name in sorted(names) if not _matches(name, self.environment)), None)
+        return f"policy.environment: tasks may not set {_shown(wrong)} on this agent" if wrong is not None else ""
 
     def _of_directory(self, command: task_pb2.Command) -> str:
         if self.directories is None or not command.working_directory:

@@ -60,8 +60,8 @@ class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     environment: Annotated[
         list[str] | None,
         setting(
-            "Environment variables that tasks may set; names can have *. Left out: any, or none where commands or "
-            "functions is given, because a variable can make a program run another one."
+            "Environment variables that tasks may set, or want secrets in; names can have *. Left out: any, or none "
+            "where commands or functions is given, because a variable can make a program run another one."
         ),
     ] = None
     directories: Annotated[

@@ -168,7 +168,7 @@ def _facts(
         elif name in _DEMANDS:
             demands |= _DEMANDS[name](value, f"{path}.{name}")
         elif name == "secrets":
-            secrets.check(spec, f"{path}.secrets")
+            secrets.check(inside, f"{path}.secrets")
             asked = demands.get("constraints", ()) + secrets.constraints(value, namespace, work)
             demands["constraints"] = asked
     if demands:
