@@ -15,7 +15,7 @@ import msgspec
 from outrider import whole_file
 from outrider.errors import InvalidRequest, NotFound
 
-__all__ = ["Profile", "current_address", "forget", "of", "path", "remember"]
+__all__ = ["Profile", "current_address", "forget", "of", "path", "remember", "renew"]
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -51,6 +51,16 @@ def current_address() -> str:
 def remember(address: str, profile: Profile) -> Path:
     """Keep a login and make it the current one; returns the file."""
     return _write(_File(address, _read().profiles | {address: profile}))
+
+
+def renew(address: str, trust: str) -> bool:
+    """Trust these roots at an address that is known; True when they are others than before."""
+    known = _read()
+    profile = known.profiles.get(address)
+    if profile is None or not trust or profile.trust == trust:
+        return False
+    _write(_File(known.current, known.profiles | {address: Profile(trust, profile.token, profile.user)}))
+    return True
 
 
 def forget(address: str = "") -> str:

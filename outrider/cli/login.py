@@ -63,11 +63,14 @@ def logout(
 
 
 def whoami(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Which coordinator the commands talk to, and as whom."""
+    """Which coordinator the commands talk to, and as whom. A login learns here of an authority that was replaced."""
+    from outrider import profiles
     from outrider.v1 import access_service_pb2
 
     session = session_of(context)
     reply = session.call(session.access.WhoAmI, access_service_pb2.WhoAmIRequest())
+    if profiles.renew(session.address, reply.trust.decode()):
+        output.say(f"{session.address} has replaced its authority: the login trusts the new one from now on")
     if as_json:
         output.emit(reply)
         return

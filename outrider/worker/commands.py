@@ -90,7 +90,8 @@ class _Command:
         environment = {name: value for name, value in os.environ.items() if _is_allowed(name)}
         environment |= {**self._work.environment, **self._active.environment, **extra, **self._secrets.variables}
         folder = self._work.working_directory or self._run.scratch_directory
-        program = shutil.which(self._work.argv[0], path=environment.get("PATH")) or self._work.argv[0]
+        found = self._work.program or shutil.which(self._work.argv[0], path=environment.get("PATH"))
+        program = found or self._work.argv[0]
         return subprocess.Popen(
             self._work.argv,
             executable=program,

@@ -44,12 +44,16 @@ class FunctionWork(msgspec.Struct, frozen=True, tag="function", array_like=True)
 
 
 class CommandWork(msgspec.Struct, frozen=True, tag="command", array_like=True):
-    """Run ``argv`` without a shell. An empty ``working_directory`` means the attempt's scratch directory."""
+    """Run ``argv`` without a shell. An empty ``working_directory`` means the attempt's scratch directory.
+
+    ``program`` is the file to run; empty: the first word is looked up on the PATH that the command has.
+    """
 
     argv: list[str]
     environment: dict[str, str]
     working_directory: str = ""
     stdin: bytes = b""
+    program: str = ""
 
 
 class Input(msgspec.Struct, frozen=True, array_like=True):

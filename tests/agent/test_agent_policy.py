@@ -165,6 +165,22 @@ def test_commands_and_folders_that_are_not_allowed_are_refused(
     assert printed(coordinator, "allowed") == f"{root}\n"
 
 
+def test_a_program_is_run_by_the_path_of_the_policy(
+    coordinator: ScriptedCoordinator, start_agent, tmp_path: Path
+) -> None:
+    """Also when a task may set PATH, and has a program of that name on it."""
+    fake = tmp_path / "bin" / "pwd"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho fake\n")
+    fake.chmod(0o755)
+    start_agent("--slots", "1", **policy(commands=[str(shutil.which("pwd"))], environment=["PATH"]))
+    coordinator.wait_session()
+    spoofed = command("t", ["pwd"])
+    spoofed.spec.command.environment["PATH"] = str(fake.parent)
+    coordinator.assign(spoofed)
+    assert "fake" not in printed(coordinator, "t")
+
+
 @pytest.mark.parametrize(
     "name", ["os.system", "subprocess.run", "Path.unlink", "double.__init__", "double.__globals__"]
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from outrider import signing
 from outrider.cli import checkup
 from outrider.cli.checkup import Finding, Mark, findings
 from outrider_agent.identity import Cluster, IdentityFolder
@@ -124,6 +127,50 @@ def test_security_looks_further(machine: Machine) -> None:
     assert len(texts) == 2
     assert "every user of this machine" in texts[0]
     assert "line 1 does not fit its seal" in texts[1]
+
+
+def policy_findings(machine: Machine, text: str) -> list[Finding]:
+    """What doctor says of the agent with this policy."""
+    machine.write(host="build.example")
+    machine.config.write_text(machine.config.read_text() + text)
+    found = findings(machine.config, with_security=True)
+    return [
+        one for one in found if one.about == "agent" and "state in" not in one.text and "certificate" not in one.text
+    ]
+
+
+def test_an_agent_that_obeys_a_coordinator_elsewhere_in_everything_is_found(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told what could bound that; with signatures it is fine, and with commands of its own."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    finding = only(policy_findings(machine, ""))
+    assert finding.mark is Mark.WARNING
+    assert "the coordinator at h:2 can run anything here" in finding.text
+    assert "require_signature" in finding.remedy
+    key = signing.public_text(signing.public_bytes(Ed25519PrivateKey.generate()))
+    signed = policy_findings(machine, f'[policy]\nrequire_signature = true\ntrusted_keys = ["ann {key}"]\n')
+    assert [one.mark for one in signed] == [Mark.FINE]
+    assert policy_findings(machine, '[policy]\ncommands = ["/usr/bin/make"]\n') == []
+
+
+def test_a_policy_that_means_nothing_is_found(machine: Machine) -> None:
+    """Before the agent refuses to start with it."""
+    for text in ('commands = ["make"]', "require_signature = true", "no_such_rule = 1"):
+        found = policy_findings(machine, f"[policy]\n{text}\n")
+        assert [one.mark for one in found] == [Mark.WRONG], found
+        assert "policy." in found[0].text
+
+
+def test_an_agent_that_gives_up_root_for_its_tasks_is_fine(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder may be passed through by that user, and no more; without a user, root runs every task."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    commands = 'commands = ["/usr/bin/make"]\n'
+    assert "runs every task as root" in only(policy_findings(machine, f"[policy]\n{commands}")).text
+    machine.agent.chmod(0o711)
+    assert policy_findings(machine, f'[policy]\nuser = "nobody"\n{commands}') == []
+    machine.agent.chmod(0o755)
+    assert "chmod 711" in only(policy_findings(machine, f'[policy]\nuser = "nobody"\n{commands}')).remedy
 
 
 @pytest.mark.parametrize("text", ["[", "[coordinator]\nno_such = 1\n", "[agent]\nslots = -1\n", "[other]\nx = 1\n"])

@@ -9,6 +9,7 @@ import msgspec
 
 from outrider.worker import messages
 from outrider_agent.assignment import Dossier
+from outrider_agent.policy.rules import program_of
 
 #: LogOutput.stream of what the agent itself says.
 _AGENT = 4
@@ -16,11 +17,16 @@ _AGENT = 4
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is put on every attempt; 0 is no bound. ``must_be_own`` says of which functions that is asked."""
+    """What is put on every attempt; 0 is no bound.
+
+    ``must_be_own`` says of which functions that is asked. ``by_path``: programs are those that the rules looked up,
+    whatever PATH a command has.
+    """
 
     time_max_us: int
     output_max_bytes: int
     must_be_own: Callable[[str], bool]
+    by_path: bool
 
     def put_on(self, dossier: Dossier) -> None:
         """Bound a new attempt."""
@@ -29,9 +35,13 @@ class Bounds:
             dossier.timeout_us = min(dossier.timeout_us or self.time_max_us, self.time_max_us)
         dossier.output_max_bytes = self.output_max_bytes
         work = dossier.run.work
-        if isinstance(work, messages.FunctionWork) and self.must_be_own(work.function):
-            own = msgspec.structs.replace(work, must_be_own=True)
-            dossier.run = msgspec.structs.replace(dossier.run, work=own)
+        if isinstance(work, messages.FunctionWork):
+            bound: messages.FunctionWork | messages.CommandWork = msgspec.structs.replace(
+                work, must_be_own=self.must_be_own(work.function)
+            )
+        else:
+            bound = msgspec.structs.replace(work, program=program_of(work.argv[0]) if self.by_path else "")
+        dossier.run = msgspec.structs.replace(dossier.run, work=bound)
 
 
 def cut(dossier: Dossier, output: messages.LogOutput) -> messages.LogOutput | None:

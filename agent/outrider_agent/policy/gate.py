@@ -125,6 +125,7 @@ def open_gate() -> Gate:
 
 def _bounds(settings: PolicySettings, rules: Rules) -> Bounds | None:
     output = 0 if settings.output_bytes_max == OUTPUT_BYTES_MAX else settings.output_bytes_max
-    if not (settings.time_max_s or output or rules.functions):
+    by_path = bool(rules.commands)
+    if not (settings.time_max_s or output or rules.functions or by_path):
         return None
-    return Bounds(int(settings.time_max_s * 1e6), output, rules.must_be_own)
+    return Bounds(int(settings.time_max_s * 1e6), output, rules.must_be_own, by_path)

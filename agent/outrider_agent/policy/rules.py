@@ -2,7 +2,7 @@
 
 Owns the rules and how patterns are read. Pure but for looking up programs and folders. It must not know where tasks
 come from, nor who signed them. Invariant: what passes is run exactly as it was looked at; a program by the path that
-the rule names, a folder by its real path.
+the rule names (see `Bounds`), a folder by its real path.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Rules:
     def refusal(self, spec: task_pb2.TaskSpec, namespace: str) -> str:
         """Why this policy refuses a task, with the rule; empty when it does not.
 
-        A program and a folder that pass are written into ``spec`` as what they were found to be.
+        A folder that passes is written into ``spec`` as what it was found to be.
         """
         if self.namespaces is not None and not _matches(namespace, self.namespaces):
             return f"policy.namespaces: this agent does not work for namespace {namespace!r}"
@@ -62,11 +62,9 @@ class Rules:
         if not command.argv:
             return "the command is empty"
         if self.commands is not None:
-            program = shutil.which(command.argv[0]) or command.argv[0]
-            words = [program, *command.argv[1:]]
+            words = [program_of(command.argv[0]), *command.argv[1:]]
             if not any(_fits(words, pattern) for pattern in self.commands):
                 return f"policy.commands: {_shown(shlex.join(command.argv))} is not among those that run on this agent"
-            command.argv[0] = program
         return ""
 
     def _of_variables(self, spec: task_pb2.TaskSpec) -> str:
@@ -85,6 +83,11 @@ class Rules:
             return f"policy.directories: commands may not begin in {_shown(command.working_directory)} on this agent"
         command.working_directory = real
         return ""
+
+
+def program_of(word: str) -> str:
+    """The file that the first word of a command stands for on this agent."""
+    return shutil.which(word) or word
 
 
 def read(settings: PolicySettings) -> Rules:
