@@ -254,6 +254,20 @@ def test_a_lost_agents_work_keeps_its_grace_over_a_start() -> None:
     assert other.held
 
 
+def test_sessions_are_of_before_the_start_whatever_the_clock_says() -> None:
+    """The wall clock was set back, and a start begins at the time of the last session: verdicts wait all the same."""
+    world = World()
+    gone = world.connect("a")
+    (task_id,) = world.submit(disconnect_grace_us=SECOND_US)
+    world.start(gone, world.ref(gone, task_id))
+    restart(world)
+    agent = world.state.agents["a"]
+    assert agent.session_start_us < world.state.started_us
+    other = world.connect("b")
+    world.wait(world.state.settings.startup_hold_us / SECOND_US - 0.1)
+    assert not other.held
+
+
 def test_a_drain_goes_on() -> None:
     """Its deadline is the one that was given, and what runs then goes elsewhere."""
     world = World()
