@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core.attempts.refusals import NAMED_MAX, REFUSALS_MAX
+from outrider_coordinator.core.attempts.refusals import NAMED_MAX, REFUSALS_MAX, remember
 from outrider_coordinator.core.events import (
     AgentOrder,
     AgentOrdered,
@@ -16,7 +16,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.failure import encode_error, message_of
-from outrider_coordinator.core.model import HostFacts
+from outrider_coordinator.core.model import Attempt, HostFacts
 from outrider_coordinator.core.placement.eligibility import mismatch
 from outrider_coordinator.core.placement.fleet import demands_of
 from outrider_coordinator.core.rules import Rule
@@ -193,6 +193,21 @@ def test_a_refusal_is_remembered_across_a_restart() -> None:
     world.connect(second.id, slots=2)
     world.settle()
     assert holder(world, task) is second
+
+
+def test_an_ordinary_rejection_is_no_refusal_after_a_restart() -> None:
+    """Its agent may be asked again."""
+    world = World()
+    agent = world.connect("a")
+    (task,) = world.submit()
+    ref = world.ref(agent, task)
+    agent.held.clear()
+    world.do(AttemptsReturned(agent.id, agent.epoch, [ref], revoked=False, message="no room"))
+    restart(world)
+    record = world.state.tasks[task]
+    assert record.refusals == ()
+    remember(record, Attempt(task, 1, "a", ref.fence, AttemptState.REJECTED, 0))
+    assert record.refusals == ()
 
 
 def test_an_ordinary_rejection_is_none_of_policy() -> None:

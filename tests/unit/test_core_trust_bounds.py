@@ -313,3 +313,30 @@ def test_who_waits_for_a_system_tries_when_no_queued_task_could() -> None:
 def test_no_rate_is_above_all_of_it() -> None:
     """Where everything failed the upper bound is 1 and not a rounding more."""
     assert all(rate_bounds(count, count)[1] <= 1.0 for count in range(1, 60))
+
+
+def test_one_probe_of_two_breakers_is_left_to_the_one_that_is_not_reset() -> None:
+    """The agent itself and a kind of its work are on trial with one attempt: what is reset lets go of it alone."""
+    world, (agent,) = fleet("a")
+    record = world.state.agents["a"]
+    for known in (record.breaker, breaker.of_type(record, "m:f")):
+        breaker.trip(world.state, Effects(), known, Reason.TASK_ERROR)
+    world.wait(31)
+    (task,) = world.submit()
+    kind = record.type_breakers["m:f"]
+    assert (record.breaker.probe, kind.probe) == ((task, 1), (task, 1))
+    world.do(BreakerReset("a", "m:f", "", world.replies.append))
+    assert (record.breaker.probe, kind.probe) == ((task, 1), None)
+    assert world.state.probes == {(task, 1): [record.breaker]}
+    assert agent.held
+
+
+def test_a_success_speaks_for_the_systems_that_it_used() -> None:
+    """Not for another one that somebody complains of, whatever else its task declares."""
+    world, (agent,) = fleet("a")
+    bad, good = world.submit(demands=Demands(systems=("ci",))), world.submit(demands=Demands(systems=("mail", "ci2")))
+    world.start(agent, world.ref(agent, bad[0]))
+    world.fail(agent, world.ref(agent, bad[0]))
+    world.complete(agent, world.ref(agent, good[0]))
+    assert list(world.state.systems) == ["ci"]
+    assert world.state.systems["ci"].failing
