@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from outrider_coordinator.core.attempts import refusals
 from outrider_coordinator.core.attempts.refusals import NAMED_MAX, REFUSALS_MAX
 from outrider_coordinator.core.events import (
     AgentOrder,
@@ -193,6 +194,20 @@ def test_a_refusal_is_remembered_across_a_restart() -> None:
     world.connect(second.id, slots=2)
     world.settle()
     assert holder(world, task) is second
+
+
+def test_only_refusals_are_remembered_as_such() -> None:
+    """A start may meet attempts that were rejected for another reason: they say nothing about policies."""
+    world = World()
+    agent = world.connect("a")
+    (task_id,) = world.submit()
+    task = world.state.tasks[task_id]
+    assert task.attempt is not None
+    refusals.remember(task, task.attempt)
+    assert task.refusals == ()
+    task.attempt.reason = Reason.REFUSED_BY_POLICY
+    refusals.remember(task, task.attempt)
+    assert task.refusals == ((agent.id, b""),)
 
 
 def test_an_ordinary_rejection_is_none_of_policy() -> None:
