@@ -159,7 +159,7 @@ def test_a_keeper_that_nobody_knew_says_nothing_of_the_one_before(instance: str,
     assert world.state_of(task_id) is ends
 
 
-@pytest.mark.parametrize("listed", [AttemptState.STARTED, AttemptState.BLOCKED])
+@pytest.mark.parametrize("listed", [AttemptState.STARTED, AttemptState.BLOCKED, AttemptState.CLOSED])
 def test_what_is_listed_as_begun_is_not_begun_again(listed: AttemptState) -> None:
     """A restored store has forgotten that a task that runs at most once began; moved or failed, it has run."""
     world = World()

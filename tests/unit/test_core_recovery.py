@@ -236,6 +236,38 @@ def test_only_agents_that_were_there_are_waited_for() -> None:
     ]
 
 
+def test_a_lost_agents_work_keeps_its_grace_over_a_start() -> None:
+    """An agent that was silent for so long that it counts as lost stays so; what may stay for longer still may."""
+    world = World()
+    gone = world.connect("a")
+    (task_id,) = world.submit(disconnect_grace_us=900 * SECOND_US)
+    world.start(gone, world.ref(gone, task_id))
+    world.disconnect(gone)
+    world.wait(400)
+    assert world.state.agents["a"].connectivity is Connectivity.LOST
+    restart(world)
+    other = world.connect("b")
+    world.wait(900)
+    assert world.state.agents["a"].connectivity is Connectivity.LOST
+    assert not other.held
+    world.wait(world.state.settings.startup_hold_us / SECOND_US + 1)
+    assert other.held
+
+
+def test_sessions_are_of_before_the_start_whatever_the_clock_says() -> None:
+    """The wall clock was set back, and a start begins at the time of the last session: verdicts wait all the same."""
+    world = World()
+    gone = world.connect("a")
+    (task_id,) = world.submit(disconnect_grace_us=SECOND_US)
+    world.start(gone, world.ref(gone, task_id))
+    restart(world)
+    agent = world.state.agents["a"]
+    assert agent.session_start_us < world.state.started_us
+    other = world.connect("b")
+    world.wait(world.state.settings.startup_hold_us / SECOND_US - 0.1)
+    assert not other.held
+
+
 def test_a_drain_goes_on() -> None:
     """Its deadline is the one that was given, and what runs then goes elsewhere."""
     world = World()

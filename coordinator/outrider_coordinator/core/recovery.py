@@ -186,6 +186,8 @@ def _link(state: State, effects: Effects, task: Task, ended: Ends) -> None:
 
 def _agent(state: State, effects: Effects, agent: Agent) -> None:
     agent.epoch = 0
+    # Of before this start, whatever the clock says: it may have been set back to where the store ends.
+    agent.session_start_us = min(agent.session_start_us, state.started_us - 1)
     slots.promote(agent)
     drain.watch(state, agent)
     if agent.attempts or agent.connectivity is Connectivity.ONLINE:

@@ -181,10 +181,14 @@ def _take_back_offers(state: State, effects: Effects, agent: Agent) -> None:
 
 
 def suspect(state: State, effects: Effects, agent: Agent, since_us: int) -> None:
-    """Contact is lost: each attempt may stay for its own grace from now on."""
-    liveness.moved(state, agent, Connectivity.SUSPECT)
+    """Contact is lost: each attempt may stay for its own grace from now on.
+
+    A start may find an agent LOST with work whose grace is longer than that took: it stays so.
+    """
     agent.suspect_us = since_us
-    state.agent_event(effects, EventType.AGENT_SUSPECT, agent.id)
+    if agent.connectivity is not Connectivity.LOST:
+        liveness.moved(state, agent, Connectivity.SUSPECT)
+        state.agent_event(effects, EventType.AGENT_SUSPECT, agent.id)
     for attempt in agent.attempts.values():
         task = state.tasks[attempt.task_id]
         due_us = since_us + task.spec.disconnect_grace_us
@@ -368,7 +372,8 @@ def _verdict(state: State, effects: Effects, agent: Agent, held: Held) -> int:
         return _stray_returned(state, effects, agent, task, attempt, held)
     if attempt.state is AttemptState.OFFERED:
         move_attempt(attempt, AttemptState.ACCEPTED)
-    if agent.is_unsure and held.state in _BEGUN and not attempt.started_us:
+    has_begun = held.state in _BEGUN or (task.spec.at_most_once and held.state is AttemptState.CLOSED)
+    if agent.is_unsure and has_begun and not attempt.started_us:
         attempt.started_us = state.now_us  # its agent said so before, and a restored store has forgotten it (I12)
         effects.attempts[attempt.key] = attempt
     return VERDICT_RESUME
