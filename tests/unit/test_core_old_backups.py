@@ -203,19 +203,27 @@ def test_that_something_may_have_run_is_durable_with_the_gap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "listed", "began"),
+    ("gap", "listed", "at_most_once", "began"),
     [
-        (0, AttemptState.OFFERED, False),
-        (0, AttemptState.STARTED, False),
-        (3, AttemptState.OFFERED, False),
-        (3, AttemptState.STARTED, True),
+        (0, AttemptState.OFFERED, False, False),
+        (0, AttemptState.STARTED, False, False),
+        (3, AttemptState.OFFERED, False, False),
+        (3, AttemptState.OFFERED, True, False),
+        (3, AttemptState.STARTED, False, True),
+        (3, AttemptState.CLOSED, False, False),
+        (3, AttemptState.CLOSED, True, True),
     ],
 )
-def test_only_what_began_in_a_forgotten_time_began_without_a_word(gap: int, listed: AttemptState, began: bool) -> None:
-    """Where nothing is forgotten the begin is still to be heard of; what is only held has not begun."""
+def test_only_what_began_in_a_forgotten_time_began_without_a_word(
+    *, gap: int, listed: AttemptState, at_most_once: bool, began: bool
+) -> None:
+    """Where nothing is forgotten the begin is still to be heard of; what is only held has not begun.
+
+    What is over may never have begun, which only matters where it must not begin again.
+    """
     world = World()
     agent = world.connect("a")
-    (task_id,) = world.submit()
+    (task_id,) = world.submit(at_most_once=at_most_once)
     ref = world.ref(agent, task_id)
     world.disconnect(agent)
     agent.held[ref] = listed

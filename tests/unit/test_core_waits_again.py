@@ -277,3 +277,12 @@ def test_only_open_waits_are_too_many(open_count: int, is_refused: bool) -> None
     told = resolution(wait_of(world, ref))
     assert (told.error.reason == task_pb2.TASK_REASON_WAIT_REFUSED) is is_refused
     assert told.resolved_by == ("coordinator" if is_refused else "")
+
+
+def test_what_was_read_of_tasks_says_how_they_ended_and_whose_they_are() -> None:
+    """Those that are not over are left out; one that the store does not have is told as none."""
+    states = {"done": int(TaskState.FAILED), "open": int(TaskState.RUNNING), "gone": None}
+    read = OutcomesLoaded.of(states, {"done": "lab", "open": "lab"})
+    assert read.ends == {"done": End(TaskState.FAILED, "lab"), "gone": None}
+    assert isinstance(read.ends["done"], End)
+    assert type(read.ends["done"].state) is TaskState
