@@ -16,9 +16,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from support.memory_folders import MemoryFolders
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
@@ -70,3 +73,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def _missing(item: pytest.Item) -> list[str]:
     needed = {str(command) for marker in item.iter_markers("needs") for command in marker.args}
     return sorted(need for need in needed if not (os.geteuid() == 0 if need == "root" else shutil.which(need)))
+
+
+@pytest.fixture(scope="session")
+def memory_folders() -> Iterator[MemoryFolders]:
+    """Folders that need no disk."""
+    with MemoryFolders() as folders:
+        yield folders

@@ -136,7 +136,7 @@ class Keeper:
             module=self._policy.confinement.module,
         )
         self._link = LinkProcess(self._loop, self._conversation, identity.instance_id, os.environ)
-        self._runner.attach(self._pool, lambda: self._pool.pids | {self._link.pid} | self._vault.pids)
+        self._runner.attach(self._pool, self._own_pids)
         self._conversation.attach(self._link, self._outboxes, self._runner)
         self._markers = sweep.keeper_markers(identity.instance_id)
 
@@ -156,6 +156,10 @@ class Keeper:
             return await self._exit
         finally:
             await self._close()
+
+    def _own_pids(self) -> set[int]:
+        """Children that no attempt has left behind: nobody but their owners reaps them."""
+        return self._pool.pids | {self._link.pid} | self._vault.pids | self._renewal.pids
 
     # --- the turn of the loop ----------------------------------------------------------------------------------
 

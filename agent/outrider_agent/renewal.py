@@ -37,6 +37,12 @@ class Renewal:
         self._renewed = renewed
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._pid = 0
+
+    @property
+    def pids(self) -> set[int]:
+        """The process that is under way: nobody else may reap it."""
+        return {self._pid} if self._pid else set()
 
     def start(self) -> None:
         """Begin, when this agent has joined a cluster at all."""
@@ -83,6 +89,7 @@ class Renewal:
     async def _try(self) -> str:
         """Get the next certificate; returns what is wrong, in one line."""
         process = _begun(self._state_directory)
+        self._pid = process.pid
         assert process.stderr is not None, "asked for above"
         try:
             with process.stderr:
@@ -93,6 +100,7 @@ class Renewal:
         finally:
             process.kill()
             process.wait()
+            self._pid = 0
         return "" if process.returncode == 0 else (lines[-1] if lines else f"exit code {process.returncode}")
 
     def _cluster(self) -> Cluster | None:

@@ -55,6 +55,13 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     caller_streams: Annotated[
         int, setting("Streams (watches, submissions) that a user from other machines may have open.", ge=1)
     ] = 100
+    connections_max: Annotated[
+        int,
+        setting(
+            "Connections that each address it listens on takes; more are hung up on. An agent has one, a client one.",
+            ge=1,
+        ),
+    ] = 10_000
     submitter_open_max: Annotated[
         int,
         setting("Tasks that one user may have open at once, or whoever is named as their submitter.", ge=1),

@@ -16,6 +16,7 @@ from outrider_coordinator.store.errors import StoreFailed, StoreRefused
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import Ambiguous, Reader
 from outrider_coordinator.store.sqlite import SqliteStore
+from support.memory_folders import MemoryFolders
 from support.store_records import drawn, example, task
 from support.stores import OpenStore
 
@@ -160,10 +161,10 @@ LIMITS = st.lists(
 @on_one_store
 @given(batches=st.lists(LIMITS, min_size=1, max_size=3))
 def test_limits_are_defined_and_forgotten_in_the_order_given(
-    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: Any
+    open_store: OpenStore, memory_folders: MemoryFolders, batches: Any
 ) -> None:
     """However definitions and their ends are mixed in a batch, the last word on each limit is what is found."""
-    store = open_store(tmp_path_factory.mktemp("limits"))
+    store = open_store(memory_folders.make())
     store.commit([records.DeleteLimit("namespace", key) for key in "ab"])
     found: dict[str, Any] = {}
     for batch in batches:
@@ -192,10 +193,10 @@ SCHEDULES = st.lists(
 @on_one_store
 @given(batches=st.lists(SCHEDULES, min_size=1, max_size=3))
 def test_schedules_are_put_and_forgotten_in_the_order_given(
-    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: Any
+    open_store: OpenStore, memory_folders: MemoryFolders, batches: Any
 ) -> None:
     """However schedules and their ends are mixed in a batch, the last word on each is what is found."""
-    store = open_store(tmp_path_factory.mktemp("schedules"))
+    store = open_store(memory_folders.make())
     found: dict[str, Any] = {}
     for batch in batches:
         store.commit(batch)
@@ -233,10 +234,10 @@ FLEET = st.lists(
 @on_one_store
 @given(st.lists(FLEET, max_size=4))
 def test_agents_are_removed_and_come_back_in_order(
-    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, batches: list[list[records.Write]]
+    open_store: OpenStore, memory_folders: MemoryFolders, batches: list[list[records.Write]]
 ) -> None:
     """However puts and deletes of agents and breakers are spread over batches, their order decides what is left."""
-    store = open_store(tmp_path_factory.mktemp("fleet"))
+    store = open_store(memory_folders.make())
     agents: dict[str, Any] = {}
     outboxes: dict[tuple[str, str], Any] = {}
     breakers: dict[tuple[str, str, str], Any] = {}
@@ -354,7 +355,7 @@ TASKS = st.lists(st.tuples(st.integers(1, 11), st.integers(1, 9), st.booleans())
 @on_one_store
 @given(TASKS)
 def test_a_start_reads_what_is_not_over(
-    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, drawn_tasks: list[tuple[int, int, bool]]
+    open_store: OpenStore, memory_folders: MemoryFolders, drawn_tasks: list[tuple[int, int, bool]]
 ) -> None:
     """Recovery gets open tasks in the order accepted with their live attempts and strays, all waits, open runs."""
     rows: list[Any] = []
@@ -365,7 +366,7 @@ def test_a_start_reads_what_is_not_over(
         rows.append(example(records.PutAttempt, task_id=name, number=2, state=attempt_state))
         rows.append(example(records.PutWait, task_id=name, key="k", is_open=is_open))
         rows.append(example(records.PutRun, id=f"r{at}", ended_us=int(not is_open)))
-    folder = tmp_path_factory.mktemp("recovery")
+    folder = memory_folders.make()
     first = open_store(folder)
     first.commit(rows)
     first.close()

@@ -15,6 +15,7 @@ from outrider_coordinator.store import filters
 from outrider_coordinator.store.filters import EventFilter, TaskFilter
 from outrider_coordinator.store.reader import PAGE_BYTES_MAX, Reader
 from outrider_coordinator.store.sqlite import SqliteStore
+from support.memory_folders import MemoryFolders
 from support.store_records import example, task
 from support.stores import OpenStore
 
@@ -66,9 +67,9 @@ def waits(row: InsertTask) -> bool:
     return row.state <= 6 and int(row.id, 16) % 2 == 0
 
 
-def store_with(open_store: OpenStore, folders: pytest.TempPathFactory, rows: list[Any]) -> SqliteStore:
+def store_with(open_store: OpenStore, folders: MemoryFolders, rows: list[Any]) -> SqliteStore:
     """A new store that holds these."""
-    store = open_store(folders.mktemp("store"))
+    store = open_store(folders.make())
     store.commit(rows)
     return store
 
@@ -77,14 +78,14 @@ def store_with(open_store: OpenStore, folders: pytest.TempPathFactory, rows: lis
 @given(TASKS, TASK_FILTERS, st.integers(1, 5))
 def test_pages_of_tasks_hold_all_that_is_wanted(
     open_store: OpenStore,
-    tmp_path_factory: pytest.TempPathFactory,
+    memory_folders: MemoryFolders,
     tasks: list[InsertTask],
     wanted: TaskFilter,
     limit: int,
 ) -> None:
     """Page after page, newest first, a filter gives every task that it names, whole, and no other."""
     open_waits = [example(records.PutWait, task_id=row.id, key="k", is_open=waits(row)) for row in tasks]
-    store = store_with(open_store, tmp_path_factory, [*tasks, *open_waits])
+    store = store_with(open_store, memory_folders, [*tasks, *open_waits])
     found: list[Any] = []
     page = store.reader.tasks(wanted, limit)
     while page:
@@ -111,13 +112,13 @@ def test_tasks_with_open_waits_only(store: SqliteStore) -> None:
 @on_new_stores
 @given(st.lists(st.integers(0, 0xFF), max_size=8, unique=True), st.sampled_from(["", "0", "a"]), st.integers(1, 3))
 def test_pages_of_runs_hold_all_that_is_wanted(
-    open_store: OpenStore, tmp_path_factory: pytest.TempPathFactory, numbers: list[int], prefix: str, limit: int
+    open_store: OpenStore, memory_folders: MemoryFolders, numbers: list[int], prefix: str, limit: int
 ) -> None:
     """Page after page, newest first, with the number of tasks in each state."""
     names = {f"{number:02x}": ("default", "other")[number % 2] for number in numbers}
     runs = [example(records.PutRun, id=name, namespace=namespace) for name, namespace in names.items()]
     tasks = [task(f"{name}{at}", run_id=name, state=7 + at) for name in names for at in (0, 1)]
-    store = store_with(open_store, tmp_path_factory, [*runs, *tasks, task("alone")])
+    store = store_with(open_store, memory_folders, [*runs, *tasks, task("alone")])
     found: list[Any] = []
     while page := store.reader.runs(
         "default", id_prefix=prefix, before_id=found[-1].run.id if found else "", limit=limit
@@ -170,7 +171,7 @@ def read_all(reader: Reader, wanted: EventFilter, after: int, until: int, limit:
 @given(EVENTS, EVENT_FILTERS, st.integers(0, 30), st.integers(0, 30), st.integers(1, 6))
 def test_the_store_finds_what_the_filter_matches(
     open_store: OpenStore,
-    tmp_path_factory: pytest.TempPathFactory,
+    memory_folders: MemoryFolders,
     events: list[InsertEvent],
     wanted: EventFilter,
     after: int,
@@ -179,7 +180,7 @@ def test_the_store_finds_what_the_filter_matches(
 ) -> None:
     """A filter selects the same events in the store as in memory, in order, and with outcomes if it asks for them."""
     tasks = [task(name, state=7, outcome=name.encode()) for name in TASK_NAMES]
-    store = store_with(open_store, tmp_path_factory, [*tasks, *events])
+    store = store_with(open_store, memory_folders, [*tasks, *events])
     expected = [
         event._replace(outcome=event.task_id.encode()) if wanted.include_results and event.type == SUCCEEDED else event
         for event in events

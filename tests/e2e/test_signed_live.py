@@ -59,7 +59,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def test_signed_work_of_every_kind_runs(fleet: Fleet) -> None:
-    """Functions, commands, maps, runs and what is added to them, schedules; the asyncio client has the same key."""
+    """Functions, commands, maps, runs and what is added to them, schedules."""
     with fleet.client() as client:
         assert client.submit(f"{TASKS}:double", 21).result(60) == 42
         assert client.command(["sh", "-c", "cat"], stdin="in").result(60)["output"] == "in"
@@ -67,12 +67,25 @@ def test_signed_work_of_every_kind_runs(fleet: Fleet) -> None:
         builder = client.run("signed")
         builder.add("a", f"{TASKS}:double", 1)
         builder.add("b", "builtins:dict", after="a", inputs_argument="inputs")
+        builder.command("c", ["sleep", "3"])
         run = builder.submit()
+        more = run.more()
+        more.add("d", f"{TASKS}:double", 2)
+        more.submit()
         assert run.result("b", 60) == {"inputs": {"a": 2}}
+        assert run.result("d", 60) == 4
         client.schedules.create("s", Every(1), f"{TASKS}:double", 5)
         fired = eventually(lambda: client.schedules.get("s").last_id, 30)
         assert client.task(fired).result(60) == 10
         client.schedules.delete("s")
+
+
+async def test_the_asyncio_client_signs(fleet: Fleet) -> None:
+    """With the same key, given as a file."""
+    async with outrider.aio.Client(fleet.daemons.address, signing_key=fleet.key) as client:
+        handle = await client.submit(f"{TASKS}:double", 21)
+        assert await handle == 42
+    assert fleet.daemons.get(handle.id).spec.signed.key_id
 
 
 def test_a_signed_task_gets_the_secrets_that_were_signed(fleet: Fleet) -> None:

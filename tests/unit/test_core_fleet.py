@@ -373,3 +373,13 @@ def test_a_line_is_as_long_as_what_stands_in_it_and_what_runs_beyond_the_slots()
     agent = Agent("a", "m", connectivity=Connectivity.ONLINE, slots=2, slots_used=3, prefetch_credit=9)
     agent.ahead["t", 1] = Attempt("t", 1, "a", 1, AttemptState.OFFERED, 0)
     assert strategies.line_key(agent) == (1.0, "a")
+
+
+def test_what_an_attempt_holds_is_given_back_also_when_its_agent_is_gone() -> None:
+    """A limit that it held is free, though there is no slot to give back any more."""
+    world = World()
+    world.connect("a")
+    (task,) = world.submit(demands=Demands(claims=(Claim("db"),)))
+    assert list(world.state.limits.pools) == [("default", "db")]
+    slots.release(world.state, Effects(), None, attempt_of(world, task))
+    assert world.state.limits.pools == {}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core.attempts.refusals import NAMED_MAX, REFUSALS_MAX, remember
+from outrider_coordinator.core.attempts import refusals
+from outrider_coordinator.core.attempts.refusals import NAMED_MAX, REFUSALS_MAX
 from outrider_coordinator.core.events import (
     AgentOrder,
     AgentOrdered,
@@ -16,7 +17,7 @@ from outrider_coordinator.core.events import (
 )
 from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.failure import encode_error, message_of
-from outrider_coordinator.core.model import Attempt, HostFacts
+from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.placement.eligibility import mismatch
 from outrider_coordinator.core.placement.fleet import demands_of
 from outrider_coordinator.core.rules import Rule
@@ -195,19 +196,18 @@ def test_a_refusal_is_remembered_across_a_restart() -> None:
     assert holder(world, task) is second
 
 
-def test_an_ordinary_rejection_is_no_refusal_after_a_restart() -> None:
-    """Its agent may be asked again."""
+def test_only_refusals_are_remembered_as_such() -> None:
+    """A start may meet attempts that were rejected for another reason: they say nothing about policies."""
     world = World()
     agent = world.connect("a")
-    (task,) = world.submit()
-    ref = world.ref(agent, task)
-    agent.held.clear()
-    world.do(AttemptsReturned(agent.id, agent.epoch, [ref], revoked=False, message="no room"))
-    restart(world)
-    record = world.state.tasks[task]
-    assert record.refusals == ()
-    remember(record, Attempt(task, 1, "a", ref.fence, AttemptState.REJECTED, 0))
-    assert record.refusals == ()
+    (task_id,) = world.submit()
+    task = world.state.tasks[task_id]
+    assert task.attempt is not None
+    refusals.remember(task, task.attempt)
+    assert task.refusals == ()
+    task.attempt.reason = Reason.REFUSED_BY_POLICY
+    refusals.remember(task, task.attempt)
+    assert task.refusals == ((agent.id, b""),)
 
 
 def test_an_ordinary_rejection_is_none_of_policy() -> None:

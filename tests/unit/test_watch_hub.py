@@ -19,6 +19,7 @@ from outrider_coordinator.store.filters import EventFilter
 from outrider_coordinator.store.reader import PAGE_BYTES_MAX
 from outrider_coordinator.store.sqlite import SqliteStore
 from outrider_coordinator.watch_hub import TooSlow, UnknownCursor, WatchHub
+from support.memory_folders import MemoryFolders
 
 ALL = EventFilter()
 
@@ -135,10 +136,10 @@ MOVES = st.lists(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("abc", max_size=12), st.integers(0, 12), st.sampled_from(["", "a", "ab"]), MOVES)
 def test_every_wanted_event_arrives_once_and_in_order(
-    tmp_path_factory: pytest.TempPathFactory, before: str, after: int, wanted: str, moves: list[tuple[str, str]]
+    memory_folders: MemoryFolders, before: str, after: int, wanted: str, moves: list[tuple[str, str]]
 ) -> None:
     """However events, reads and publishing interleave, a watch gives all it asked for after its cursor, in order."""
-    store = SqliteStore(tmp_path_factory.mktemp("store"))
+    store = SqliteStore(memory_folders.make())
     try:
         asyncio.run(_walk(Log(store), before, min(after, len(before)), frozenset(wanted), moves))
     finally:
