@@ -19,9 +19,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support.memory_folders import MemoryFolders
+
+if hypothesis.settings.get_current_profile_name() == "default":  # mutation tests have a profile of their own
+    # How long an example takes is a matter of what else the machine does.
+    hypothesis.settings.register_profile("outrider", deadline=None)
+    hypothesis.settings.load_profile("outrider")
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 

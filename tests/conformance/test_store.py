@@ -20,7 +20,7 @@ from support.memory_folders import MemoryFolders
 from support.store_records import drawn, example, task
 from support.stores import OpenStore
 
-on_one_store = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+on_one_store = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 OPEN_TASK = "open"
 #: How each record is found again.

@@ -19,7 +19,7 @@ from support.memory_folders import MemoryFolders
 from support.store_records import example, task
 from support.stores import OpenStore
 
-on_new_stores = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+on_new_stores = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 NAMESPACES = st.sampled_from(["default", "other"])
 NAMES = st.sampled_from(["", "a", "b"])

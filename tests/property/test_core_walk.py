@@ -15,7 +15,7 @@ from outrider_coordinator.core.spec import SECOND_US, Demands, Strategy
 from outrider_coordinator.core.states import AttemptState, Reason, TaskState
 from support.core_world import ModelAgent, World
 
-SEEDS = 150
+SEEDS = 100
 STEPS = 120
 STRATEGIES = [strategy for strategy in Strategy if strategy]
 REASONS = (Reason.TASK_ERROR, Reason.TIMED_OUT, Reason.WORKER_DIED, Reason.AGENT_STOPPED)

@@ -21,7 +21,7 @@ from outrider_coordinator.core.step import Event
 from support.core_world import ModelAgent, World
 from support.limit_world import RATE, SEMAPHORE, define
 
-SEEDS = 120
+SEEDS = 80
 STEPS = 150
 LOCKS, UNITS, RATES = ("x", "y"), ("s", "t"), {"r": (5, 2)}
 SCOPES = ("src/**", "src/a/*.py", "docs/*", "*/a/**", "web:src/**")

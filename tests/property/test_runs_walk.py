@@ -23,7 +23,7 @@ from outrider_coordinator.store.load import restore
 from outrider_coordinator.store.sqlite import SqliteStore
 from support.core_world import ModelAgent, World, member
 
-SEEDS = 40
+SEEDS = 26
 STEPS_MAX = 3000
 SPEC = Spec(b"", "m:f", True)
 

@@ -22,7 +22,7 @@ from outrider_coordinator.core.spec import SECOND_US
 from support.clockwork import HOUR_US, START_US, Clockwork, one_task
 from support.core_world import World
 
-SEEDS = 120
+SEEDS = 80
 STEPS = 60
 
 

@@ -7,7 +7,7 @@ import pytest
 from outrider_coordinator.core.states import BreakerState
 from support.trust_walk import walked
 
-SEEDS = 80
+SEEDS = 56
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

@@ -23,7 +23,7 @@ from outrider_coordinator.core.spec import (
 )
 from outrider_coordinator.core.states import AttemptState, TaskState
 
-SEEDS = 150
+SEEDS = 100
 STEPS = 120
 KINDS = ("dependency", "external", "complexity", "clarification", "resource")
 

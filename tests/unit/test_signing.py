@@ -45,7 +45,7 @@ def test_any_change_of_a_statement_or_its_signature_shows(data: st.DataObject) -
     signed = signed_by(KEY).signed
     field = data.draw(st.sampled_from(["statement", "signature"]))
     value = bytearray(getattr(signed, field))
-    at = data.draw(st.integers(0, len(value) - 1))
+    at = data.draw(st.integers(0, 10_000)) % len(value)
     value[at] ^= 1 << data.draw(st.integers(0, 7))
     changed = task_pb2.SignedWork(statement=signed.statement, signature=signed.signature, key_id=signed.key_id)
     setattr(changed, field, bytes(value))

@@ -133,7 +133,7 @@ MOVES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("abc", max_size=12), st.integers(0, 12), st.sampled_from(["", "a", "ab"]), MOVES)
 def test_every_wanted_event_arrives_once_and_in_order(
     memory_folders: MemoryFolders, before: str, after: int, wanted: str, moves: list[tuple[str, str]]

@@ -25,7 +25,7 @@ def closes_its_stream():
     sys.stdout.close()
 
 def leaves_a_printer():
-    subprocess.Popen(["yes"])
+    subprocess.Popen(["sh", "-c", "while :; do head -c 300000 /dev/zero; sleep 0.01; done"])
     return 1
 
 def prints():
