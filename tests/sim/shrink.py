@@ -11,9 +11,9 @@ from sim.simulate import Outcome, run
 RUNS_MAX = 300
 
 
-def shrunk(seed: int) -> Outcome:
+def shrunk(seed: int, *, brief: bool = False) -> Outcome:
     """The outcome of a seed's smallest plan that still fails; of the whole plan when it does not fail."""
-    return smallest(workload.make(seed))
+    return smallest(workload.make(seed, brief=brief))
 
 
 def smallest(plan: Plan, carry_out: Callable[[Plan], Outcome] = run) -> Outcome:

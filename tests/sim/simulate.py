@@ -53,6 +53,6 @@ def run(plan: Plan) -> Outcome:
     return outcome
 
 
-def run_seed(seed: int) -> Outcome:
-    """Carry out a seed's plan."""
-    return run(workload.make(seed))
+def run_seed(seed: int, *, brief: bool = False) -> Outcome:
+    """Carry out a seed's plan, or its brief one."""
+    return run(workload.make(seed, brief=brief))

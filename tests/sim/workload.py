@@ -80,14 +80,14 @@ FEATURES = (
 )
 
 
-def make(seed: int) -> Plan:
-    """The plan of a seed."""
+def make(seed: int, *, brief: bool = False) -> Plan:
+    """The plan of a seed; a ``brief`` one has the same features, faults and agents and a third of the submits."""
     dice = Dice(f"plan/{seed}")
     features = tuple(name for name in FEATURES if dice.random() < 0.5)
     kinds = tuple(name for name in faults.FAULTS if dice.random() < 0.4)
     agents = tuple(_agent(name, dice, features) for name in "abcd"[: dice.choice((1, 2, 2, 3, 3, 4))])
     end_us = int(dice.uniform(12, 40) * S)
-    maker = _Maker(dice, features, agents, end_us)
+    maker = _Maker(dice, features, agents, end_us, is_brief=brief)
     items = maker.items()
     if kinds:
         names = [agent.name for agent in agents]
@@ -109,8 +109,15 @@ class _Maker:
     """Draws one plan's work."""
 
     def __init__(
-        self, dice: random.Random, features: tuple[str, ...], agents: tuple[AgentPlan, ...], end_us: int
+        self,
+        dice: random.Random,
+        features: tuple[str, ...],
+        agents: tuple[AgentPlan, ...],
+        end_us: int,
+        *,
+        is_brief: bool,
     ) -> None:
+        self._is_brief = is_brief
         self._dice = dice
         self._features = frozenset(features)
         self._agents = agents
@@ -124,7 +131,7 @@ class _Maker:
         dice = self._dice
         # Where there is little to do, what is lost goes elsewhere at once, and comes back to find itself replaced.
         submits = dice.randrange(6, 16) if self._on("light_load") else dice.randrange(22, 52)
-        items = [self._submit() for _ in range(submits)]
+        items = [self._submit() for _ in range(submits // 3 if self._is_brief else submits)]
         if self._on("runs"):
             items += [item for _ in range(dice.randrange(1, 4)) for item in self._run()]
         if self._on("schedules"):
