@@ -28,7 +28,7 @@ run: $(STAMP) ## Take a census of a source tree with two agents (TREE=path)
 
 .PHONY: test
 test: $(STAMP) ## Run every test (ARGS="-k name" to choose)
-	@SIM_SEEDS=$(or $(SIM_SEEDS),2000) $(BIN)/python -m pytest -q -n 5 --dist worksteal --ignore=tests/interop $(ARGS)
+	@SIM_SEEDS=$(or $(SIM_SEEDS),2000) $(BIN)/python -m pytest -q -n 3 --dist worksteal --ignore=tests/interop $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, format and who imports whom

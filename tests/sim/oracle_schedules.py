@@ -169,7 +169,9 @@ class ScheduleJudge:
         spec = view.spec
         if spec.HasField("repeat_interval"):
             since_us = due_us - view.first.created_us
-            return since_us > 0 and since_us % spec.repeat_interval.ToMicroseconds() == 0
+            # By a clock that went back by years there are times before it was made.
+            is_after = since_us > 0 or self.was_wrong
+            return is_after and since_us % spec.repeat_interval.ToMicroseconds() == 0
         if spec.HasField("at_time"):
             return due_us == spec.at_time.ToMicroseconds()
         every_s = int(spec.cron.line.split()[0].removeprefix("*/"))

@@ -25,7 +25,8 @@ def closes_its_stream():
     sys.stdout.close()
 
 def leaves_a_printer():
-    subprocess.Popen(["sh", "-c", "while :; do head -c 300000 /dev/zero; sleep 0.01; done"])
+    flood = "import os, time\\nwhile True: os.write(1, bytes(300_000)); time.sleep(0.01)"
+    subprocess.Popen([sys.executable, "-c", flood])
     return 1
 
 def prints():
