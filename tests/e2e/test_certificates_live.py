@@ -67,8 +67,8 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """Agents' certificates live six seconds, so they are renewed after four."""
-    made = Fleet(tmp_path, OUTRIDER_COORDINATOR_AGENT_CERTIFICATE_S="6")
+    """Agents' certificates live twelve seconds, so they are renewed after eight."""
+    made = Fleet(tmp_path, OUTRIDER_COORDINATOR_AGENT_CERTIFICATE_S="12")
     with made.secured:
         yield made
 
