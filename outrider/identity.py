@@ -1,4 +1,4 @@
-"""On whose behalf tasks are submitted: shares are fair between submitters of a namespace."""
+"""On whose behalf tasks are submitted, for shares that are fair, and what says with whose key they are signed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import getpass
 import os
 from collections.abc import Mapping
 
-SUBMITTER_ENVIRONMENT = "OUTRIDER_SUBMITTER"
+SUBMITTER_ENVIRONMENT, SIGNING_KEY_ENVIRONMENT = "OUTRIDER_SUBMITTER", "OUTRIDER_SIGNING_KEY"
 
 
 def submitter(given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:

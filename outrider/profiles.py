@@ -6,7 +6,6 @@ it was given for and no other; the file is replaced as a whole.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import msgspec
 
 from outrider import whole_file
 from outrider.errors import InvalidRequest, NotFound
+from outrider.folders import config_home
 
 __all__ = ["Profile", "current_address", "forget", "of", "path", "remember", "renew"]
 
@@ -33,9 +33,7 @@ class _File(msgspec.Struct, frozen=True):
 
 def path(environment: Mapping[str, str] | None = None) -> Path:
     """Where profiles are kept."""
-    environment = os.environ if environment is None else environment
-    base = environment.get("XDG_CONFIG_HOME") or str(Path(environment.get("HOME", "/")) / ".config")
-    return Path(base) / "outrider" / "profiles.json"
+    return config_home(environment) / "outrider" / "profiles.json"
 
 
 def of(address: str) -> Profile | None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from outrider.errors import InvalidRequest
-from outrider.signing import Signer
+from outrider.signing import Signer, sign_each
 from outrider.v1 import schedule_service_pb2 as pb
 from outrider.work import Seconds, seconds
 
@@ -141,9 +141,5 @@ def _word(kind: type[Word], word: str, name: str) -> Word:
 
 def sign(spec: pb.ScheduleSpec, signer: Signer | None, namespace: str) -> None:
     """Sign what a schedule submits: once, for every time until the signature ends; nobody signs nothing."""
-    if signer is None:
-        return
-    if spec.HasField("task"):
-        signer.sign(spec.task, namespace, by_the_clock=True)
-    for task in spec.run.tasks:
-        signer.sign(task.spec, namespace, by_the_clock=True)
+    specs = [spec.task] if spec.HasField("task") else [task.spec for task in spec.run.tasks]
+    sign_each(specs, signer, namespace, by_the_clock=True)

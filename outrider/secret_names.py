@@ -1,21 +1,15 @@
-"""How secrets and the variables that they are handed over in are called, on every side of the wire."""
+"""Which secrets a task can ask for, and the variables that they are handed over in, on every side of the wire."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["USES_MAX", "is_secret_name", "variable_fault"]
+__all__ = ["USES_MAX", "variable_fault"]
 
 #: Secrets that one task may ask for.
 USES_MAX = 32
-_SECRET = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _OURS = ("OUTRIDER_", "TRACEPARENT", "TRACESTATE")
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a secret can be called so."""
-    return _SECRET.fullmatch(name) is not None
 
 
 def variable_fault(name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from outrider.errors import InvalidRequest
-from outrider.secret_names import USES_MAX, is_secret_name, variable_fault
+from outrider.names import RULE, is_name
+from outrider.secret_names import USES_MAX, variable_fault
 from outrider.v1 import task_pb2
 
 __all__ = ["add"]
@@ -27,9 +28,8 @@ def _add(uses: Mapping[str, str], delivery: task_pb2.SecretDelivery.ValueType, s
         fault = variable_fault(variable)
         if fault:
             raise InvalidRequest(f"secret {secret!r} cannot be handed over: {fault}")
-        if not is_secret_name(secret):
+        if not is_name(secret):
             raise InvalidRequest(
-                f"{secret!r} is no name of a secret (at most 63 of a-z, 0-9, '.', '_', '-'); "
-                f"name one that an agent defines: {variable}=NAME"
+                f"{secret!r} is no name of a secret ({RULE}); name one that an agent defines: {variable}=NAME"
             )
         spec.secrets.add(variable=variable, secret=secret, delivery=delivery)

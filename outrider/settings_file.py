@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outrider.errors import InvalidRequest
+from outrider.folders import config_home
 
 __all__ = ["CONFIG_ENVIRONMENT", "default_path", "found", "set_table"]
 
@@ -24,8 +25,7 @@ def default_path(*, is_root: bool) -> Path:
     """Where settings are written when no option says where: ``$OUTRIDER_CONFIG``, the machine's or the user's file."""
     if given := os.environ.get(CONFIG_ENVIRONMENT):
         return Path(given)
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return MACHINE_PATH if is_root else Path(base) / "outrider" / "outrider.toml"
+    return MACHINE_PATH if is_root else config_home() / "outrider" / "outrider.toml"
 
 
 def found() -> Path | None:

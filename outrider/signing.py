@@ -13,12 +13,14 @@ import hashlib
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from outrider.errors import InvalidRequest
+from outrider.identity import SIGNING_KEY_ENVIRONMENT
 from outrider.v1 import task_pb2
 from outrider.work import check_size
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = [
-    "KEY_ENVIRONMENT",
     "PREFIX",
     "SCHEDULE_VALID_S",
     "VALID_S",
@@ -41,13 +42,13 @@ __all__ = [
     "public_text",
     "read_public",
     "repeats",
+    "sign_each",
     "signed_spec",
     "statement_of",
 ]
 
 #: What every signature begins with: a key that also signs other things never signs a statement by accident.
 PREFIX = b"outrider-signed-statement-1:"
-KEY_ENVIRONMENT = "OUTRIDER_SIGNING_KEY"
 #: How long a statement is good for, and how often one agent may start it, when its submitter does not say.
 VALID_S, SCHEDULE_VALID_S, STARTS_MAX = 86_400, 90 * 86_400, 16
 VALID_S_MAX = 10 * 365 * 86_400
@@ -103,8 +104,17 @@ def chosen(given: str | os.PathLike[str] | Signer | None) -> Signer | None:
     """Who signs: as given, else by the key file of ``$OUTRIDER_SIGNING_KEY``; an empty name is nobody."""
     if isinstance(given, Signer):
         return given
-    path = os.environ.get(KEY_ENVIRONMENT, "") if given is None else os.fspath(given)
+    path = os.environ.get(SIGNING_KEY_ENVIRONMENT, "") if given is None else os.fspath(given)
     return Signer(load_key(Path(path).expanduser())) if path else None
+
+
+def sign_each(
+    specs: Iterable[task_pb2.TaskSpec], signer: Signer | None, namespace: str, *, by_the_clock: bool = False
+) -> None:
+    """Sign specs in place; with no signer they stay as they are."""
+    if signer is not None:
+        for spec in specs:
+            signer.sign(spec, namespace, by_the_clock=by_the_clock)
 
 
 # --- statements ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ wrong, and RetryInfo where a later retry makes sense.
 
 from __future__ import annotations
 
+import enum
 import math
 from typing import Any
 
@@ -65,32 +66,46 @@ def from_rpc_error(error: grpc.RpcError, address: str = "") -> OutriderError:
         rebuilt = error_class(reason)(message, violations=violations)
         rebuilt.retry_after_s = retry_after_s
         return rebuilt
+    trouble = tls_trouble(error)
+    if trouble is not None:
+        return errors.Untrusted(f"what answers{f' at {address}' if address else ''} {_ADVICE[trouble]}")
     return _without_reason(code, message, address)
 
 
-#: What gRPC writes of a TLS handshake that failed, and what it means to who called.
-_TLS_TROUBLE = {
-    "Hostname Verification Check failed": (
+class TlsTrouble(enum.Enum):
+    """Why TLS with what answers does not come about, by what gRPC writes of it."""
+
+    NAME = "Hostname Verification Check failed"
+    AUTHORITY = "CERTIFICATE_VERIFY_FAILED"
+    NO_TLS = "WRONG_VERSION_NUMBER"
+
+
+_ADVICE = {
+    TlsTrouble.NAME: (
         "shows a certificate for another name: call it by the name it was made for, or have one made for this name "
         "with `outrider coordinator init --host` there"
     ),
-    "CERTIFICATE_VERIFY_FAILED": (
+    TlsTrouble.AUTHORITY: (
         "shows a certificate (CERTIFICATE_VERIFY_FAILED) that the authority known here did not sign, or not for now: "
         "log in again with `outrider login`, or set OUTRIDER_TLS_CA (--tls-ca) to the file of its authority; "
         "if both are right, compare the clocks"
     ),
-    "WRONG_VERSION_NUMBER": (
+    TlsTrouble.NO_TLS: (
         "speaks no TLS: it is a coordinator for its own machine only, or another program; leave the certificates out "
         "or correct the address"
     ),
 }
 
 
+def tls_trouble(error: grpc.RpcError) -> TlsTrouble | None:
+    """What is wrong with the TLS of who answered a call, None when it was something else."""
+    message: str = error.details() or ""
+    is_away = error.code() is grpc.StatusCode.UNAVAILABLE
+    return next((trouble for trouble in TlsTrouble if is_away and trouble.value in message), None)
+
+
 def _without_reason(code: grpc.StatusCode, message: str, address: str) -> OutriderError:
     at = f" at {address}" if address else ""
-    for sign, advice in _TLS_TROUBLE.items():
-        if code is grpc.StatusCode.UNAVAILABLE and sign in message:
-            return errors.Untrusted(f"what answers{at} {advice}")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return errors.Unreachable(f"no coordinator answers{at}: {message}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -5,12 +5,12 @@ It writes files and returns the commands that make systemd take notice; whoever 
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
 
 from outrider.errors import InvalidRequest
+from outrider.folders import config_home
 
 __all__ = ["install"]
 
@@ -25,8 +25,7 @@ def install(service: str, kind: str, config: Path, state_directory: Path) -> lis
     """
     unit = _fitted((_units() / ("user" if kind == "user" else "") / f"{service}.service").read_text(), service, config)
     if kind == "user":
-        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-        _write(Path(base) / "systemd" / "user" / f"{service}.service", unit)
+        _write(config_home() / "systemd" / "user" / f"{service}.service", unit)
         systemctl = ["systemctl", "--user"]
         return [[*systemctl, "daemon-reload"], [*systemctl, "enable", "--now", service]]
     _write(SYSTEM_UNITS / f"{service}.service", unit)

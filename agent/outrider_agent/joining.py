@@ -23,8 +23,8 @@ import grpc
 from outrider import certificates
 from outrider.credentials import JoinToken
 from outrider.endpoint import Endpoint
-from outrider.errors import InvalidRequest, OutriderError, Unreachable
-from outrider.status import from_rpc_error
+from outrider.errors import InvalidRequest, OutriderError, Unreachable, Untrusted
+from outrider.status import TlsTrouble, from_rpc_error, tls_trouble
 from outrider.v1 import join_service_pb2, join_service_pb2_grpc
 from outrider_agent.identity import Cluster, IdentityFolder
 
@@ -108,18 +108,17 @@ def _call(endpoint: Endpoint, roots: bytes, call: Callable[[join_service_pb2_grp
 
 def _explained(error: grpc.RpcError, endpoint: Endpoint) -> OutriderError:
     """The coordinator's error, or what is wrong with the connection, in words."""
-    found = from_rpc_error(error, endpoint.target)
-    text = error.details() or ""
+    found, trouble = from_rpc_error(error, endpoint.target), tls_trouble(error)
     if not isinstance(found, Unreachable):
         return found
-    if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text or "Peer name" in text:
-        return Unreachable(
+    if trouble in (TlsTrouble.NAME, TlsTrouble.AUTHORITY):
+        return Untrusted(
             f"what answers at {endpoint} is not the coordinator that this token is from, or its certificate is not for "
             f"the name {endpoint.host!r}: copy the whole line again, or make the certificate for that name with "
             "`outrider coordinator init --host`"
         )
-    if "WRONG_VERSION_NUMBER" in text or "handshake" in text.lower():
-        return Unreachable(f"{endpoint} does not speak TLS; join at the coordinator's join port, as the line says")
+    if trouble is TlsTrouble.NO_TLS or "handshake" in str(error.details()).lower():
+        return Untrusted(f"{endpoint} does not speak TLS; join at the coordinator's join port, as the line says")
     return Unreachable(f"nobody answers at {endpoint}; is the coordinator running, and is its join port open to us?")
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from outrider.errors import InvalidRequest
+from outrider_agent.descriptors import ended
 from outrider_agent.identity import Cluster, IdentityFolder
 
 #: Pauses between tries that failed, doubling, and how long one try may take.
@@ -93,7 +94,7 @@ class Renewal:
         assert process.stderr is not None, "asked for above"
         try:
             with process.stderr:
-                await asyncio.wait_for(_ended(process), TRY_TIMEOUT_S)
+                await asyncio.wait_for(ended(process), TRY_TIMEOUT_S)
                 lines = process.stderr.read().decode(errors="replace").strip().splitlines()
         except TimeoutError:
             return f"no answer within {TRY_TIMEOUT_S:g} s"
@@ -127,16 +128,3 @@ def _begun(state_directory: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,  # a line or two: it fits into the pipe
         env={name: value for name, value in os.environ.items() if name not in hidden},
     )
-
-
-async def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a child without blocking the loop."""
-    loop = asyncio.get_running_loop()
-    has_ended = asyncio.Event()
-    pidfd = os.pidfd_open(process.pid)
-    loop.add_reader(pidfd, has_ended.set)
-    try:
-        await has_ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 
 from outrider.errors import InvalidRequest
-from outrider.secret_names import is_secret_name
+from outrider.names import RULE, is_name
 from outrider.settings import setting
 
 #: Secrets of one agent, and words that say for what work one is.
@@ -36,7 +36,7 @@ class SecretSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         setting("Source: a program by its absolute path, and its arguments; what it prints, less one newline."),
     ] = []
     timeout_s: Annotated[
-        float, setting("How long the command may take; the task waits meanwhile.", unit="s", ge=0.1, le=300)
+        float, setting("How long its command or file may take; the task waits meanwhile.", unit="s", ge=0.1, le=300)
     ] = 10.0
     namespaces: Annotated[list[str], setting("Namespaces whose tasks may have it; empty: all.")] = []
     work: Annotated[
@@ -68,8 +68,8 @@ def check(secrets: Mapping[str, SecretSettings]) -> None:
 
 
 def _fault(name: str, secret: SecretSettings) -> str:
-    if not is_secret_name(name):
-        return "a name is at most 63 of a-z, 0-9, '.', '_', '-', a letter or digit first"
+    if not is_name(name):
+        return f"a name is {RULE}"
     given = [source for source in SOURCES if getattr(secret, source)]
     if len(given) != 1:
         return f"give one of {', '.join(SOURCES)}" + (f", not {' and '.join(given)}" if given else "")

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from outrider.worker.redaction import VALUE_BYTES_MIN
+from outrider_agent.descriptors import ended, readable
 from outrider_agent.secret_settings import SecretSettings
 
 #: Longer values are refused: an environment variable could hold no more than twice this.
@@ -145,11 +146,7 @@ async def _output(process: subprocess.Popen[bytes]) -> bytes:
             printed += data
             if len(printed) > VALUE_BYTES_MAX + 2:
                 raise SecretFault(f"its command printed more than {VALUE_BYTES_MAX} bytes")
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        await _readable(pidfd)
-    finally:
-        os.close(pidfd)
+    await ended(process)
     if process.wait() != 0:
         raise SecretFault(f"its command ended with code {process.returncode}; run it by hand to see why")
     return bytes(printed)
@@ -157,19 +154,9 @@ async def _output(process: subprocess.Popen[bytes]) -> bytes:
 
 async def _piece(descriptor: int) -> bytes:
     while True:
-        await _readable(descriptor)
+        await readable(descriptor)
         with contextlib.suppress(BlockingIOError):
             return os.read(descriptor, VALUE_BYTES_MAX)
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    is_readable = asyncio.Event()
-    loop.add_reader(descriptor, is_readable.set)
-    try:
-        await is_readable.wait()
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def _content(path: Path) -> bytes:

@@ -15,13 +15,13 @@ from typing import Annotated, Any
 import msgspec
 
 from outrider.errors import InvalidRequest
+from outrider.names import RULE, is_name
 from outrider.settings import load as load_settings
 from outrider.settings import setting
 from outrider_agent import secret_settings
 from outrider_agent.secret_settings import SecretSettings
 
 SECTION = "agent"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,10 +79,10 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
     outbox_bytes_max: Annotated[
         int,
-        setting("Reports kept on disk while the coordinator is away; beyond it no new work is taken.", unit="B"),
+        setting("Reports kept on disk while the coordinator is away; beyond it no new work is taken.", unit="bytes"),
     ] = 1 << 30
     outbox_memory_bytes: Annotated[
-        int, setting("Of these, how much is also kept in memory for sending.", unit="B", ge=1 << 16)
+        int, setting("Of these, how much is also kept in memory for sending.", unit="bytes", ge=1 << 16)
     ] = 16 << 20
     ack_timeout_s: Annotated[
         float, setting("How long a stopping agent waits for its last reports to be acknowledged.", unit="s", ge=0)
@@ -122,10 +122,8 @@ def load(
 def resolved(settings: AgentSettings, environment: Mapping[str, str]) -> AgentSettings:
     """Fill in name, slots, working and state directory; raises `InvalidRequest`."""
     name = settings.name or _host_name()
-    if not _NAME.fullmatch(name):
-        raise InvalidRequest(
-            f"agent name {name!r} must be at most 63 of a-z, 0-9, '.', '_', '-', a letter or digit first; set --name"
-        )
+    if not is_name(name):
+        raise InvalidRequest(f"agent name {name!r} must be {RULE}; set --name")
     working_directory = Path(settings.working_directory or Path.cwd()).absolute()
     if not working_directory.is_dir():
         raise InvalidRequest(f"the working directory {working_directory} does not exist; set agent.working_directory")

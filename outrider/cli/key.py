@@ -13,11 +13,11 @@ from outrider.cli import output
 from outrider.cli.help import Commands, epilog
 from outrider.cli.options import JsonFlag
 from outrider.cli.values import duration_s
+from outrider.folders import config_home
+from outrider.identity import SIGNING_KEY_ENVIRONMENT
 
 if TYPE_CHECKING:
     from outrider.signing import Signer
-
-KEY_ENVIRONMENT = "OUTRIDER_SIGNING_KEY"
 
 app = Commands(
     help="Your key to sign tasks with, for agents that run signed tasks only.",
@@ -34,7 +34,7 @@ app = Commands(
 
 Sign = Annotated[
     str,
-    typer.Option("--sign", envvar=KEY_ENVIRONMENT, metavar="KEY", help="Sign with the key in this file."),
+    typer.Option("--sign", envvar=SIGNING_KEY_ENVIRONMENT, metavar="KEY", help="Sign with the key in this file."),
 ]
 SignFor = Annotated[
     str, typer.Option("--sign-for", metavar="DURATION", help="How long the signature is good for; a day by default.")
@@ -57,7 +57,7 @@ def create(out: Out = "", as_json: JsonFlag = False) -> None:
     """Make a key, readable by you only, and print what agents are to be told."""
     from outrider import signing
 
-    path = Path(out).expanduser() if out else _default_path()
+    path = _path(out)
     key = signing.create_key(path)
     _tell(path, signing.public_bytes(key), as_json)
 
@@ -67,7 +67,7 @@ def show(file: KeyFile = "", as_json: JsonFlag = False) -> None:
     """Print the public half of a key."""
     from outrider import signing
 
-    path = Path(file or os.environ.get(KEY_ENVIRONMENT, "")).expanduser() if file or _is_set() else _default_path()
+    path = _path(file or os.environ.get(SIGNING_KEY_ENVIRONMENT, ""))
     _tell(path, signing.public_bytes(signing.load_key(path)), as_json)
 
 
@@ -81,13 +81,8 @@ def _tell(path: Path, public: bytes, as_json: bool) -> None:
     output.line(f"key {key_id} in {path}")
     output.line("on agents, in [policy] of the settings file:")
     output.line(f'  trusted_keys = ["{owner or "NAME"} {text}"]')
-    output.line(f"here: --sign {path}, or {KEY_ENVIRONMENT}={path}")
+    output.line(f"here: --sign {path}, or {SIGNING_KEY_ENVIRONMENT}={path}")
 
 
-def _is_set() -> bool:
-    return bool(os.environ.get(KEY_ENVIRONMENT))
-
-
-def _default_path() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "outrider" / "signing.pem"
+def _path(given: str) -> Path:
+    return Path(given).expanduser() if given else config_home() / "outrider" / "signing.pem"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,9 +21,6 @@ from outrider.cli.options import (
 )
 from outrider.cli.session import Session
 from outrider.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from outrider.signing import Signer
 
 RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="TOML, or JSON when it ends in .json.")]
 RequestId = Annotated[str, typer.Option(metavar="TEXT", help="Doing it again under the same id changes nothing.")]
@@ -143,11 +139,12 @@ def submit(
 ) -> None:
     """Submit the run that a TOML or JSON file describes, all or nothing; prints its id."""
     from outrider.run_file import read
+    from outrider.signing import sign_each
     from outrider.tracing import current_traceparent
     from outrider.v1 import run_service_pb2
 
     session, spec = session_of(context), read(file).spec
-    _sign(spec.tasks, session.namespace, signer(sign, sign_for))
+    sign_each((task.spec for task in spec.tasks), signer(sign, sign_for), session.namespace)
     request = run_service_pb2.SubmitRunRequest(
         namespace=session.namespace, run=spec, request_id=request_id or _request_id()
     )
@@ -158,12 +155,6 @@ def submit(
         return
     output.say(f"run {output.short(run.id)}: {run.task_count} tasks")
     raise typer.Exit(run_watch.watch(session, run.id, as_json=as_json))
-
-
-def _sign(tasks: Iterable[Any], namespace: str, signed_by: Signer | None) -> None:
-    if signed_by is not None:
-        for task in tasks:
-            signed_by.sign(task.spec, namespace)
 
 
 @app.command(examples=["outrider run add 01a1fd16 more.toml"])
@@ -180,12 +171,13 @@ def add(
     import os
 
     from outrider.run_file import read
+    from outrider.signing import sign_each
     from outrider.v1 import run_service_pb2
 
     session, spec = session_of(context), read(file).spec
     if spec.failure_policy or spec.max_parallel or spec.sequential:
         raise InvalidRequest(f"{file}: how a run goes is decided with its submit; leave fail_fast and the like out")
-    _sign(spec.tasks, session.namespace, signer(sign, sign_for))
+    sign_each((task.spec for task in spec.tasks), signer(sign, sign_for), session.namespace)
     full_id = _run(session, run_id, False).id
     is_member = os.environ.get("OUTRIDER_RUN_ID", "") == full_id
     request = run_service_pb2.AddTasksRequest(

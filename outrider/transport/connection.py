@@ -20,7 +20,7 @@ import grpc
 
 from outrider import errors, status
 from outrider.channel import TlsFiles, connect_aio
-from outrider.signing import Signer
+from outrider.signing import Signer, sign_each
 from outrider.transport.backoff import CAP_S, FINAL, Backoff
 from outrider.transport.encoding import RequestEncoder
 from outrider.transport.follow import frames
@@ -39,6 +39,7 @@ from outrider.v1 import (
 )
 
 CALL_TIMEOUT_S = 30.0
+#: How long what does not answer is asked once more for the reason.
 _WHY_S = 1.0
 #: What a coordinator that restarts looks like; every call of ours may be repeated.
 AWAY = (errors.Draining, errors.Unreachable)
@@ -212,9 +213,7 @@ class Connection:
         """Accept a graph; its tasks' tickets in the order of the request."""
         request.client_id, request.namespace = self.client_id, self.namespace
         request.submitter = self.submitter
-        if self.signer is not None:
-            for task in request.run.tasks:
-                self.signer.sign(task.spec, self.namespace)
+        sign_each((task.spec for task in request.run.tasks), self.signer, self.namespace)
         span = self._tracer.begin(request.run.title, request.trace)
         self._runs_under_way += 1
         try:

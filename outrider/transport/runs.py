@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from outrider import views
+from outrider.signing import sign_each
 from outrider.transport.connection import Connection
 from outrider.transport.tickets import Ticket
 from outrider.v1 import run_service_pb2, task_service_pb2
@@ -52,9 +53,7 @@ async def add(
         tasks=tasks,
         parent_task_id=os.environ.get("OUTRIDER_TASK_ID", "") if is_member else "",
     )
-    if connection.signer is not None:
-        for task in request.tasks:
-            connection.signer.sign(task.spec, connection.namespace)
+    sign_each((task.spec for task in request.tasks), connection.signer, connection.namespace)
     response: run_service_pb2.AddTasksResponse = await connection.call(connection.runs.AddTasks, request)
     added = [(member.key, Ticket(connection.lock)) for member in response.task_ids]
     for (_, ticket), member in zip(added, response.task_ids, strict=True):

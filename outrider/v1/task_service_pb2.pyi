@@ -864,8 +864,7 @@ class AgentVerdict(_message.Message):
     rule: _builtins.str
     """UPPER_SNAKE rule, in the order asked: LABELS, SECRET, RUNNER, TASK_TYPE, UNSIGNED, REFUSED, RESOURCES, NOT_ONLINE,
     QUARANTINED, PAUSED, DRAINING, BREAKER_OPEN, TYPE_BREAKER_OPEN, RESOURCES_IN_USE, NO_FREE_SLOT; empty when
-    eligible. What holds a task
-    back whatever the agent has rules too: LIMIT, WRITE_SCOPE, SYSTEM_DOWN, CAP.
+    eligible. What holds a task back whatever the agent has rules too: LIMIT, WRITE_SCOPE, SYSTEM_DOWN, CAP.
     """
     text: _builtins.str
     """One line for people."""

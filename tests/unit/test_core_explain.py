@@ -9,30 +9,17 @@ from typing import Any
 
 import pytest
 
-from outrider_coordinator.core.explain.explain_agent import AgentExplanation, explain_agent
-from outrider_coordinator.core.explain.reasons import Explanation, explain_task, explained
+from outrider_coordinator.core.explain.explain_agent import explain_agent
+from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.model import Breaker, HostFacts, System
 from outrider_coordinator.core.placement.eligibility import closed_to_work, is_open, refusal
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity
 from support.core_world import ModelAgent, World
+from support.explaining import why, why_not
 from support.source_tree import ROOT
 
 GPU = Demands((Constraint("gpu", Operator.IN, ("yes",)),))
-
-
-def why(world: World, task_id: str) -> Explanation:
-    """The explanation of a task that is there."""
-    found = explained(explain_task(world.state, task_id, world.now_us))
-    assert found is not None
-    return found
-
-
-def why_not(world: World, agent_id: str) -> AgentExplanation:
-    """The explanation of an agent that is there."""
-    found = explained(explain_agent(world.state, agent_id))
-    assert found is not None
-    return found
 
 
 def busy(slots: int = 1, count: int = 1, **hello: Any) -> tuple[World, ModelAgent]:

@@ -8,35 +8,21 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core.explain import foresight, position, reasons, whatif
-from outrider_coordinator.core.explain.explain_agent import AgentExplanation, explain_agent
 from outrider_coordinator.core.explain.position import Ahead, Place
-from outrider_coordinator.core.explain.reasons import Explanation, explain_task, explained
+from outrider_coordinator.core.explain.reasons import explain_task, explained
 from outrider_coordinator.core.model import Agent, Attempt, Task
 from outrider_coordinator.core.placement.order import Lane, Line, Strand, entry_of
 from outrider_coordinator.core.settings import CoreSettings
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator, Spec
 from outrider_coordinator.core.states import Admin, AttemptState, TaskState
 from support.core_world import World
+from support.explaining import why, why_not
 from support.telling import begin
 
 
 def zone(*names: str, resources: tuple[tuple[str, float], ...] = ()) -> Demands:
     """Only where the label says one of these."""
     return Demands((Constraint("zone", Operator.IN, names),), resources)
-
-
-def why(world: World, task_id: str) -> Explanation:
-    """The explanation of a task that is there."""
-    found = explained(explain_task(world.state, task_id, world.now_us))
-    assert found is not None
-    return found
-
-
-def why_not(world: World, agent_id: str) -> AgentExplanation:
-    """The explanation of an agent that is there."""
-    found = explained(explain_agent(world.state, agent_id))
-    assert found is not None
-    return found
 
 
 def busy(slots: int = 1, **fields: Any) -> World:
@@ -90,15 +76,21 @@ def test_a_limit_is_nothing_to_change_of_an_agent() -> None:
 # --- what left meanwhile ---------------------------------------------------------------------------------------------
 
 
-def test_an_agent_that_is_removed_while_a_task_is_explained_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are told all the same, with what would change them."""
-    monkeypatch.setattr(reasons, "_SLICE", 1)
+def all_paused() -> tuple[World, str]:
+    """Three agents that an operator paused, and a task."""
     world = World()
     for name in "abc":
         world.connect(name)
         world.state.agents[name].admin = Admin.PAUSED
         world.state.agents[name].settle()
     (task,) = world.submit()
+    return world, task
+
+
+def test_an_agent_that_is_removed_while_a_task_is_explained_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are told all the same, with what would change them."""
+    monkeypatch.setattr(reasons, "_SLICE", 1)
+    world, task = all_paused()
     explaining = explain_task(world.state, task, world.now_us)
     next(explaining)
     del world.state.agents["b"]
@@ -110,12 +102,7 @@ def test_an_agent_that_is_removed_while_a_task_is_explained_is_left_out(monkeypa
 def test_an_agent_that_is_removed_while_changes_are_tried_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is suggested for what is not there."""
     monkeypatch.setattr(whatif, "_SLICE", 1)
-    world = World()
-    for name in "abc":
-        world.connect(name)
-        world.state.agents[name].admin = Admin.PAUSED
-        world.state.agents[name].settle()
-    (task,) = world.submit()
+    world, task = all_paused()
     changing = whatif.agent_changes(world.state, world.state.tasks[task])
     next(changing)
     del world.state.agents["b"]

@@ -9,24 +9,18 @@ import pytest
 from outrider_coordinator.core.explain import explain_agent as agents
 from outrider_coordinator.core.explain import foresight, position, whatif
 from outrider_coordinator.core.explain.explain_agent import explain_agent
-from outrider_coordinator.core.explain.reasons import Explanation, explain_task, explained, no_work_reason
+from outrider_coordinator.core.explain.reasons import explain_task, explained, no_work_reason
 from outrider_coordinator.core.limits import survey
 from outrider_coordinator.core.model import HostFacts
 from outrider_coordinator.core.placement.eligibility import closed_to_work
 from outrider_coordinator.core.spec import SECOND_US, Claim, Condition, Constraint, Demands, Operator
 from outrider_coordinator.core.states import Admin, Connectivity, Intent
 from support.core_world import ModelAgent, World
+from support.explaining import why
 from support.limit_world import SEMAPHORE, define
 from support.restart import restart
 
 GPU = Demands((Constraint("gpu", Operator.IN, ("yes",)),))
-
-
-def why(world: World, task_id: str) -> Explanation:
-    """The explanation of a task that is there."""
-    found = explained(explain_task(world.state, task_id, world.now_us))
-    assert found is not None
-    return found
 
 
 def busy(slots: int = 1, **hello: Any) -> tuple[World, ModelAgent]:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from outrider_coordinator.core.explain import reasons, whatif
-from outrider_coordinator.core.explain.explain_agent import AgentExplanation, explain_agent
-from outrider_coordinator.core.explain.reasons import Explanation, explain_task, explained
+from outrider_coordinator.core.explain.reasons import Explanation
 from outrider_coordinator.core.limits import lines
 from outrider_coordinator.core.limits.book import LOCK, Definition, LimitKind, Pool
 from outrider_coordinator.core.model import Agent, Breaker, HostFacts, System, Task, Wait
@@ -18,6 +17,7 @@ from outrider_coordinator.core.rules import Rule
 from outrider_coordinator.core.spec import SECOND_US, Claim, Constraint, Demands, Operator, Spec
 from outrider_coordinator.core.states import Admin, BreakerState, Connectivity, TaskState
 from support.core_world import World
+from support.explaining import why, why_not
 from support.telling import begin
 
 
@@ -30,20 +30,6 @@ def task(**spec: Any) -> Task:
 def online(**fields: Any) -> Agent:
     """An agent that is there, with one free slot."""
     return Agent("a", "m", **{"connectivity": Connectivity.ONLINE, "slots": 1, **fields})
-
-
-def why(world: World, task_id: str) -> Explanation:
-    """The explanation of a task that is there."""
-    found = explained(explain_task(world.state, task_id, world.now_us))
-    assert found is not None
-    return found
-
-
-def why_not(world: World, agent_id: str) -> AgentExplanation:
-    """The explanation of an agent that is there."""
-    found = explained(explain_agent(world.state, agent_id))
-    assert found is not None
-    return found
 
 
 # --- what would change it --------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from outrider_coordinator.core.effects import CancelVerdict
@@ -13,7 +11,6 @@ from outrider_coordinator.core.events import (
     AttemptsReturned,
     CancelRequested,
     OutboxFacts,
-    Ref,
     Report,
     ReportKind,
     ReportsReceived,
@@ -21,34 +18,12 @@ from outrider_coordinator.core.events import (
     RunSubmitted,
 )
 from outrider_coordinator.core.failure import encode_error
-from outrider_coordinator.core.model import Attempt
 from outrider_coordinator.core.records import PutAttempt
 from outrider_coordinator.core.spec import SECOND_US, Demands
 from outrider_coordinator.core.states import AttemptState, EventType, Intent, Reason, TaskState
-from support.core_world import ModelAgent, World, member
+from support.attempts_begun import last, record, running
+from support.core_world import World, member
 from support.telling import begin
-
-
-def running(count: int = 1, **spec: Any) -> tuple[World, ModelAgent, list[Ref]]:
-    """Tasks that run on one agent."""
-    world = World()
-    agent = world.connect("a", count)
-    world.submit(count, **spec)
-    return world, agent, begin(world, agent)
-
-
-def last(world: World, kind: EventType) -> tuple[str, int, int, str, bytes]:
-    """Agent, attempt, reason, text and body of the latest event of a kind."""
-    event = world.of(kind)[-1]
-    return event.agent_id, event.attempt, event.reason, event.text, event.body
-
-
-def record(world: World, task_id: str) -> Attempt:
-    """The attempt of a task."""
-    found = world.state.tasks[task_id].attempt
-    assert found is not None
-    return found
-
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 

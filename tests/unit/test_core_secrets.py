@@ -5,21 +5,14 @@ from __future__ import annotations
 import pytest
 
 from outrider_coordinator.core.explain import whatif
-from outrider_coordinator.core.explain.reasons import Explanation, explain_task, explained
 from outrider_coordinator.core.model import Agent
 from outrider_coordinator.core.placement import eligibility
 from outrider_coordinator.core.spec import Constraint, Demands, Operator
 from outrider_coordinator.core.states import Reason, TaskState
 from support.core_world import World
+from support.explaining import why
 
 TOKEN = Constraint("secret:token", Operator.ADMITS, ("*/*", "*/m%3Af", "ops/*", "ops/m%3Af"))
-
-
-def why(world: World, task_id: str) -> Explanation:
-    """The explanation of a task that is there."""
-    found = explained(explain_task(world.state, task_id, world.now_us))
-    assert found is not None
-    return found
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_table_names_exactly_one_source(table: dict[str, Any], fault: str) -> 
 def test_names_of_secrets_are_plain_and_not_too_many() -> None:
     """They stand in labels, tables and messages."""
     for name in ("", "Token", "a b", "-a", "x" * 64):
-        with pytest.raises(InvalidRequest, match="a name is at most 63"):
+        with pytest.raises(InvalidRequest, match="a name is 1 to 63"):
             check({name: SecretSettings(file="/f")})
     with pytest.raises(InvalidRequest, match="1001 secrets; at most 1000"):
         check({f"s{number}": SecretSettings(file="/f") for number in range(1001)})

@@ -84,7 +84,7 @@ def spec(**use: Any) -> task_pb2.TaskSpec:
         ({"variable": "1"}, r"secrets\[0\].variable: '1' is no environment variable"),
         ({"variable": "OUTRIDER_AGENT"}, "is set by Outrider itself"),
         ({"variable": "SET"}, "SET is set twice"),
-        ({"secret": "No"}, r"secrets\[0\].secret: 'No' must be at most 63"),
+        ({"secret": "No"}, r"secrets\[0\].secret: 'No' must be 1 to 63 of a-z"),
         ({"delivery": 7}, r"secrets\[0\].delivery: must be ENVIRONMENT or DESCRIPTOR"),
     ],
 )

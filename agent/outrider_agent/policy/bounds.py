@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import msgspec
 
 from outrider.worker import messages
+from outrider.worker.output import AGENT
 from outrider_agent.assignment import Dossier
 from outrider_agent.policy.rules import program_of
-
-#: LogOutput.stream of what the agent itself says.
-_AGENT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +51,4 @@ def cut(dossier: Dossier, output: messages.LogOutput) -> messages.LogOutput | No
     if before > limit:
         return None
     note = f"output truncated: this agent's own policy keeps {limit} bytes of an attempt (policy.output_bytes_max)\n"
-    return msgspec.structs.replace(output, stream=_AGENT, data=note.encode())
+    return msgspec.structs.replace(output, stream=AGENT, data=note.encode())

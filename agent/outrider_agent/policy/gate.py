@@ -16,11 +16,12 @@ from pathlib import Path
 from outrider import signing
 from outrider.errors import InvalidRequest
 from outrider.v1 import agent_service_pb2, task_pb2
+from outrider.worker.output import ATTEMPT_BYTES_MAX
 from outrider_agent.assignment import Dossier
 from outrider_agent.policy.bounds import Bounds
 from outrider_agent.policy.keys import TrustedKeys
 from outrider_agent.policy.rules import Rules, read
-from outrider_agent.policy.settings import OUTPUT_BYTES_MAX, PolicySettings
+from outrider_agent.policy.settings import PolicySettings
 from outrider_agent.policy.statements import Statements
 
 #: Tells a coordinator to offer signed tasks only; see `core/placement/eligibility.py` there.
@@ -124,7 +125,7 @@ def open_gate() -> Gate:
 
 
 def _bounds(settings: PolicySettings, rules: Rules) -> Bounds | None:
-    output = 0 if settings.output_bytes_max == OUTPUT_BYTES_MAX else settings.output_bytes_max
+    output = 0 if settings.output_bytes_max == ATTEMPT_BYTES_MAX else settings.output_bytes_max
     by_path = bool(rules.commands)
     if not (settings.time_max_s or output or rules.functions or by_path):
         return None

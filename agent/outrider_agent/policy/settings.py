@@ -14,9 +14,9 @@ import msgspec
 
 from outrider.settings import load as load_settings
 from outrider.settings import setting
+from outrider.worker.output import ATTEMPT_BYTES_MAX
 
 SECTION = "policy"
-OUTPUT_BYTES_MAX = 4 << 20
 
 
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,10 +80,15 @@ class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0.0
     output_bytes_max: Annotated[
         int,
-        setting("Output kept of an attempt; what is more is dropped, and that is said.", unit="B", ge=1, le=4 << 20),
-    ] = OUTPUT_BYTES_MAX
+        setting(
+            "Output kept of an attempt; what is more is dropped, and that is said.",
+            unit="bytes",
+            ge=1,
+            le=ATTEMPT_BYTES_MAX,
+        ),
+    ] = ATTEMPT_BYTES_MAX
     memory_max_bytes: Annotated[
-        int, setting("Address space of each process of a task; 0: no bound.", unit="B", ge=0)
+        int, setting("Address space of each process of a task; 0: no bound.", unit="bytes", ge=0)
     ] = 0
     processes_max: Annotated[
         int,
@@ -91,7 +96,7 @@ class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "Processes and threads that the tasks' user may have in all; root has no such bound. 0: no bound.", ge=0
         ),
     ] = 0
-    file_max_bytes: Annotated[int, setting("Largest file that a task may write; 0: no bound.", unit="B", ge=0)] = 0
+    file_max_bytes: Annotated[int, setting("Largest file that a task may write; 0: no bound.", unit="bytes", ge=0)] = 0
     open_files_max: Annotated[
         int, setting("Files that each process of a task may have open; 0: as many as the agent.", ge=0)
     ] = 0

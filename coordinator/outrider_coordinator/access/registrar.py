@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from outrider import certificates
 from outrider.credentials import ApiToken, JoinToken
 from outrider.errors import IllegalTransition, InvalidRequest, Unauthenticated
+from outrider.names import RULE, is_name
 from outrider_coordinator.access.authority import AGENT_LIFE, Authority, Signed
 from outrider_coordinator.access.book import Book, Credential, JoinGrant, Machine, User
 from outrider_coordinator.access.guard import Guard
@@ -27,7 +28,6 @@ __all__ = ["RENEW_GRACE", "Joined", "Registrar"]
 
 #: A machine that slept through its renewal may still renew for so long after its certificate ended.
 RENEW_GRACE = timedelta(days=30)
-AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,252}")
 _NO_AUTHORITY = "this coordinator has no authority of its own; make one with `outrider coordinator init`"
 _REFUSED = "this certificate cannot be renewed; join again with a new token"
@@ -246,7 +246,5 @@ class Registrar:
 
 
 def _check_agent_name(name: str) -> None:
-    if not AGENT_NAME.fullmatch(name):
-        raise InvalidRequest(
-            f"an agent's name must be at most 63 of a-z, 0-9, '.', '_', '-', a letter or digit first; not {name!r}"
-        )
+    if not is_name(name):
+        raise InvalidRequest(f"an agent's name must be {RULE}; not {name!r}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from google.protobuf.message import DecodeError
 
 from outrider import errors
+from outrider.names import RULE, is_name
 from outrider.v1 import agent_service_pb2 as pb
 from outrider.v1 import agent_service_pb2_grpc, task_pb2
 from outrider_coordinator.access.principals import Role, caller
@@ -31,7 +31,6 @@ from outrider_coordinator.rpc.calls import Context, Service, asked, draining, en
 from outrider_coordinator.rpc.fields import invalid, number
 from outrider_coordinator.telemetry import DispatchTracer
 
-_AGENT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 #: What an agent may say of itself: names, values and what it offers, and the length of each.
 _WORDS_MAX, _WORD_CHARACTERS_MAX = 2048, 1024
 #: More than any machine has: lists of so many are made of them.
@@ -228,8 +227,8 @@ class AgentService(Service, agent_service_pb2_grpc.AgentServiceServicer):
 
 def _check(hello: pb.Hello) -> None:
     """Refuse what would be kept of an agent and is no name, or too much."""
-    if not _AGENT_ID.fullmatch(hello.agent_id):
-        raise invalid("hello.agent_id", "must be 1 to 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first")
+    if not is_name(hello.agent_id):
+        raise invalid("hello.agent_id", f"must be {RULE}")
     words = [*hello.labels, *hello.labels.values(), *hello.resources, *hello.task_types, *hello.runners]
     facts = [hello.machine_id, hello.boot_id, hello.instance_id, hello.version, hello.host, hello.store_id]
     words += [outbox.outbox_id for outbox in hello.outboxes]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from outrider.secret_names import USES_MAX, is_secret_name, variable_fault
+from outrider.names import RULE, is_name
+from outrider.secret_names import USES_MAX, variable_fault
 from outrider.v1 import agent_service_pb2, task_pb2
 from outrider_coordinator.core.spec import SECRET_PREFIX, Constraint, Operator
 from outrider_coordinator.rpc.fields import at_most, invalid
@@ -26,8 +27,8 @@ def with_offers(labels: Mapping[str, str], offers: Sequence[agent_service_pb2.Se
     found = {name: value for name, value in labels.items() if not name.startswith(SECRET_PREFIX)}
     for position, offer in enumerate(offers):
         path = f"hello.secrets[{position}]"
-        if not is_secret_name(offer.name):
-            raise invalid(f"{path}.name", f"{offer.name!r} must be at most 63 of a-z, 0-9, '.', '_', '-'")
+        if not is_name(offer.name):
+            raise invalid(f"{path}.name", f"{offer.name!r} must be {RULE}")
         at_most((len(offer.namespaces) or 1) * (len(offer.work) or 1), WORDS_MAX, path)
         found[SECRET_PREFIX + offer.name] = " ".join(
             f"{namespace}/{work}" for namespace in _words(offer.namespaces) for work in _words(offer.work)
@@ -63,8 +64,8 @@ def check(spec: task_pb2.TaskSpec, path: str) -> None:
             raise invalid(f"{where}.variable", fault)
         if use.variable in taken:
             raise invalid(f"{where}.variable", f"{use.variable} is set twice")
-        if not is_secret_name(use.secret):
-            raise invalid(f"{where}.secret", f"{use.secret!r} must be at most 63 of a-z, 0-9, '.', '_', '-'")
+        if not is_name(use.secret):
+            raise invalid(f"{where}.secret", f"{use.secret!r} must be {RULE}")
         if use.delivery not in task_pb2.SecretDelivery.values():
             raise invalid(f"{where}.delivery", "must be ENVIRONMENT or DESCRIPTOR")
         taken.add(use.variable)
